@@ -1,0 +1,1 @@
+"""From sources to token shards, with a reason for every document that vanished."""

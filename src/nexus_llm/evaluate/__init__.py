@@ -1,0 +1,1 @@
+"""Base against tuned, paired, with an interval and a three-valued verdict."""

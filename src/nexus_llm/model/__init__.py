@@ -1,0 +1,1 @@
+"""Base models: found by name, fetched once, checked, and kept as Hugging Face folders."""

@@ -1,0 +1,1 @@
+"""Merge, convert, and prove that what is shipped is what was trained."""

@@ -1,0 +1,38 @@
+"""The recipe: what a user wants, in one validated value."""
+
+from nexus_llm.recipe.load import load_recipe, recipe_yaml
+from nexus_llm.recipe.schema import (
+    DataRecipe,
+    EvaluateRecipe,
+    FilesSource,
+    GateRecipe,
+    ModelRecipe,
+    NearDuplicateRecipe,
+    PackageRecipe,
+    PythonDocsSource,
+    QualityRecipe,
+    Recipe,
+    ServeRecipe,
+    Source,
+    SplitRecipe,
+    TrainRecipe,
+)
+
+__all__ = [
+    "DataRecipe",
+    "EvaluateRecipe",
+    "FilesSource",
+    "GateRecipe",
+    "ModelRecipe",
+    "NearDuplicateRecipe",
+    "PackageRecipe",
+    "PythonDocsSource",
+    "QualityRecipe",
+    "Recipe",
+    "ServeRecipe",
+    "Source",
+    "SplitRecipe",
+    "TrainRecipe",
+    "load_recipe",
+    "recipe_yaml",
+]

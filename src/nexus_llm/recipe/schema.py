@@ -1,0 +1,218 @@
+"""Every field of a recipe, with its bounds, default and reason.
+
+Field names are those of Hugging Face's transformers, PEFT and TRL wherever they have one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: immutable, and a key that it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelRecipe(Section):
+    """Which model to start from."""
+
+    base: str = "smollm2-135m-instruct"
+    """A catalogue name, `hf:ORG/NAME[@REVISION]`, `s3://bucket/prefix`, a local folder, or a GGUF file."""
+
+
+class PythonDocsSource(Section):
+    """The Python language reference and the standard library's docstrings, as this Python carries them."""
+
+    type: Literal["python-docs"]
+    name: str = "python-docs"
+    """Appears in counts and lineage."""
+
+
+class FilesSource(Section):
+    """Your own files: jsonl, jsonl.gz, jsonl.zst, parquet, txt, md."""
+
+    type: Literal["files"]
+    path: str
+    """A file, a folder (searched at any depth) or a glob; local or `s3://`. Relative to where `nexus` runs."""
+    name: str = "files"
+    """Appears in counts and lineage."""
+    text_field: str = "text"
+    """Field (jsonl) or column (parquet) with the text. Rows with `messages`, or `prompt` and `completion`, become
+    conversations instead."""
+    max_broken_share: Share = 0.01
+    """Broken lines are counted and set aside with their line numbers; above this share the stage refuses."""
+
+
+Source = Annotated[PythonDocsSource | FilesSource, Field(discriminator="type")]
+
+
+class QualityRecipe(Section):
+    """Which documents are worth learning from. Every rejection is counted under the rule's name."""
+
+    min_characters: Annotated[int, Field(ge=1)] = 200
+    """Shorter documents are rejected."""
+    max_characters: Annotated[int, Field(ge=1)] = 1_000_000
+    """Longer documents are rejected."""
+    min_alphabetic_share: Share = 0.4
+    """Letters among all characters that are not white space."""
+    max_repeated_line_share: Share = 0.3
+    """Characters in lines that repeat an earlier line (Rae et al. 2021, arXiv:2112.11446, table A1)."""
+    min_mean_word_characters: Annotated[float, Field(ge=0)] = 2.5
+    """Mean word length below which text is rarely prose."""
+    max_mean_word_characters: Annotated[float, Field(gt=0)] = 12
+    """Mean word length above which text is rarely prose."""
+
+
+class NearDuplicateRecipe(Section):
+    """MinHash-LSH over word shingles (Broder 1997; Leskovec et al., "Mining of Massive Datasets", chapter 3)."""
+
+    jaccard: Share = 0.7
+    """Documents whose shingle sets are at least this similar belong to one cluster."""
+    shingle_words: Annotated[int, Field(ge=1, le=20)] = 5
+    """Words per shingle."""
+    keep: Literal["one", "all"] = "one"
+    """`one` keeps each cluster's longest document; `all` keeps every one, but never in two splits."""
+
+
+class SplitRecipe(Section):
+    """How much is held out. A cluster of near-duplicates never straddles splits."""
+
+    validation_share: Share = 0.02
+    test_share: Share = 0.04
+    """Held out for evaluation: the tuned model is judged on it."""
+
+
+class DataRecipe(Section):
+    """From sources to token shards."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)] = (PythonDocsSource(type="python-docs"),)
+    quality: QualityRecipe = QualityRecipe()
+    near_duplicates: NearDuplicateRecipe = NearDuplicateRecipe()
+    split: SplitRecipe = SplitRecipe()
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many documents were read; null reads all."""
+    shard_tokens: Annotated[int, Field(ge=1_000)] = 100_000_000
+    """Largest number of tokens in one shard file."""
+
+
+class TrainRecipe(Section):
+    """How the base model becomes ours."""
+
+    objective: Literal["continued-pretraining", "sft"] = "continued-pretraining"
+    """`continued-pretraining` learns every token of running text and conversations; `sft` learns only what the
+    assistant says in conversations."""
+    method: Literal["lora", "full"] = "lora"
+    lora_r: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the adapter's matrices (Hu et al. 2021, arXiv:2106.09685)."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    """The adapter is scaled by lora_alpha / lora_r."""
+    lora_dropout: Share = 0.0
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get an adapter."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of weights and activations while training. The optimizer's own copies are float32."""
+    max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 256
+    """Tokens in one packed row. Longer running text is continued in another row; longer conversations are dropped
+    and counted."""
+    per_device_train_batch_size: Annotated[int, Field(ge=1)] = 4
+    """Packed rows in one forward pass."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Forward passes in one optimizer step."""
+    max_steps: Annotated[int, Field(ge=1)] = 100
+    """Optimizer steps. When the text ends sooner, it is read again in another order."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
+    """Peak learning rate; cosine decay to `min_learning_rate_share` of it."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    min_learning_rate_share: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    save_steps: Annotated[int, Field(ge=1)] = 20
+    """A checkpoint every so many steps."""
+    save_total_limit: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept: at least two, so that a broken one is never the only one."""
+    eval_steps: Annotated[int, Field(ge=1)] = 50
+    """Validation loss every so many steps, and at the end."""
+    eval_documents: Annotated[int, Field(ge=0)] = 16
+    """Packed rows of the validation split to measure it on."""
+
+
+class PackageRecipe(Section):
+    """What is shipped."""
+
+    format: Literal["gguf-q8_0"] = "gguf-q8_0"
+    """Weights for the serving engine, beside the merged safetensors."""
+
+
+class GateRecipe(Section):
+    """When a tuned model may replace its base. Verdicts come from a paired bootstrap over documents."""
+
+    min_domain_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Least relative drop of perplexity on held-out domain text; its whole confidence interval must lie beyond."""
+    max_general_regression: Annotated[float, Field(ge=0)] = 0.10
+    """Largest relative rise of perplexity on general text."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class EvaluateRecipe(Section):
+    """How base and tuned model are compared."""
+
+    domain_documents: Annotated[int, Field(ge=2)] = 64
+    """Documents of the test split to score (fewer where the split is smaller)."""
+    general_path: str | None = None
+    """Files with general text (jsonl, txt, md); null takes the passages that ship with the package."""
+    max_tokens_per_document: Annotated[int, Field(ge=16)] = 256
+    """Only a document's first tokens are scored."""
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "What is a context manager in Python, and when should I use one?",
+        "How do I read a text file line by line in Python?",
+        "Explain to a beginner what an exception is.",
+    )
+    """Asked to both models, greedily, and shown side by side."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest sample answer."""
+    gate: GateRecipe = GateRecipe()
+
+
+class ServeRecipe(Section):
+    """How the model answers."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    engine: Literal["openvino"] = "openvino"
+    max_running: Annotated[int, Field(ge=1)] = 64
+    """Requests that the engine works on at once; more wait in the queue."""
+    max_waiting: Annotated[int, Field(ge=0)] = 256
+    """Requests that wait; one more is answered 429."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Answer length where a request names none."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
+    """Memory for keys and values of all running requests."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    """Names the run's folder: small letters, digits, dot, dash, underscore."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
+    model: ModelRecipe = ModelRecipe()
+    data: DataRecipe = DataRecipe()
+    train: TrainRecipe = TrainRecipe()
+    package: PackageRecipe = PackageRecipe()
+    evaluate: EvaluateRecipe = EvaluateRecipe()
+    serve: ServeRecipe = ServeRecipe()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        split = self.data.split
+        if split.validation_share + split.test_share >= 1:
+            raise ValueError("data.split leaves nothing to train on: validation_share + test_share must be below 1")
+        names = [source.name for source in self.data.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"data.sources have the same name twice ({', '.join(names)}): give each its own `name`")
+        return self

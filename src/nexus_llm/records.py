@@ -1,0 +1,54 @@
+"""What crosses the borders between stages: plain values without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the shape of OpenAI's chat API."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One record of training text: either running text or a conversation, never both."""
+
+    id: str
+    """128-bit hash of source name and origin as 32 hex digits: the same record has the same id in every run."""
+    source: str
+    """Name of the recipe's source that it came from."""
+    origin: str
+    """Where in the source: `path:line`, `path`, or a dotted Python name."""
+    text: str
+    """Running text; for a conversation, its contents joined by newlines (what filters and dedup judge)."""
+    messages: tuple[Message, ...] = ()
+    """The conversation, in order; empty for running text."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentScore:
+    """How well one model predicts one document."""
+
+    id: str
+    tokens: int
+    """Predicted tokens; the first one of a document has no context and is not counted."""
+    negative_log_likelihood: float
+    """Sum over those tokens, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One prompt and what two models answer to it."""
+
+    prompt: str
+    base: str
+    tuned: str

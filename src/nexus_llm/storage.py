@@ -1,0 +1,152 @@
+"""Files on a disk or in a bucket behind six verbs: list, read, open, copy, write, remove.
+
+A location is a path or any URL that fsspec knows (`s3://` needs the `[aws]` extra, `memory://` serves tests).
+Every refusal of the operating system becomes a StorageError with a remedy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from nexus_llm.errors import MissingExtraError, StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One file: its location and size in bytes."""
+
+    location: str
+    size: int
+
+
+def list_files(location: str) -> list[FileInfo]:
+    """All files at `location`, sorted by name: a file, a folder (searched at any depth), or a glob pattern.
+
+    Hidden files and folders (a leading dot) are left out, as a shell does. An absent location gives an empty list.
+    """
+    filesystem, path = _resolve(location)
+    with explained(location):
+        if any(character in path for character in "*?["):
+            found = filesystem.glob(path, detail=True)
+        elif filesystem.isdir(path):
+            found = filesystem.find(path, detail=True)
+        elif filesystem.exists(path):
+            found = {path: filesystem.info(path)}
+        else:
+            found = {}
+    base = path.split("*")[0]
+    infos = [
+        FileInfo(_unresolve(location, name), int(info["size"] or 0))
+        for name, info in found.items()
+        if info["type"] == "file" and not _is_hidden(name.removeprefix(base))
+    ]
+    return sorted(infos, key=lambda info: info.location)
+
+
+def read_bytes(location: str) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        StorageError: it is absent or may not be read.
+    """
+    with open_binary(location) as stream:
+        return stream.read()
+
+
+@contextlib.contextmanager
+def open_binary(location: str) -> Iterator[IO[bytes]]:
+    """A readable, seekable stream of a file's bytes."""
+    filesystem, path = _resolve(location)
+    with explained(location), filesystem.open(path, "rb") as stream:
+        yield stream
+
+
+def copy_to(location: str, target: Path) -> Path:
+    """Copies one file to a local path and returns that path."""
+    filesystem, path = _resolve(location)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with explained(location):
+        filesystem.get_file(path, str(target))
+    return target
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Puts `content` at `target` so that a reader, or a power cut, sees the old file or the whole new one."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with explained(str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` survive a power cut (POSIX asks for an fsync of the folder itself)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Deletes a folder and all in it; absent is fine."""
+    with explained(str(folder)):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def explained(place: str) -> Iterator[None]:
+    """Turns the operating system's refusals inside the block into StorageErrors that name `place`."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or place)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"no space left on the disk while writing {where}", fix="free some space; the same command continues"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise StorageError(f"not allowed to use {where}", fix="check the owner and mode of the path") from error
+        if isinstance(error, FileNotFoundError):
+            raise StorageError(f"{where} does not exist", fix="check the path for a typing mistake") from error
+        raise
+
+
+def _resolve(location: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(os.path.expanduser(location))  # noqa: PTH111 - may be a URL
+    except ImportError as error:
+        raise MissingExtraError.for_extra("aws", location.split("://")[0] + "fs") from error
+    except ValueError as error:
+        raise StorageError(
+            f"{location} is not a path or a URL of a known kind ({error})", fix="use a local path or s3://bucket/prefix"
+        ) from error
+    return filesystem, path
+
+
+def _unresolve(location: str, name: str) -> str:
+    """The name that fsspec gives back, with the protocol that the caller used."""
+    if "://" in location:
+        return f"{location.split('://')[0]}://{name.lstrip('/')}"
+    return os.path.relpath(name) if not os.path.isabs(os.path.expanduser(location)) else name  # noqa: PTH111,PTH117
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)

@@ -1,0 +1,1 @@
+"""The training loop: exact to the bit, and resumable from any moment."""
