@@ -1,0 +1,85 @@
+"""The composition root: `nexus` and its verbs. One file a group of verbs, no logic.
+
+Nothing heavy is imported here: `nexus --help` answers in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+import nexus_llm
+from nexus_llm.cli import artifacts, bench, chat, model, recipe, run, serve
+from nexus_llm.cli.console import print_error
+from nexus_llm.errors import NexusError, TryAgainError, UsageError
+
+app = typer.Typer(
+    name="nexus",
+    help="Own your LLM: from your own text to an answering model, with one recipe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(nexus_llm.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def nexus(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Own your LLM: from your own text to an answering model, with one recipe."""
+
+
+run.register(app)
+serve.register(app)
+chat.register(app)
+bench.register(app)
+artifacts.register(app)
+recipe.register(app)
+model.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process with the documented exit code.
+
+    0 done · 1 failure · 2 recipe or usage error · 3 gate failed · 4 gate inconclusive · 75 try again
+    """
+    sys.exit(run_command(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """The exit code of one command line; every error is printed here and nowhere else."""
+    as_json = "--json" in arguments
+    try:
+        result = app(list(arguments), prog_name="nexus", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except NexusError as error:
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except typer.TyperException as error:
+        usage = UsageError(
+            error.format_message(), fix=f"see: nexus {' '.join(_verbs(arguments))} --help".replace("  ", " ")
+        )
+        print_error(usage, as_json=as_json)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print_error(TryAgainError("stopped before the end", fix="the same command continues"), as_json=as_json)
+        return TryAgainError.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has gone: there is nobody to tell
+        return 0
+
+
+def _verbs(arguments: Sequence[str]) -> list[str]:
+    known = {command.name or "" for command in app.registered_commands} | {
+        group.name or "" for group in app.registered_groups
+    }
+    return [word for word in arguments[:1] if word in known]

@@ -1,0 +1,57 @@
+# Every word here is what CI calls too. Nothing but make, Python >= 3.11 and pip is needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NEXUS  := $(BIN)/nexus
+
+.PHONY: demo test check docs bench clean help
+.DEFAULT_GOAL := help
+
+help: ## these words
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/.installed-demo ## from raw text to an answering model: installs, fetches the small model, runs recipes/quickstart.yaml
+	@$(NEXUS) model pull smollm2-135m-instruct
+	@$(NEXUS) run recipes/quickstart.yaml
+
+test: $(VENV)/.installed-dev ## all tests
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: $(VENV)/.installed-dev ## style, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_house.py
+
+docs: $(VENV)/.installed-docs ## the documentation site, built strictly, into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.installed-bench ## measures training and serving against their peers; stores results in benchmarks/results/
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/serving.py
+
+clean: ## removes what runs made here (the cache of base models stays)
+	rm -rf artifacts runs site build dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python %d.%d is too old\n  fix: make PYTHON=python3.11 (or newer)" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp a set of extras: pip runs again only when pyproject.toml changed.
+$(VENV)/.installed-demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,dev]'
+	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,dev,bench]'
+	@touch $@

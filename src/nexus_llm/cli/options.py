@@ -1,0 +1,52 @@
+"""Options that several verbs share, and the ports that they hand to the stages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from nexus_llm.pipeline import Workspace
+    from nexus_llm.ports import Ports
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", help="Override one field: --set train.max_steps=50", metavar="A.B=C")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; make nothing.")]
+Root = Annotated[Path, typer.Option("--root", help="Folder that holds runs/ and artifacts/.", metavar="DIR")]
+
+
+def cache_folder() -> Path:
+    """What is fetched once for all runs: $NEXUS_CACHE, else $XDG_CACHE_HOME/nexus-llm, else ~/.cache/nexus-llm."""
+    if own := os.environ.get("NEXUS_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nexus-llm"
+
+
+def workspace(root: Path) -> Workspace:
+    """The workspace below `root`."""
+    from nexus_llm.pipeline import Workspace
+
+    return Workspace(root=root, cache=cache_folder())
+
+
+def ports() -> Ports:
+    """Real ports for a command at the terminal; SIGINT and SIGTERM are caught from now on."""
+    from nexus_llm.cli.console import SignalInterrupt, console_progress
+    from nexus_llm.ports import Ports
+
+    interrupt = SignalInterrupt()
+    interrupt.install()
+    return Ports(progress=console_progress(), interrupt=interrupt, cache=cache_folder())
+
+
+def command_line() -> list[str]:
+    """What the user typed, for provenance."""
+    return ["nexus", *sys.argv[1:]]

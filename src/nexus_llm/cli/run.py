@@ -1,0 +1,165 @@
+"""`nexus run`, one verb a stage, and `nexus gate`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nexus_llm.cli.console import print_json
+from nexus_llm.cli.options import AsJson, DryRun, Overrides, RecipePath, Root, command_line, ports, workspace
+from nexus_llm.errors import GateFailedError, GateInconclusiveError
+
+if TYPE_CHECKING:
+    from nexus_llm.pipeline import PlannedStage, RunResult
+    from nexus_llm.recipe import Recipe
+
+_GATE_EXIT_CODES = {"pass": 0, "fail": GateFailedError.exit_code, "inconclusive": GateInconclusiveError.exit_code}
+_VERBS = {
+    "data": "Read, clean, deduplicate, split and tokenise the text.",
+    "train": "Everything up to the trained weights.",
+    "package": "Everything up to a model folder that can be served.",
+    "evaluate": "Everything up to the comparison of base and tuned model.",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs to the command line."""
+    app.command("run", help="Run every stage of a recipe; what is already made is skipped.")(run)
+    for verb, text in _VERBS.items():
+        app.command(verb, help=text)(_stage_command(verb))
+    app.command("gate", help="The verdict of a run's evaluation: exit 0 pass, 3 fail, 4 inconclusive.")(gate)
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    root: Root = Path(),
+) -> int:
+    """Run every stage of a recipe; what is already made is skipped."""
+    return _run(recipe, tuple(overrides), as_json=as_json, dry_run=dry_run, root=root, until=None)
+
+
+def gate(
+    run_name: str = typer.Argument(help="A run folder or its name.", metavar="RUN"),
+    as_json: AsJson = False,
+    root: Root = Path(),
+) -> int:
+    """The verdict of a run's evaluation: exit 0 pass, 3 fail, 4 inconclusive."""
+    from nexus_llm.errors import ArtifactError
+    from nexus_llm.pipeline.lineage import find_artifact
+
+    evaluation = find_artifact(run_name, workspace(root))
+    if evaluation.kind != "evaluate":
+        raise ArtifactError(f"{run_name} was not evaluated yet", fix="nexus run its recipe to the end")
+    verdict: dict[str, Any] = evaluation.manifest.facts["gate"]
+    if as_json:
+        print_json(verdict)
+    else:
+        _print_gate(verdict)
+    return _GATE_EXIT_CODES[verdict["verdict"]]
+
+
+def _stage_command(verb: str) -> Any:
+    def command(
+        recipe: RecipePath,
+        overrides: Overrides = [],  # noqa: B006
+        as_json: AsJson = False,
+        dry_run: DryRun = False,
+        root: Root = Path(),
+    ) -> int:
+        return _run(recipe, tuple(overrides), as_json=as_json, dry_run=dry_run, root=root, until=verb)
+
+    return command
+
+
+def _run(path: Path, overrides: tuple[str, ...], *, as_json: bool, dry_run: bool, root: Path, until: str | None) -> int:
+    from nexus_llm.cloud.local import provenance
+    from nexus_llm.pipeline import execute, plan, stages
+    from nexus_llm.recipe import load_recipe
+
+    recipe = load_recipe(path, overrides=overrides)
+    place = workspace(root)
+    openings = ports()
+    line = stages(until=until)
+    if dry_run:
+        _print_plan(recipe, plan(recipe, place, openings, line=line), as_json=as_json)
+        return 0
+    result = execute(recipe, place, openings, line=line, provenance=provenance(command_line()))
+    if as_json:
+        print_json(_as_document(result))
+    else:
+        _print_result(result)
+    return _GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
+
+
+def _as_document(result: RunResult) -> dict[str, Any]:
+    return {
+        "run": str(result.run),
+        "stages": [asdict(stage) for stage in result.stages],
+        "gate": result.gate,
+    }
+
+
+def _print_plan(recipe: Recipe, planned: list[PlannedStage], *, as_json: bool) -> None:
+    rows = [
+        {
+            "stage": step.stage.kind,
+            "key": step.key,
+            "path": str(step.folder),
+            "made": step.artifact is not None,
+            "id": step.artifact.id if step.artifact else None,
+            "estimated_minutes": 0.0 if step.artifact else round(step.estimate.seconds / 60, 1),
+            "estimated_memory_gib": round(step.estimate.memory_bytes / 2**30, 1),
+        }
+        for step in planned
+    ]
+    minutes = sum(row["estimated_minutes"] for row in rows if isinstance(row["estimated_minutes"], float))
+    if as_json:
+        print_json({"run": recipe.name, "stages": rows, "estimated_minutes": round(minutes, 1)})
+        return
+    for row in rows:
+        state = "made" if row["made"] else f"about {row['estimated_minutes']} min, {row['estimated_memory_gib']} GiB"
+        print(f"{row['stage']:<10} {row['key']}  {state:<24} {row['path']}")
+    print(f"in total about {minutes:.1f} min on 2 cores")
+
+
+def _print_result(result: RunResult) -> None:
+    print()
+    for stage in result.stages:
+        state = "already made" if stage.skipped else f"{stage.seconds:.1f} s"
+        print(f"{stage.stage:<10} {stage.id}  {state:<14} {stage.path}")
+    if result.gate:
+        print()
+        _print_gate(result.gate)
+        _print_samples(result)
+        print(f"\nreport  {result.run / 'report.html'}")
+    if "package" in result.artifacts:
+        print(f"chat    nexus chat {result.run}\nserve   nexus serve {result.run}")
+    sys.stdout.flush()
+
+
+def _print_gate(gate: dict[str, Any]) -> None:
+    for row in gate["comparisons"]:
+        print(
+            f"{row['name']:<8} perplexity {row['base']:.2f} → {row['tuned']:.2f}  "
+            f"{row['relative_change']:+.1%} [{row['interval'][0]:+.1%}, {row['interval'][1]:+.1%}]  {row['verdict']}"
+        )
+    print(f"verdict  {gate['verdict']}")
+
+
+def _print_samples(result: RunResult) -> None:
+    import json
+    import textwrap
+
+    samples = json.loads(result.artifacts["evaluate"].file("samples.json").read_text(encoding="utf-8"))
+    for sample in samples[:3]:
+        print(f"\n» {sample['prompt']}")
+        for name in ("base", "tuned"):
+            body = textwrap.fill(" ".join(sample[name].split()), width=96, subsequent_indent=" " * 9)
+            print(f"  {name:<6} {body}")

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from nexus_llm import storage
+from nexus_llm.errors import MissingExtraError, StorageError
+
+
+def test_a_folder_a_file_and_a_glob_are_listed_in_order_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/c.txt", ".git/config", "a/.secret"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    names = [Path(one.location).name for one in storage.list_files(str(tmp_path))]
+    assert names == ["c.txt", "b.txt"]
+    assert [one.size for one in storage.list_files(str(tmp_path / "b.txt"))] == [5]
+    assert [Path(one.location).name for one in storage.list_files(str(tmp_path / "*.txt"))] == ["b.txt"]
+    assert storage.list_files(str(tmp_path / "absent")) == []
+
+
+def test_a_folder_below_a_hidden_one_is_listed(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "a.txt").write_text("x")
+    assert len(storage.list_files(str(tmp_path / ".hidden"))) == 1
+
+
+def test_a_bucket_behaves_like_a_folder(tmp_path: Path) -> None:
+    with fsspec.open("memory://bucket/x/a.txt", "wb") as stream:
+        stream.write(b"hello")
+    (found,) = storage.list_files("memory://bucket/x")
+    assert found == storage.FileInfo("memory://bucket/x/a.txt", 5)
+    assert storage.read_bytes(found.location) == b"hello"
+    assert storage.copy_to(found.location, tmp_path / "deep" / "a.txt").read_bytes() == b"hello"
+
+
+def test_an_atomic_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "x" / "a.json"
+    storage.write_atomically(target, b"old")
+    storage.write_atomically(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert [path.name for path in target.parent.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "no space left"), (errno.EACCES, "not allowed"), (errno.ENOENT, "does not exist")],
+)
+def test_a_refusal_of_the_system_is_told_with_its_place(number: int, words: str) -> None:
+    with pytest.raises(StorageError, match=words) as caught, storage.explained("here"):
+        raise OSError(number, "no", "some/file")
+    assert "some/file" in caught.value.what
+
+
+def test_a_full_disk_is_told_while_it_is_written_to() -> None:
+    with pytest.raises(StorageError, match="no space left"), storage.explained("x"), Path("/dev/full").open("wb") as f:
+        f.write(b"x" * 100_000)
+
+
+def test_an_absent_file_and_an_unknown_protocol_are_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.read_bytes(str(tmp_path / "no"))
+    with pytest.raises(StorageError, match="not a path or a URL"):
+        storage.list_files("nonsense://x")
+
+
+def test_a_missing_s3_library_is_named_with_its_install_line() -> None:
+    pytest.importorskip("fsspec")
+    try:
+        import s3fs  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingExtraError) as caught:
+            storage.list_files("s3://bucket/x")
+        assert "[aws]" in caught.value.fix
+    else:
+        pytest.skip("s3fs is installed here")
