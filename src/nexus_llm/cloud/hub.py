@@ -1,0 +1,137 @@
+"""Models on huggingface.co or a mirror of it, over plain HTTP.
+
+Two requests of its API are enough, so that progress, resuming and hashes stay in our hands:
+`GET /api/models/REPO/revision/REV?blobs=true` and `GET /REPO/resolve/COMMIT/FILE` (huggingface.co/docs/hub/api).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nexus_llm.errors import ModelError
+from nexus_llm.ports import HubFile, HubListing
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+PROBE_TIMEOUT_SECONDS = 3.0  # a model that also comes another way must not wait long for a hub that is not there
+DOWNLOAD_TIMEOUT_SECONDS = 60.0
+ATTEMPTS = 4
+
+
+class HuggingFaceHub:
+    """The `nexus_llm.ports.ModelHub` of a real hub."""
+
+    def __init__(self, *, endpoint: str, token: str | None, is_offline: bool, transport: Any = None) -> None:
+        """`transport` is an httpx transport, for tests."""
+        self._endpoint = endpoint.rstrip("/")
+        self._token = token
+        self._is_offline = is_offline
+        self._transport = transport
+
+    def describe(self, repository: str, revision: str) -> HubListing | None:
+        if self._is_offline:
+            return None
+        import httpx
+
+        url = f"{self._endpoint}/api/models/{repository}/revision/{revision}"
+        try:
+            with self._client(timeout_seconds=PROBE_TIMEOUT_SECONDS) as client:
+                answer = client.get(url, params={"blobs": "true"})
+            if answer.status_code < 500:
+                self._refuse(answer.status_code, repository, revision)
+                return _listing(answer.json())
+        except (httpx.TransportError, ValueError, KeyError, TypeError):
+            pass  # no network, or a page of some proxy instead of the hub's answer
+        return None
+
+    def download(
+        self, repository: str, commit: str, file: HubFile, target: Path, on_bytes: Callable[[int], None]
+    ) -> None:
+        import httpx
+
+        partial = target.with_name(target.name + ".partial")
+        url = f"{self._endpoint}/{repository}/resolve/{commit}/{file.path}"
+        failure: Exception | None = None
+        with self._client(timeout_seconds=DOWNLOAD_TIMEOUT_SECONDS) as client:
+            for _ in range(ATTEMPTS):
+                try:
+                    self._continue(client, url, partial, on_bytes, repository=repository, revision=commit)
+                    break
+                except httpx.TransportError as error:
+                    failure = error  # what arrived stays; the next attempt asks for the rest
+            else:
+                raise ModelError(
+                    f"{url} broke off {ATTEMPTS} times ({failure})", fix="run the same command again: it continues"
+                )
+        _check(partial, file, url)
+        partial.replace(target)
+
+    def _client(self, *, timeout_seconds: float) -> Any:
+        import httpx
+
+        headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
+        return httpx.Client(headers=headers, timeout=timeout_seconds, follow_redirects=True, transport=self._transport)
+
+    def _continue(
+        self, client: Any, url: str, partial: Path, on_bytes: Callable[[int], None], *, repository: str, revision: str
+    ) -> None:
+        """Appends to `partial` what it lacks."""
+        have = partial.stat().st_size if partial.exists() else 0
+        with client.stream("GET", url, headers={"range": f"bytes={have}-"} if have else {}) as answer:
+            if answer.status_code == 416:
+                return  # nothing lies behind the last byte
+            self._refuse(answer.status_code, repository, revision)
+            is_rest = answer.status_code == 206
+            on_bytes(have if is_rest else 0)
+            with partial.open("ab" if is_rest else "wb") as stream:
+                for piece in answer.iter_bytes():
+                    stream.write(piece)
+                    on_bytes(len(piece))
+
+    def _refuse(self, status: int, repository: str, revision: str) -> None:
+        """Raises for a status that is not success."""
+        if status in (401, 403):
+            raise ModelError(
+                f"the hub does not give {repository} to this user (HTTP {status})",
+                fix=f"accept its licence at {self._endpoint}/{repository} and set HF_TOKEN, or check the name",
+            )
+        if status == 404:
+            raise ModelError(
+                f"{self._endpoint} has no model {repository} at {revision}", fix="check the name and the revision"
+            )
+        if status >= 400:
+            raise ModelError(f"{self._endpoint} answered HTTP {status} for {repository}", fix="try again in a minute")
+
+
+def hub_from_environment(environment: Mapping[str, str]) -> HuggingFaceHub:
+    """The hub that Hugging Face's own variables name: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE."""
+    return HuggingFaceHub(
+        endpoint=environment.get("HF_ENDPOINT") or DEFAULT_ENDPOINT,
+        token=environment.get("HF_TOKEN") or None,
+        is_offline=environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+    )
+
+
+def _listing(answer: dict[str, Any]) -> HubListing:
+    files = [
+        HubFile(path=one["rfilename"], size=int(one.get("size") or 0), sha256=(one.get("lfs") or {}).get("sha256"))
+        for one in answer["siblings"]
+    ]
+    card = answer.get("cardData") or {}
+    return HubListing(
+        answer["sha"], str(card.get("license", "unknown")), tuple(sorted(files, key=lambda one: one.path))
+    )
+
+
+def _check(partial: Path, file: HubFile, url: str) -> None:
+    size = partial.stat().st_size
+    wrong = f"{size} bytes instead of {file.size}" if file.size and size != file.size else None
+    if not wrong and file.sha256:
+        with partial.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        wrong = f"sha256 {found} instead of {file.sha256}" if found != file.sha256 else None
+    if wrong:
+        partial.unlink()
+        raise ModelError(f"{url} arrived with {wrong}", fix="run the same command again: the file was deleted")
