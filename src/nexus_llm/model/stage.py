@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, ArtifactStore, Draft, Estimate, Stage, artifact_key, file_sha256
 from nexus_llm.errors import ModelError
-from nexus_llm.model.catalogue import WheelFile, find_entry
+from nexus_llm.model.catalogue import CATALOGUE, WheelFile, find_entry
 from nexus_llm.model.gguf_read import read_gguf
 from nexus_llm.model.hf_read import complete_folder, read_hf
 from nexus_llm.model.sources import WANTED, Choice, choose_remote, identity, kind_of, slug, wanted_files
@@ -68,7 +68,8 @@ def _run(recipe: Recipe, _inputs: Mapping[str, Artifact], draft: Draft, ports: P
         fetched = _fetch(base, choice, draft.work, ports)
         license_id = _convert(fetched, draft.folder, choice, base, ports)
         facts = complete_folder(draft.folder, license_id=license_id, place=choice.location)
-    finished = draft.finish(facts={**facts, "base": base, "source": _source_name(choice), "sha256": choice.sha256})
+    origin = {"base": base, "repository": _repository(base), "source": _source_name(choice), "sha256": choice.sha256}
+    finished = draft.finish(facts={**facts, **origin})
     if choice.kind in ("hub", "wheel"):
         pulled = Choice(choice.kind, choice.location, choice.sha256, choice.license, is_pulled=True)
         storage.write_atomically(_choice_file(base, ports), pulled.to_json().encode())
@@ -78,6 +79,13 @@ def _run(recipe: Recipe, _inputs: Mapping[str, Artifact], draft: Draft, ports: P
 def _source_name(choice: Choice) -> str:
     prefix = {"hub": "hf:", "wheel": "pip:"}.get(choice.kind, "")
     return prefix + choice.location
+
+
+def _repository(base: str) -> str | None:
+    """The model's name on the hub, where it has one."""
+    if base in CATALOGUE:
+        return CATALOGUE[base].repository
+    return base.removeprefix("hf:").split("@")[0] if base.startswith("hf:") else None
 
 
 def _choice_file(base: str, ports: Ports) -> Path:

@@ -60,6 +60,13 @@ def write_gguf(
     writer.close()
 
 
+def read_metadata(file: Path) -> dict[str, Any]:
+    """Every field of a GGUF file that is no tensor, read back from the disk."""
+    from gguf import GGUFReader
+
+    return {name: field.contents() for name, field in GGUFReader(str(file)).fields.items()}
+
+
 def _tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     chat = ChatTokenizer.load(folder)
