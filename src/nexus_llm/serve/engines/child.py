@@ -1,0 +1,107 @@
+"""The engine's process: `python -m nexus_llm.serve.engines.child NAME SETTINGS SOCKET`.
+
+It reads requests from the socket between steps and writes one message a step. `step()` holds the GIL for its whole
+time, so a thread that reads beside it would not help. The process ends when the gateway's end of the socket closes,
+and, on Linux, is killed by the kernel when the gateway dies in the middle of a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from nexus_llm.serve.engines import wire
+from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineFacts, EngineStep
+
+RECEIVE_BYTES = 1 << 16
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(arguments: list[str]) -> int:
+    """Loads the engine, says so, and works until the gateway hangs up. Returns the exit code."""
+    name, settings, descriptor, parent = arguments
+    _die_with_parent(int(parent))
+    # Ctrl-C in a terminal reaches the whole process group; the gateway alone decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=int(descriptor)) as gateway:
+        try:
+            engine, facts = load_engine(name, json.loads(settings))
+            gateway.sendall(wire.encode(wire.ready_message(facts)))
+            work(engine, gateway)
+        except (BrokenPipeError, ConnectionResetError):
+            return 0
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway has to hear of it
+            with contextlib.suppress(OSError):
+                gateway.sendall(wire.encode(wire.fatal_message(_reason(error))))
+            return 1
+    return 0
+
+
+def load_engine(name: str, settings: dict[str, Any]) -> tuple[Engine, EngineFacts]:
+    """The engine of that name: `openvino` or `fake`."""
+    if name == "fake":
+        from nexus_llm.serve.engines.fake import FakeEngine, FakeSettings
+
+        return FakeEngine.load(FakeSettings(**settings))
+    from nexus_llm.serve.engines.openvino import OpenVinoEngine, OpenVinoSettings
+
+    return OpenVinoEngine.load(OpenVinoSettings(**settings))
+
+
+def work(engine: Engine, gateway: socket.socket) -> None:
+    """Steps while anything is live, waits while nothing is, and returns when the gateway hangs up."""
+    splitter = wire.LineSplitter()
+    live: set[int] = set()
+    while True:
+        readable, _, _ = select.select([gateway], [], [], 0 if live else None)
+        if readable:
+            data = gateway.recv(RECEIVE_BYTES)
+            if not data:
+                return
+            for message in splitter.feed(data):
+                refused = _obey(message, engine, live)
+                if refused is not None:
+                    gateway.sendall(wire.encode(wire.step_message(EngineStep([refused], 0.0))))
+            continue  # more may have come: requests that arrive together start together
+        step = engine.step()
+        live.difference_update(delta.id for delta in step.deltas if delta.finish)
+        if step.deltas:
+            gateway.sendall(wire.encode(wire.step_message(step)))
+
+
+def _obey(message: wire.Message, engine: Engine, live: set[int]) -> EngineDelta | None:
+    """Carries out one message; gives the delta that says so where the engine refuses a request."""
+    if "add" in message:
+        request = wire.read_request(message)
+        try:
+            engine.add(request)
+        except ValueError:
+            return EngineDelta(request.id, [], [], "refused")
+        live.add(request.id)
+    else:
+        engine.cancel(message["cancel"])
+        live.discard(message["cancel"])
+    return None
+
+
+def _die_with_parent(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel knew our wish
+        os._exit(0)
+
+
+def _reason(error: Exception) -> str:
+    """Type and first line only: a native library's message may go on for pages."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

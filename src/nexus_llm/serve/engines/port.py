@@ -1,0 +1,82 @@
+"""What every engine does: it takes requests as token ids and advances all of them by one step at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+EngineFinish = Literal["stop", "length", "capacity", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence to continue."""
+
+    id: int
+    """Unique among all requests that this engine ever gets."""
+    token_ids: list[int]
+    max_tokens: int
+    """Tokens to generate at most; prompt and answer together fit into `EngineFacts.capacity_tokens`."""
+    stop_token_ids: tuple[int, ...] = ()
+    """The answer ends after the first of these, which is delivered too. Empty: only `max_tokens` ends it."""
+    temperature: float = 0.0
+    """0 always takes the likeliest token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 leaves the choice open to the whole vocabulary."""
+    seed: int = 0
+    """The same seed gives the same tokens, whatever else runs beside it."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logprobs: bool = False
+    """Also deliver the log probability (natural logarithm) of each token, before temperature and penalties."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDelta:
+    """What one step added to one sequence."""
+
+    id: int
+    token_ids: list[int]
+    logprobs: list[float] = field(default_factory=list)
+    """One per token where the request asked for them, else empty."""
+    finish: EngineFinish | None = None
+    """Set on the last delta. `capacity`: the cache could not hold the sequence, so it was dropped. `refused`: the
+    engine did not take the request at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """What one step did."""
+
+    deltas: list[EngineDelta]
+    cache_share: float
+    """Part of the key-value cache in use, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What is known once an engine is loaded."""
+
+    name: str
+    capacity_tokens: int
+    """Tokens that the key-value cache holds, all sequences together."""
+    load_seconds: float
+
+
+class Engine(Protocol):
+    """Continuous batching, one step at a time. Any other exception than ValueError ends the engine's process."""
+
+    def add(self, request: EngineRequest) -> None:
+        """Takes a request; the next steps advance it.
+
+        Raises:
+            ValueError: its settings do not fit. Nothing has happened then, and the engine goes on.
+        """
+
+    def cancel(self, request_id: int) -> None:
+        """Forgets a request and frees what it holds; unknown and finished ids are fine."""
+
+    def step(self) -> EngineStep:
+        """Advances every sequence, by a piece of its prompt or by a token."""

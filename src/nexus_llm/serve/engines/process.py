@@ -1,0 +1,118 @@
+"""One engine process as the gateway sees it: started, spoken to, and ended. The named edge for subprocesses here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nexus_llm.serve.engines import wire
+from nexus_llm.serve.engines.port import EngineFacts, EngineRequest, EngineStep
+
+STDERR = 2  # what an engine's native library prints goes where our own log goes, never between JSON on stdout
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCommand:
+    """Which engine to run, and its settings as JSON values."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+class EngineProcess(asyncio.Protocol):
+    """A running child. `ended` resolves with the reason as soon as it is gone or hangs up."""
+
+    def __init__(self, on_step: Callable[[EngineStep], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[EngineFacts] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+        self.last_message_at = loop.time()
+        self._loop = loop
+        self._on_step = on_step
+        self._splitter = wire.LineSplitter()
+        self._fatal: str | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._child: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    async def spawn(cls, command: EngineCommand, on_step: Callable[[EngineStep], None]) -> EngineProcess:
+        """Starts the child; wait for `ready` or `ended` next."""
+        self = cls(on_step)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._child = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "nexus_llm.serve.engines.child"),
+                    *(command.name, json.dumps(command.settings), str(theirs.fileno()), str(os.getpid())),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=STDERR,
+                )
+            await self._loop.create_unix_connection(lambda: self, sock=ours)
+        except BaseException:
+            ours.close()  # a child that was started hears of it and leaves
+            raise
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def add(self, request: EngineRequest) -> None:
+        self._send(wire.add_message(request))
+
+    def cancel(self, request_id: int) -> None:
+        self._send(wire.cancel_message(request_id))
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """Hangs up, waits for the child to leave, and kills it when it does not."""
+        assert self._child is not None
+        if self._transport is not None:
+            self._transport.close()
+        try:
+            await asyncio.wait_for(self._child.wait(), grace_seconds)
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """Ends the child at once and waits until it is gone."""
+        assert self._child is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._child.kill()
+        await self._child.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.last_message_at = self._loop.time()
+        for message in self._splitter.feed(data):
+            if "step" in message:
+                self._on_step(wire.read_step(message))
+            elif "ready" in message and not self.ready.done():
+                self.ready.set_result(wire.read_facts(message))
+            elif "fatal" in message:
+                self._fatal = str(message["fatal"])
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._transport = None
+        self._burial = self._loop.create_task(self._bury())  # held, or it could be collected before it is done
+
+    async def _bury(self) -> None:
+        await self.kill()
+        assert self._child is not None
+        if not self.ended.done():
+            self.ended.set_result(self._fatal or f"exit code {self._child.returncode}")
+
+    def _send(self, message: wire.Message) -> None:
+        if self._transport is not None:
+            self._transport.write(wire.encode(message))

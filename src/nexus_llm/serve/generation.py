@@ -1,0 +1,319 @@
+"""One request from its parameters to the last piece of text: admitted, encoded, generated, decoded, measured."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from nexus_llm.errors import ModelError
+from nexus_llm.serve import api_errors
+from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
+from nexus_llm.serve.engines.port import EngineDelta, EngineRequest
+from nexus_llm.serve.engines.supervisor import (
+    EngineDiedError,
+    EngineDownError,
+    EngineState,
+    EngineSupervisor,
+    TokenStream,
+)
+from nexus_llm.serve.metrics import ServerMetrics
+from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
+from nexus_llm.serve.text import Answer, TextDelta
+
+LOADING_RETRY_SECONDS = 2
+GREEDY_BELOW = 1e-4  # smaller temperatures overflow float32 logits; they mean "always the likeliest"
+SEEDS = 2**63
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceDelta:
+    """What is new in one of the answers of a request."""
+
+    index: int
+    delta: TextDelta
+
+
+@dataclass(slots=True)
+class _Choice:
+    index: int
+    ticket: Ticket
+    request: EngineRequest
+    answer: Answer
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
+
+
+class Generator:
+    """Turns requests into generations, for one model behind one engine."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        *,
+        engine: EngineSupervisor,
+        admission: Admission,
+        metrics: ServerMetrics,
+        default_max_tokens: int,
+    ) -> None:
+        self.model = model
+        self.engine = engine
+        self.admission = admission
+        self.metrics = metrics
+        self.is_draining = False
+        """No new requests are taken; those that run may finish."""
+        self.open_generations = 0
+        self._default_max_tokens = default_max_tokens
+        self._ids = itertools.count(1)
+        # One thread: the tokenizer switches a mode between encoding trusted and untrusted text.
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+
+    async def open(self, request: ChatRequest | CompletionRequest) -> Generation:
+        """A generation that has its place in the queue.
+
+        Raises:
+            ApiError: the request is wrong or too long, the queue is full, or there is no engine.
+        """
+        request.refuse_unsupported()
+        if request.model != self.model.name:
+            raise api_errors.model_not_found(request.model, self.model.name)
+        count = (request.n or 1) * (len(request.prompts()) if isinstance(request, CompletionRequest) else 1)
+        self._check_open()
+        tickets = self._enter(count)
+        try:
+            prompts = await self._encode(request)
+            choices = self._choices(request, prompts, tickets)
+        except BaseException:
+            for ticket in tickets:
+                self.admission.leave(ticket)
+            raise
+        return Generation(self, choices, prompt_tokens=sum(map(len, prompts)))
+
+    def close(self) -> None:
+        """Ends the encoder's thread."""
+        self._encoder.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self.is_draining:
+            self.metrics.refused("draining")
+            raise api_errors.unavailable("The server is stopping.", code="draining", retry_after_seconds=1)
+        if self.engine.state is EngineState.LOADING:
+            self.metrics.refused("loading")
+            raise api_errors.unavailable(
+                "The model is still being loaded.", code="loading", retry_after_seconds=LOADING_RETRY_SECONDS
+            )
+        if self.engine.state in (EngineState.FAILED, EngineState.STOPPED):
+            self.metrics.refused("no_engine")
+            raise api_errors.unavailable("The engine is down.", code="engine_down")
+
+    def _enter(self, count: int) -> list[Ticket]:
+        if count > self.admission.max_running:
+            raise api_errors.invalid(
+                f"{count} choices at once are more than this server runs ({self.admission.max_running}).", param="n"
+            )
+        try:
+            return self.admission.enter(count)
+        except QueueFullError as full:
+            self.metrics.refused("queue_full")
+            raise api_errors.queue_full(waiting=full.waiting, retry_after_seconds=full.retry_after_seconds) from None
+
+    async def _encode(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+        """Token ids of each prompt, made beside the event loop: a long prompt must not stop other streams."""
+        tokenizer = self.model.tokenizer
+        if isinstance(request, ChatRequest):
+            conversation = request.conversation()
+            try:
+                return [await self._beside(partial(tokenizer.encode_prompt, conversation))]
+            except ModelError:
+                raise api_errors.invalid(
+                    "The model's chat template refuses this conversation: check the order and roles of its messages.",
+                    param="messages",
+                ) from None
+        prompts = []
+        for prompt in request.prompts():
+            ids = prompt if isinstance(prompt, list) else await self._beside(partial(tokenizer.encode_text, prompt))
+            if not ids or max(ids) >= tokenizer.vocabulary_size:
+                raise api_errors.invalid(
+                    f"A prompt needs at least one token, and ids below {tokenizer.vocabulary_size}.", param="prompt"
+                )
+            prompts.append(ids)
+        return prompts
+
+    async def _beside(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
+
+    def _choices(
+        self, request: ChatRequest | CompletionRequest, prompts: list[list[int]], tickets: list[Ticket]
+    ) -> list[_Choice]:
+        template = self._template(request)
+        seed = template.seed
+        choices = []
+        for index, ticket in enumerate(tickets):
+            prompt = prompts[index // (request.n or 1)]
+            engine_request = replace(
+                template,
+                id=next(self._ids),
+                token_ids=prompt,
+                max_tokens=self._max_tokens(request, len(prompt)),
+                seed=(seed + index) % SEEDS,
+            )
+            answer = Answer(self.model.tokenizer, stop=request.stop_strings())
+            choices.append(_Choice(index, ticket, engine_request, answer))
+        return choices
+
+    def _template(self, request: ChatRequest | CompletionRequest) -> EngineRequest:
+        """What all choices of a request have in common."""
+        defaults = self.model.sampling
+        temperature = defaults.temperature if request.temperature is None else request.temperature
+        return EngineRequest(
+            id=0,
+            token_ids=[],
+            max_tokens=0,
+            stop_token_ids=() if request.ignore_eos else self.model.stop_token_ids,
+            temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
+            top_p=defaults.top_p if request.top_p is None else request.top_p,
+            top_k=max(0, defaults.top_k if request.top_k is None else request.top_k),
+            seed=random.randrange(SEEDS) if request.seed is None else request.seed % SEEDS,  # noqa: S311
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            repetition_penalty=request.repetition_penalty or 1.0,
+            logprobs=request.logprobs is not None and request.logprobs is not False,
+        )
+
+    def _max_tokens(self, request: ChatRequest | CompletionRequest, prompt_tokens: int) -> int:
+        """Room for the answer: what was asked for, or the default as far as it fits.
+
+        Raises:
+            ApiError: it does not fit.
+        """
+        asked = _asked_max_tokens(request)
+        assert self.engine.facts is not None
+        context_tokens = min(self.model.context_tokens, self.engine.facts.capacity_tokens)
+        room = context_tokens - prompt_tokens
+        if room < (asked or 1):
+            raise api_errors.context_length_exceeded(
+                prompt_tokens=prompt_tokens,
+                max_tokens=asked or 1,
+                context_tokens=context_tokens,
+                param="messages" if isinstance(request, ChatRequest) else "prompt",
+            )
+        return asked or min(self._default_max_tokens, room)
+
+
+class Generation:
+    """All answers to one request. Call `next` until it gives nothing, and `close` in any case."""
+
+    def __init__(self, generator: Generator, choices: list[_Choice], *, prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self._generator = generator
+        self._choices = choices
+        self._open = {choice.request.id: choice for choice in choices}
+        self._stream: TokenStream | None = None
+        self._clock = asyncio.get_running_loop().time
+        self._arrived_at = self._submitted_at = self._clock()
+        self._is_closed = False
+        generator.open_generations += 1
+
+    @property
+    def choice_count(self) -> int:
+        return len(self._choices)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far, end tokens included."""
+        return sum(choice.answer.tokens for choice in self._choices)
+
+    async def next(self) -> list[ChoiceDelta]:
+        """What is new since the last call, at least one delta; empty once every answer is whole.
+
+        Raises:
+            ApiError: the engine died, or stopped, or gave up on this request.
+        """
+        while self._open:
+            try:
+                if self._stream is None:
+                    self._stream = await self._submit()
+                news = [self._read(delta) for delta in await self._stream.next()]
+            except EngineDiedError:
+                raise api_errors.engine_died() from None
+            except EngineDownError:
+                raise api_errors.unavailable("The engine is down.", code="engine_down") from None
+            told = [one for one in news if one is not None]
+            if told:
+                return told
+        return []
+
+    def close(self) -> None:
+        """Frees what is still held, in the queue and in the engine. A second time changes nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._generator.open_generations -= 1
+        for choice in list(self._open.values()):
+            self._release(choice)
+            self._generator.metrics.finished("abort")
+
+    async def _submit(self) -> TokenStream:
+        for choice in self._choices:
+            await choice.ticket.turn.wait()
+        self._submitted_at = self._clock()
+        metrics = self._generator.metrics
+        metrics.queue_time.observe(self._submitted_at - self._arrived_at)
+        metrics.prompt_tokens.inc(self.prompt_tokens)
+        stream = TokenStream()
+        for choice in self._choices:
+            self._generator.engine.submit(choice.request, stream)
+        return stream
+
+    def _read(self, delta: EngineDelta) -> ChoiceDelta | None:
+        choice = self._open.get(delta.id)
+        if choice is None:
+            return None  # it met a stop string; the engine had gone on meanwhile
+        if delta.finish == "refused":
+            raise api_errors.invalid("The engine refuses these sampling settings.")
+        if delta.finish == "capacity":
+            raise api_errors.unavailable("The engine's memory is full.", code="engine_full", retry_after_seconds=1)
+        text = choice.answer.push(delta)
+        self._measure(choice, len(delta.token_ids))
+        if text.finish_reason is not None:
+            self._finish(choice, text.finish_reason)
+        return ChoiceDelta(choice.index, text)
+
+    def _measure(self, choice: _Choice, tokens: int) -> None:
+        metrics, now = self._generator.metrics, self._clock()
+        metrics.generation_tokens.inc(tokens)
+        if not choice.first_token_at:
+            choice.first_token_at = now
+            metrics.time_to_first_token.observe(now - self._arrived_at)
+            metrics.prefill_time.observe(now - self._submitted_at)
+        else:
+            metrics.inter_token_latency.observe(now - choice.last_token_at)
+        choice.last_token_at = now
+
+    def _finish(self, choice: _Choice, reason: str) -> None:
+        metrics = self._generator.metrics
+        metrics.finished(reason)
+        metrics.e2e_latency.observe(choice.last_token_at - self._arrived_at)
+        decode_seconds = choice.last_token_at - choice.first_token_at
+        metrics.decode_time.observe(decode_seconds)
+        if choice.answer.tokens > 1:
+            metrics.time_per_output_token.observe(decode_seconds / (choice.answer.tokens - 1))
+        self._release(choice)
+
+    def _release(self, choice: _Choice) -> None:
+        del self._open[choice.request.id]
+        self._generator.engine.cancel(choice.request.id)
+        self._generator.admission.leave(choice.ticket)
+
+
+def _asked_max_tokens(request: GenerationRequest) -> int | None:
+    newer = request.max_completion_tokens if isinstance(request, ChatRequest) else None
+    return request.max_tokens if newer is None else newer

@@ -1,0 +1,94 @@
+"""What `/metrics` tells, in Prometheus' text form: vLLM's names where they mean the same, ours under `nexus_`.
+
+vLLM's `num_preemptions_total` and `request_prefill_time_seconds` apart from queueing are not told by the engine;
+prefill is counted from the request's turn to its first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Upper bounds in seconds: a small model on a laptop and a large one in a cluster must both fit.
+_LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 25, 50, 100, 200)
+_PER_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
+
+
+class ServerMetrics:
+    """All metrics of one server, in a registry of its own."""
+
+    def __init__(self, model_name: str, *, engine: str) -> None:
+        self._registry = CollectorRegistry()
+        self._model_name = model_name
+        self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
+        self.generation_tokens = self._counter("vllm:generation_tokens", "Generated tokens.")
+        self.time_to_first_token = self._histogram(
+            "vllm:time_to_first_token_seconds", "From arrival to the first token.", _LATENCY_SECONDS
+        )
+        self.inter_token_latency = self._histogram(
+            "vllm:inter_token_latency_seconds", "Between two deliveries of one sequence.", _PER_TOKEN_SECONDS
+        )
+        self.time_per_output_token = self._histogram(
+            "vllm:request_time_per_output_token_seconds", "Mean per token after the first.", _PER_TOKEN_SECONDS
+        )
+        self.e2e_latency = self._histogram(
+            "vllm:e2e_request_latency_seconds", "From arrival to the last token.", _LATENCY_SECONDS
+        )
+        self.queue_time = self._histogram(
+            "vllm:request_queue_time_seconds", "From arrival to the engine.", _LATENCY_SECONDS
+        )
+        self.prefill_time = self._histogram(
+            "vllm:request_prefill_time_seconds", "From the engine to the first token.", _LATENCY_SECONDS
+        )
+        self.decode_time = self._histogram(
+            "vllm:request_decode_time_seconds", "From the first token to the last.", _LATENCY_SECONDS
+        )
+        self._success = self._labelled("vllm:request_success", "Finished sequences.", "finished_reason")
+        self._responses = self._labelled("nexus_http_responses", "HTTP responses.", "route", "status")
+        self._refused = self._labelled("nexus_requests_refused", "Requests not admitted.", "reason")
+        self.disconnects = self._counter("nexus_client_disconnects", "Clients that left before their answer was whole.")
+        self._gauge("nexus_info", "Always 1.", lambda: 1.0, engine=engine)
+
+    def track(
+        self,
+        *,
+        running: Callable[[], float],
+        waiting: Callable[[], float],
+        cache_share: Callable[[], float],
+        engine_up: Callable[[], float],
+        engine_restarts: Callable[[], float],
+    ) -> None:
+        """Names the sources of the gauges; each is asked when somebody looks."""
+        self._gauge("vllm:num_requests_running", "Sequences that the engine works on.", running)
+        self._gauge("vllm:num_requests_waiting", "Sequences in the queue.", waiting)
+        self._gauge("vllm:kv_cache_usage_perc", "Part of the key-value cache in use, 0 to 1.", cache_share)
+        self._gauge("nexus_engine_up", "1 while the engine is ready.", engine_up)
+        self._gauge("nexus_engine_restarts", "Engine processes started again after a death.", engine_restarts)
+
+    def finished(self, reason: str) -> None:
+        self._success.labels(self._model_name, reason).inc()
+
+    def responded(self, route: str, status: int) -> None:
+        self._responses.labels(self._model_name, route, str(status)).inc()
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(self._model_name, reason).inc()
+
+    def render(self) -> bytes:
+        """The whole page."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ["model_name"], registry=self._registry).labels(self._model_name)
+
+    def _labelled(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, ["model_name", *labels], registry=self._registry)
+
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, ["model_name"], buckets=bounds, registry=self._registry).labels(self._model_name)
+
+    def _gauge(self, name: str, text: str, source: Callable[[], float], **labels: str) -> None:
+        gauge = Gauge(name, text, ["model_name", *labels], registry=self._registry)
+        gauge.labels(self._model_name, *labels.values()).set_function(source)

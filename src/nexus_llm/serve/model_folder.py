@@ -1,0 +1,126 @@
+"""A packaged model folder as the server reads it: checked before anything heavy starts."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nexus_llm.chat import ChatTokenizer
+from nexus_llm.errors import ServingError
+
+WEIGHTS = "model-q8_0.gguf"
+_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS)
+# OpenVINO GenAI 2026.4 reads a GGUF with scaled rotary embeddings as if they were not scaled, without a word.
+_ROPE_SCALING_MARKS = (b"rope_freqs.weight", b".rope.scaling.factor")
+_HEADER_BYTES = 64 << 20  # metadata and tensor names; the largest vocabulary known takes 16 MB
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What holds where a request says nothing; from generation_config.json, else OpenAI's."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """All that the gateway needs to know of a model; the engine reads the weights."""
+
+    name: str
+    """What clients call it."""
+    weights: Path
+    tokenizer: ChatTokenizer
+    context_tokens: int
+    stop_token_ids: tuple[int, ...]
+    sampling: SamplingDefaults
+    fingerprint: str | None
+    """Id of the artifact, so that an answer can be traced back; None for a folder that is none."""
+
+
+def read_model(folder: Path, *, name: str) -> ServedModel:
+    """The model in a packaged folder.
+
+    Raises:
+        ServingError: a file is missing or unreadable, or the engine would misread the weights.
+        ModelError: the tokenizer cannot be read.
+    """
+    for needed in _NEEDED:
+        if not (folder / needed).is_file():
+            raise ServingError(
+                f"{folder} has no {needed}, so it is not a packaged model",
+                fix="give a run folder (runs/NAME) or the folder of a package artifact",
+            )
+    config = _read_json(folder / "config.json")
+    _refuse_rope_scaling(folder / WEIGHTS, config)
+    generation_path = folder / "generation_config.json"
+    generation = _read_json(generation_path) if generation_path.exists() else {}
+    tokenizer = ChatTokenizer.load(folder)
+    return ServedModel(
+        name=name,
+        weights=folder / WEIGHTS,
+        tokenizer=tokenizer,
+        context_tokens=_context_tokens(folder, config),
+        stop_token_ids=_stop_token_ids(generation, config) or (tokenizer.eos_token_id,),
+        sampling=_sampling_defaults(generation),
+        fingerprint=_fingerprint(folder),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ServingError(f"{path} is not readable JSON", fix="package the model again") from error
+    if not isinstance(values, dict):
+        raise ServingError(f"{path} is not a JSON object", fix="package the model again")
+    return values
+
+
+def _context_tokens(folder: Path, config: dict[str, Any]) -> int:
+    value = config.get("max_position_embeddings")
+    if not isinstance(value, int) or value < 2:
+        raise ServingError(
+            f"{folder / 'config.json'}: max_position_embeddings is {value!r}, so the context is not known",
+            fix="package the model again",
+        )
+    return value
+
+
+def _stop_token_ids(generation: dict[str, Any], config: dict[str, Any]) -> tuple[int, ...]:
+    """`eos_token_id` may be one id or a list of them."""
+    value = generation.get("eos_token_id", config.get("eos_token_id"))
+    return tuple(value) if isinstance(value, list) else () if value is None else (int(value),)
+
+
+def _sampling_defaults(generation: dict[str, Any]) -> SamplingDefaults:
+    if generation.get("do_sample") is False:
+        return SamplingDefaults(temperature=0.0)
+    return SamplingDefaults(
+        temperature=float(generation.get("temperature") or 1.0),
+        top_p=float(generation.get("top_p") or 1.0),
+        top_k=int(generation.get("top_k") or 0),
+    )
+
+
+def _refuse_rope_scaling(weights: Path, config: dict[str, Any]) -> None:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    with weights.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:4] != b"GGUF":
+            raise ServingError(f"{weights} is not a GGUF file", fix="package the model again")
+        is_marked = any(content.find(mark, 0, _HEADER_BYTES) >= 0 for mark in _ROPE_SCALING_MARKS)
+    if kind != "default" or is_marked:
+        raise ServingError(
+            f"{weights} has scaled rotary embeddings ({kind}), which this engine would silently ignore",
+            fix="serve this model with an engine that knows them (vLLM), or take one without rope scaling",
+        )
+
+
+def _fingerprint(folder: Path) -> str | None:
+    manifest = folder / "manifest.json"
+    return str(_read_json(manifest).get("id")) if manifest.exists() else None

@@ -1,0 +1,113 @@
+"""Sends a generation to the client, whole or as server-sent events, and stops it when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from nexus_llm.serve.answers import AnswerWriter, Usage, WholeChoice
+from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.generation import Generation, Generator
+from nexus_llm.serve.text import TokenLogprob
+
+log = logging.getLogger("nexus_llm.serve.request")
+
+EVENT_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    # nginx and some load balancers would otherwise collect the stream before they pass it on.
+    "x-accel-buffering": "no",
+}
+
+
+class GenerationResponse(Response):
+    """The answer to a generation request.
+
+    The status line waits for the first token: until then the answer can still be a proper error.
+    """
+
+    def __init__(self, generation: Generation, writer: AnswerWriter, *, generator: Generator, is_stream: bool) -> None:
+        super().__init__()
+        self._generation = generation
+        self._writer = writer
+        self._generator = generator
+        self._is_stream = is_stream
+        self._has_started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        answer = asyncio.create_task(self._answer(send))
+        departure = asyncio.create_task(_departure(receive))
+        try:
+            await asyncio.wait({answer, departure}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                self._generator.metrics.disconnects.inc()
+                log.info("request.disconnected", extra={"completion_tokens": self._generation.completion_tokens})
+        finally:
+            answer.cancel()
+            departure.cancel()
+            await asyncio.gather(answer, departure, return_exceptions=True)
+            self._generation.close()
+        if answer.done() and not answer.cancelled():
+            answer.result()
+
+    async def _answer(self, send: Send) -> None:
+        try:
+            await (self._stream(send) if self._is_stream else self._whole(send))
+        except ApiError as error:
+            if self._has_started:
+                await _body(send, b"data: " + error.body() + b"\n\n", more=False)
+            else:
+                await send_document(send, error.status, error.body(), headers=error.headers)
+
+    async def _stream(self, send: Send) -> None:
+        news = await self._generation.next()
+        await _start(send, 200, EVENT_STREAM_HEADERS)
+        self._has_started = True
+        piece = self._writer.opening(self._generation.choice_count)
+        while news:
+            piece += self._writer.chunks(news)
+            if piece:
+                await _body(send, piece, more=True)
+            piece = b""
+            news = await self._generation.next()
+        await _body(send, self._writer.closing(self._usage()), more=False)
+
+    async def _whole(self, send: Send) -> None:
+        texts = [""] * self._generation.choice_count
+        logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
+        reasons = [""] * self._generation.choice_count
+        while news := await self._generation.next():
+            for one in news:
+                texts[one.index] += one.delta.text
+                logprobs[one.index] += one.delta.logprobs
+                reasons[one.index] = one.delta.finish_reason or ""
+        choices = [WholeChoice(*values) for values in zip(texts, logprobs, reasons, strict=True)]
+        await send_document(send, 200, self._writer.whole(choices, self._usage()))
+
+    def _usage(self) -> Usage:
+        return Usage(self._generation.prompt_tokens, self._generation.completion_tokens)
+
+
+async def send_document(send: Send, status: int, body: bytes, *, headers: dict[str, str] | None = None) -> None:
+    """A JSON document as a whole response."""
+    length = {"content-type": "application/json", "content-length": str(len(body))}
+    await _start(send, status, length | (headers or {}))
+    await _body(send, body, more=False)
+
+
+async def _start(send: Send, status: int, headers: dict[str, str]) -> None:
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+async def _body(send: Send, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _departure(receive: Receive) -> None:
+    """Returns when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,247 @@
+"""Runs gateway and engine until somebody asks to stop, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from nexus_llm.errors import ServingError
+from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.admission import Admission
+from nexus_llm.serve.engines.process import EngineCommand
+from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
+from nexus_llm.serve.gateway import create_app
+from nexus_llm.serve.generation import Generator
+from nexus_llm.serve.metrics import ServerMetrics
+from nexus_llm.serve.model_folder import ServedModel, read_model
+
+log = logging.getLogger("nexus_llm.serve.server")
+
+BACKLOG = 2_048  # connections that the kernel holds while we are busy; uvicorn's own default
+DRAIN_POLL_SECONDS = 0.05
+FLUSH_SECONDS = 2.0  # for answers that end with an error when draining takes too long
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A server that is ready."""
+
+    url: str
+    model: str
+    engine_pid: int
+    load_seconds: float
+    is_loopback: bool
+
+
+def run_server(
+    folder: Path,
+    *,
+    recipe: ServeRecipe,
+    model_name: str,
+    host: str,
+    port: int,
+    drain_seconds: float = 30.0,
+    on_ready: Callable[[ServerInfo], None] = lambda _info: None,
+) -> None:
+    """Serves a packaged model folder until SIGINT or SIGTERM, then lets open answers finish for `drain_seconds`.
+
+    A second signal stops at once. `on_ready` is called when the model answers.
+
+    Raises:
+        ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
+    """
+    with bound_socket(host, port) as listener:
+        model = read_model(folder, name=model_name)
+        command = EngineCommand("openvino", {"weights": str(model.weights), "kv_cache_gib": recipe.kv_cache_gib})
+
+        async def serve() -> None:
+            server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds)
+            await server.run(listener, on_ready=on_ready, handle_signals=True)
+
+        asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that nobody else can have any more; port 0 takes a free one.
+
+    Raises:
+        ServingError: the port is taken or forbidden, or the host is not this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # Lets a new server follow a stopped one at once; two living ones still cannot share a port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise _explain_bind(error, host, port) from error
+        yield listener
+
+
+class Server:
+    """One gateway with its engine. Make it inside a running event loop."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        command: EngineCommand,
+        *,
+        recipe: ServeRecipe,
+        drain_seconds: float = 30.0,
+        limits: SupervisorLimits | None = None,
+    ) -> None:
+        self.engine = EngineSupervisor(command, limits=limits)
+        self._model = model
+        self._command = command
+        self._recipe = recipe
+        self._drain_seconds = drain_seconds
+        self._stop_requests = 0
+        self._stop_wanted = asyncio.Event()
+
+    def request_stop(self) -> None:
+        """Drains and stops; asked a second time, stops at once."""
+        self._stop_requests += 1
+        self._stop_wanted.set()
+
+    async def run(
+        self, listener: socket.socket, *, on_ready: Callable[[ServerInfo], None], handle_signals: bool = False
+    ) -> None:
+        """Serves on `listener` until `request_stop`.
+
+        Raises:
+            ServingError: the engine cannot start or dies too often.
+        """
+        generator = self._make_generator()
+        if handle_signals:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
+        web = _WebServer(_web_config(generator))
+        serving = asyncio.create_task(web.serve(sockets=[listener]))
+        try:
+            await self._until_stop_is_wanted(listener, on_ready)
+            await self._drain(generator)
+        finally:
+            await self.engine.stop()
+            await self._flush(generator)
+            web.should_exit = web.force_exit = True
+            await serving
+            generator.close()
+
+    def _make_generator(self) -> Generator:
+        loop = asyncio.get_running_loop()
+        metrics = ServerMetrics(self._model.name, engine=self._command.name)
+        admission = Admission(
+            max_running=self._recipe.max_running, max_waiting=self._recipe.max_waiting, clock=loop.time
+        )
+        metrics.track(
+            running=lambda: admission.running,
+            waiting=lambda: admission.waiting,
+            cache_share=lambda: self.engine.cache_share,
+            engine_up=lambda: float(self.engine.state is EngineState.READY),
+            engine_restarts=lambda: self.engine.restarts,
+        )
+        return Generator(
+            self._model,
+            engine=self.engine,
+            admission=admission,
+            metrics=metrics,
+            default_max_tokens=self._recipe.max_new_tokens,
+        )
+
+    async def _until_stop_is_wanted(self, listener: socket.socket, on_ready: Callable[[ServerInfo], None]) -> None:
+        stop = asyncio.create_task(self._stop_wanted.wait())
+        start = asyncio.create_task(self.engine.start())
+        try:
+            first_news: set[asyncio.Future[Any]] = {start, stop}
+            await asyncio.wait(first_news, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                return
+            facts = start.result()
+            log.info("server.ready", extra={"load_seconds": round(facts.load_seconds, 2)})
+            on_ready(self._info(listener, facts.load_seconds))
+            ends: set[asyncio.Future[Any]] = {stop, self.engine.given_up}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                raise ServingError(
+                    "the engine died too often and was given up",
+                    fix="look for engine.died in the log above; less memory (serve.kv_cache_gib) may help",
+                )
+        finally:
+            for task in (start, stop):
+                task.cancel()
+            await asyncio.gather(start, stop, return_exceptions=True)
+
+    def _info(self, listener: socket.socket, load_seconds: float) -> ServerInfo:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        return ServerInfo(
+            url=f"http://{shown}:{port}",
+            model=self._model.name,
+            engine_pid=self.engine.pid or 0,
+            load_seconds=load_seconds,
+            is_loopback=host in LOOPBACK,
+        )
+
+    async def _drain(self, generator: Generator) -> None:
+        """Takes nothing new and waits for open answers to end."""
+        generator.is_draining = True
+        deadline = asyncio.get_running_loop().time() + self._drain_seconds
+        log.info("server.draining", extra={"open": generator.open_generations})
+        while generator.open_generations and self._stop_requests < 2:
+            if asyncio.get_running_loop().time() > deadline:
+                log.warning("server.drain_timeout", extra={"open": generator.open_generations})
+                return
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+
+    async def _flush(self, generator: Generator) -> None:
+        """Lets answers that the engine's end cut off tell their clients so."""
+        deadline = asyncio.get_running_loop().time() + FLUSH_SECONDS
+        while generator.open_generations and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+
+
+class _WebServer(uvicorn.Server):
+    """uvicorn without its own idea of signals: what Ctrl-C means here is decided above."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _web_config(generator: Generator) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(generator),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than an AWS load balancer's 60 s, which must be the first to hang up
+    )
+
+
+def _explain_bind(error: OSError, host: str, port: int) -> ServingError:
+    if error.errno == errno.EADDRINUSE:
+        return ServingError(
+            f"port {port} on {host} is in use by another program", fix=f"stop it, or add: --port {port % 65_535 + 1}"
+        )
+    if isinstance(error, PermissionError):
+        return ServingError(f"port {port} needs privileges that this user has not", fix="add: --port 8000")
+    return ServingError(
+        f"cannot listen on {host}:{port} ({error.strerror or error})",
+        fix="use an address of this machine: --host 127.0.0.1 for itself, --host 0.0.0.0 for its network",
+    )

@@ -1,0 +1,95 @@
+"""A tiny model for the gateway, and servers with the fake engine in a real child process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_llm.chat import ChatTokenizer
+from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.engines.process import EngineCommand
+from nexus_llm.serve.engines.supervisor import SupervisorLimits
+from nexus_llm.serve.model_folder import SamplingDefaults, ServedModel
+from running_server import QUICK_LIMITS, RunningServer, StartServer, running_server
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> ChatTokenizer:
+    """A byte-level tokenizer without merges: every byte is a token, so characters come in pieces."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {text: index for index, text in enumerate([*CONTROL_TOKENS, *alphabet])}
+    own = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    own.decoder = decoders.ByteLevel()
+    own.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS])
+    config = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"}
+    return ChatTokenizer(own.to_str(), template=CHAT_TEMPLATE, config=config)
+
+
+@pytest.fixture(scope="session")
+def echo_model(tokenizer: ChatTokenizer) -> ServedModel:
+    """What the gateway has to know to serve the fake engine. Greedy: the fake engine then echoes the prompt."""
+    return ServedModel(
+        name="echo",
+        weights=Path("none"),
+        tokenizer=tokenizer,
+        context_tokens=2_000,
+        stop_token_ids=(tokenizer.eos_token_id,),
+        sampling=SamplingDefaults(temperature=0.0),
+        fingerprint="0123456789abcdef",
+    )
+
+
+@pytest.fixture
+def start(echo_model: ServedModel) -> Iterator[StartServer]:
+    """Starts servers with the fake engine; keyword arguments go to its settings or, by name, to the server."""
+    with contextlib.ExitStack() as stack:
+
+        def start_one(
+            *,
+            recipe: ServeRecipe | None = None,
+            model: ServedModel = echo_model,
+            drain_seconds: float = 5.0,
+            limits: SupervisorLimits = QUICK_LIMITS,
+            wait_until_ready: bool = True,
+            **settings: Any,
+        ) -> RunningServer:
+            command = EngineCommand("fake", settings)
+            return stack.enter_context(
+                running_server(
+                    model,
+                    command,
+                    recipe=recipe,
+                    drain_seconds=drain_seconds,
+                    limits=limits,
+                    wait_until_ready=wait_until_ready,
+                )
+            )
+
+        yield start_one
+
+
+@pytest.fixture(scope="module")
+def echo_server(echo_model: ServedModel) -> Iterator[RunningServer]:
+    """One server with a well-behaved fake engine for all tests of a module."""
+    with running_server(echo_model, EngineCommand("fake", {"end_token_id": 2})) as server:
+        yield server
+
+
+@pytest.fixture
+def all_logs(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.DEBUG)
+    return caplog
