@@ -31,8 +31,8 @@ def test_a_second_run_skips_everything(small_run: Run) -> None:
 
 def test_training_improves_held_out_text_even_in_a_few_steps(small_run: Run) -> None:
     rows = {row["name"]: row for row in small_run.document["gate"]["comparisons"]}
-    assert rows["domain"]["tuned"] < rows["domain"]["base"]
-    assert rows["general"]["relative_change"] < 0.10
+    assert rows["domain"]["tuned_perplexity"] < rows["domain"]["base_perplexity"]
+    assert rows["general"]["change"] < 0.10
 
 
 def test_the_run_folder_holds_what_scripts_read(small_run: Run) -> None:
@@ -115,7 +115,7 @@ def test_markdown_never_seen_by_the_authors_improves_too(tmp_path: Path, small_m
     done = nexus("run", str(recipe), "--json", cwd=tmp_path)
     assert done.returncode in (0, 4), done.stderr
     rows = {row["name"]: row for row in done.json["gate"]["comparisons"]}
-    assert rows["domain"]["tuned"] < rows["domain"]["base"]
+    assert rows["domain"]["tuned_perplexity"] < rows["domain"]["base_perplexity"]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def _stage_command(verb: str) -> Any:
 def _run(path: Path, overrides: tuple[str, ...], *, as_json: bool, dry_run: bool, root: Path, until: str | None) -> int:
     from nexus_llm.cloud.local import provenance
     from nexus_llm.pipeline import execute, plan, stages
+    from nexus_llm.pipeline.report import write_report
     from nexus_llm.recipe import load_recipe
 
     recipe = load_recipe(path, overrides=overrides)
@@ -91,6 +92,8 @@ def _run(path: Path, overrides: tuple[str, ...], *, as_json: bool, dry_run: bool
         _print_plan(recipe, plan(recipe, place, openings, line=line), as_json=as_json)
         return 0
     result = execute(recipe, place, openings, line=line, provenance=provenance(command_line()))
+    if result.gate:
+        write_report(result.run, result.artifacts, [asdict(stage) for stage in result.stages])
     if as_json:
         print_json(_as_document(result))
     else:
@@ -147,10 +150,17 @@ def _print_result(result: RunResult) -> None:
 def _print_gate(gate: dict[str, Any]) -> None:
     for row in gate["comparisons"]:
         print(
-            f"{row['name']:<8} perplexity {row['base']:.2f} → {row['tuned']:.2f}  "
-            f"{row['relative_change']:+.1%} [{row['interval'][0]:+.1%}, {row['interval'][1]:+.1%}]  {row['verdict']}"
+            f"{row['name']:<8} perplexity {row['base_perplexity']:.2f} → {row['tuned_perplexity']:.2f}  "
+            f"{row['change']:+.1%} {_interval(row)}  {row['verdict']}: {row['reason']}"
         )
     print(f"verdict  {gate['verdict']}")
+
+
+def _interval(row: dict[str, Any]) -> str:
+    low, high = row["low"], row["high"]
+    if high is None:
+        return "[too few documents for an interval]"
+    return f"[{low:+.1%}, {high:+.1%}]"
 
 
 def _print_samples(result: RunResult) -> None:
