@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from command_line import QUICKSTART, SMALL, Run, nexus, settings
+
+# The first example pays for imports, and machines are shared: a time limit an example would fail at random.
+hypothesis_settings.register_profile("house", deadline=None)
+hypothesis_settings.load_profile("house")
 
 
 @contextlib.contextmanager

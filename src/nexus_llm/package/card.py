@@ -39,7 +39,8 @@ def _origin(model: Facts, *, is_tuned: bool) -> str:
     verb = "Fine-tuned from" if is_tuned else "An unchanged copy of"
     return (
         f"{verb} `{model['base']}`, read from `{model['source']}`: {model['parameters']:,} parameters, a context of "
-        f"{model['context_tokens']:,} tokens.\nLicence of the base model: {model['license']}; its text lies in `LICENSE`."
+        f"{model['context_tokens']:,} tokens.\n"
+        f"Licence of the base model: {model['license']}; its text lies in `LICENSE`."
     )
 
 
@@ -79,7 +80,7 @@ def _checks(package: Facts) -> str:
     parity = package["template_parity"]
     return (
         "## Checks\n\n"
-        f"{parity['conversations']} golden conversations give the same token ids as the base model's own folder when read from: "
+        f"{parity['conversations']} golden conversations give the base model's own token ids when read from: "
         f"{', '.join(parity['equal_to'])}."
     )
 

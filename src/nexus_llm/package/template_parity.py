@@ -53,9 +53,9 @@ def check_parity(trainer: Path, packaged: Path, gguf_metadata: Mapping[str, Any]
         PackagingError: two readers disagree; it names the reader, the conversation and the first differing position.
     """
     expected = ChatTokenizer.load(trainer)
-    readers: dict[str, ChatTokenizer] = {"packaged folder": ChatTokenizer.load(packaged)}
+    readers: dict[str, ChatTokenizer] = {"the packaged folder": ChatTokenizer.load(packaged)}
     if gguf_metadata is not None:
-        readers["GGUF file"] = _from_gguf(gguf_metadata)
+        readers["the GGUF file"] = _from_gguf(gguf_metadata)
     for name, messages in GOLDEN.items():
         for reader, tokenizer in readers.items():
             _compare(reader, name, _prompt(expected, messages), _prompt(tokenizer, messages))
@@ -121,7 +121,7 @@ def _compare(reader: str, conversation: str, expected: list[int] | None, found: 
             f"{_at(expected, position)} in training, {_at(found, position)} in the package"
         )
     raise PackagingError(
-        f"the {reader} encodes the conversation {conversation!r} in another way than training did; {where}",
+        f"{reader} encodes the conversation {conversation!r} in another way than training did; {where}",
         fix="ship tokenizer.json, tokenizer_config.json and chat_template.jinja of the base model unchanged",
     )
 

@@ -1,0 +1,157 @@
+"""Adapter and base become one set of weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nexus_llm import gguf_format
+from nexus_llm.errors import PackagingError
+from nexus_llm.package.merge import merge
+from nexus_llm.weights import Weights, to_bfloat16
+from tiny_model import tiny_config, write_tiny_model
+
+SHAPES = gguf_format.tensor_shapes(tiny_config())
+TARGETS = [name for name in SHAPES if name.endswith(("q_proj.weight", "down_proj.weight"))]
+RANK, ALPHA = 4, 12.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def adapter_tensors() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(1)
+    tensors = {}
+    for name in TARGETS:
+        outputs, inputs = SHAPES[name]
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{stem}.lora_A.weight"] = random.normal(0, 0.1, (RANK, inputs)).astype(np.float32)
+        tensors[f"{stem}.lora_B.weight"] = random.normal(0, 0.1, (outputs, RANK)).astype(np.float32)
+    return tensors
+
+
+def write_adapter(folder: Path, tensors: dict[str, np.ndarray], **changes: Any) -> Path:
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny",
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "target_modules": ["down_proj", "q_proj"],
+        "bias": "none",
+        **changes,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_is_added_in_float32_and_rounded_once(base: Path, tmp_path: Path) -> None:
+    tensors = adapter_tensors()
+    facts = merge(base, write_adapter(tmp_path / "adapter", tensors), tmp_path / "merged.safetensors")
+    assert facts == {"method": "lora", "changed_tensors": len(TARGETS), "rank": RANK, "scale": ALPHA / RANK}
+    before, after = Weights.open(base), Weights.open(tmp_path / "merged.safetensors")
+    for name in before.names:
+        exact = before.float32(name).astype(np.float64)
+        if name in TARGETS:
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            up, down = tensors[f"{stem}.lora_B.weight"], tensors[f"{stem}.lora_A.weight"]
+            exact = exact + ALPHA / RANK * (up.astype(np.float64) @ down.astype(np.float64))
+            assert not np.array_equal(after.bits(name), before.bits(name))
+        expected = to_bfloat16(exact.astype(np.float32))
+        # Float32 sums may differ in their last bit, which moves a value that lies half-way between two.
+        assert (after.bits(name) != expected).mean() < 1e-3
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_the_merge_is_pefts(base: Path, tmp_path: Path, use_rslora: bool) -> None:
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    adapter = write_adapter(tmp_path / "adapter", adapter_tensors(), use_rslora=use_rslora)
+    merge(base, adapter, tmp_path / "merged.safetensors")
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
+    ours = Weights.open(tmp_path / "merged.safetensors")
+    for name in ours.names:
+        rounded = theirs[name].to(torch.bfloat16).float().numpy()
+        assert (ours.float32(name) != rounded).mean() < 1e-3
+        np.testing.assert_allclose(ours.float32(name), rounded, rtol=2**-7, atol=1e-6)
+
+
+def test_full_weights_replace_the_base(base: Path, tmp_path: Path) -> None:
+    trained = write_tiny_model(tmp_path / "trained", seed=9)
+    assert merge(base, trained, tmp_path / "m.safetensors")["method"] == "full"
+    assert (tmp_path / "m.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_nothing_trained_leaves_the_base(base: Path, tmp_path: Path) -> None:
+    assert merge(base, None, tmp_path / "m.safetensors") == {"method": "none", "changed_tensors": 0}
+    assert (tmp_path / "m.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+def drop(tensors: dict[str, np.ndarray]) -> None:
+    del tensors[min(tensors)]
+
+
+def narrow(tensors: dict[str, np.ndarray]) -> None:
+    name = min(tensors)
+    tensors[name] = np.ascontiguousarray(tensors[name][:, :-1])
+
+
+def stray(tensors: dict[str, np.ndarray]) -> None:
+    tensors["base_model.model.lm_head.weight"] = np.zeros((2, 2), np.float32)
+
+
+def other_layer(tensors: dict[str, np.ndarray]) -> None:
+    name = min(tensors)
+    tensors[name.replace("layers.0", "layers.7")] = tensors[name]
+
+
+def infinite(tensors: dict[str, np.ndarray]) -> None:
+    tensors[max(tensors)][0, 0] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop, r"lora_A\.weight has shape None"),
+        (narrow, r"lora_A\.weight has shape \(4, 95\)"),
+        (stray, r"lm_head\.weight, which no plain LoRA adapter has"),
+        (other_layer, r"layers\.7.*, which the base model does not have"),
+        (infinite, "not numbers after merging"),
+        (dict.clear, "changes no layer"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_by_name(
+    base: Path, tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], None], message: str
+) -> None:
+    tensors = adapter_tensors()
+    spoil(tensors)
+    adapter = write_adapter(tmp_path / "adapter", tensors)
+    with pytest.raises(PackagingError, match=message), np.errstate(invalid="ignore"):
+        merge(base, adapter, tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change", [{"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"q_proj": 8}}, {"peft_type": "IA3"}]
+)
+def test_an_adapter_of_another_kind_is_refused(base: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    adapter = write_adapter(tmp_path / "adapter", adapter_tensors(), **change)
+    with pytest.raises(PackagingError, match="not merged here"):
+        merge(base, adapter, tmp_path / "m.safetensors")
+
+
+def test_full_weights_of_another_shape_are_refused_by_name(base: Path, tmp_path: Path) -> None:
+    trained = write_tiny_model(tmp_path / "trained", intermediate_size=128)
+    with pytest.raises(PackagingError, match=r"mlp\.gate_proj\.weight has shape"):
+        merge(base, trained, tmp_path / "m.safetensors")
