@@ -1,0 +1,77 @@
+"""May the tuned model replace its base? Pass, fail, or inconclusive: the data cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from nexus_llm.evaluate.comparison import MIN_DOCUMENTS, Comparison
+
+Verdict = Literal["pass", "inconclusive", "fail"]
+_FROM_BEST: tuple[Verdict, ...] = ("pass", "inconclusive", "fail")
+
+# Beyond this, "more documents" is no advice.
+_MAX_DOCUMENTS_NEEDED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class GatedComparison:
+    """A comparison held against its limit."""
+
+    comparison: Comparison
+    limit: float
+    """The change of perplexity that may not be exceeded, as a share: −0.02 asks for a drop of at least 2 %."""
+    verdict: Verdict
+    reason: str
+    """One sentence for people."""
+
+
+def judge_domain(comparison: Comparison, *, min_improvement: float) -> GatedComparison:
+    """Pass where the whole interval lies below `-min_improvement`, fail where none of it does."""
+    limit = -min_improvement
+    verdict: Verdict = "pass" if comparison.high < limit else "fail" if comparison.low >= limit else "inconclusive"
+    return GatedComparison(comparison, limit, verdict, _reason(comparison, limit, verdict))
+
+
+def judge_general(comparison: Comparison, *, max_regression: float) -> GatedComparison:
+    """Pass where the whole interval lies at or below `max_regression`, fail where none of it does."""
+    limit = max_regression
+    verdict: Verdict = "pass" if comparison.high <= limit else "fail" if comparison.low > limit else "inconclusive"
+    return GatedComparison(comparison, limit, verdict, _reason(comparison, limit, verdict))
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of all.
+
+    >>> overall(["pass", "fail", "inconclusive"])
+    'fail'
+    """
+    return max(verdicts, key=_FROM_BEST.index)
+
+
+def documents_needed(comparison: Comparison, limit: float) -> int | None:
+    """About how many documents would decide, if the change stayed as measured; None where nobody can say.
+
+    The interval shrinks with the square root of the number of documents.
+    """
+    distance = abs(comparison.change - limit)
+    if not math.isfinite(comparison.high) or distance == 0:
+        return None
+    side = comparison.high - comparison.change if comparison.change < limit else comparison.change - comparison.low
+    needed = math.ceil(comparison.documents * (side / distance) ** 2)
+    return needed if needed <= _MAX_DOCUMENTS_NEEDED else None
+
+
+def _reason(comparison: Comparison, limit: float, verdict: Verdict) -> str:
+    if comparison.documents < MIN_DOCUMENTS:
+        return f"{comparison.documents} documents are too few for an interval; at least {MIN_DOCUMENTS} are needed"
+    interval = f"{comparison.low:+.1%} to {comparison.high:+.1%}"
+    if verdict == "pass":
+        return f"the whole interval ({interval}) is below {limit:+.1%}"
+    if verdict == "fail":
+        return f"the whole interval ({interval}) is above {limit:+.1%}"
+    needed = documents_needed(comparison, limit)
+    advice = f"; about {needed:,} documents would decide" if needed else ""
+    return f"the interval ({interval}) holds {limit:+.1%}{advice}"

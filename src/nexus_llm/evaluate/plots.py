@@ -1,0 +1,132 @@
+"""Two plots as inline SVG. Colours come from the page's CSS, so that they follow light, dark and print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+from nexus_llm.evaluate.gate import GatedComparison
+
+_WIDTH = 720
+_ROW = 64
+_NAMES = {"domain": "Held-out domain text", "general": "General text"}
+
+
+def interval_plot(gated: Sequence[GatedComparison]) -> str:
+    """Change of perplexity of each comparison with its interval, the limit, and the side that passes shaded."""
+    left, right, top = 190, 24, 14
+    height = top + _ROW * len(gated) + 44
+    bottom = top + _ROW * len(gated)
+    values = [value for one in gated for value in _shown(one)]
+    ticks = linear_ticks(min([0.0, *values]), max([0.0, *values]))
+    x = _scale(ticks[0], ticks[-1], left, _WIDTH - right)
+    parts = [_axis(x(tick), top, bottom, f"{tick:+.0%}".replace("-", "−"), is_zero=tick == 0) for tick in ticks]
+    for place, one in enumerate(gated):
+        parts.append(_interval_row(one, x, y=top + _ROW * place, left=left))
+    parts.append(
+        f'<text class="label" x="{(left + _WIDTH - right) / 2:.0f}" y="{height - 4}" text-anchor="middle">'
+        "change of perplexity, tuned against base (left is better)</text>"
+    )
+    return _svg(height, "Change of perplexity with confidence intervals", parts)
+
+
+def scatter_plot(points: Sequence[tuple[str, str, float, float]]) -> str:
+    """Each document's perplexity under base (across) and tuned (up), both on the same logarithmic scale.
+
+    `points` are (set, origin, base, tuned). Below the diagonal the tuned model predicts the document better.
+    """
+    left, right, top, height = 64, 24, 14, 470
+    bottom = height - 52
+    values = [math.log10(max(value, 1.0)) for point in points for value in point[2:]]
+    low, high = min(values, default=0.0) - 0.05, max(values, default=1.0) + 0.05
+    x, y = _scale(low, high, left, _WIDTH - right), _scale(low, high, bottom, top)
+    parts = [f'<line class="limit" x1="{x(low):.1f}" y1="{y(low):.1f}" x2="{x(high):.1f}" y2="{y(high):.1f}"/>']
+    for tick in logarithmic_ticks(10**low, 10**high):
+        place = math.log10(tick)
+        parts.append(_axis(x(place), top, bottom, f"{tick:g}"))
+        parts.append(
+            f'<line class="grid" x1="{left}" y1="{y(place):.1f}" x2="{_WIDTH - right}" y2="{y(place):.1f}"/>'
+            f'<text class="label" x="{left - 8}" y="{y(place) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
+    for name, origin, base, tuned in points:
+        across, up = (math.log10(max(value, 1.0)) for value in (base, tuned))
+        parts.append(
+            f'<circle class="{escape(name)}" cx="{x(across):.1f}" cy="{y(up):.1f}" r="4.5">'
+            f"<title>{escape(origin)}: {base:.1f} → {tuned:.1f}</title></circle>"
+        )
+    middle = (top + bottom) / 2
+    parts.append(
+        f'<text class="label" x="{(left + _WIDTH - right) / 2:.0f}" y="{height - 8}" text-anchor="middle">'
+        "perplexity under the base model</text>"
+        f'<text class="label" transform="translate(16 {middle:.0f}) rotate(-90)" text-anchor="middle">'
+        "perplexity under the tuned model</text>"
+        f'<text class="hint" x="{_WIDTH - right - 8}" y="{bottom - 12}" text-anchor="end">tuned is better ↘</text>'
+    )
+    return _svg(height, "Perplexity of each document under both models", parts)
+
+
+def linear_ticks(low: float, high: float) -> list[float]:
+    """About six round values from at or below `low` to at or above `high`.
+
+    >>> linear_ticks(-0.083, 0.1)
+    [-0.1, -0.05, 0.0, 0.05, 0.1]
+    """
+    rough = max(high - low, 1e-3) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 9) + 0.0 for index in range(first, max(last, first + 1) + 1)]
+
+
+def logarithmic_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two positive values.
+
+    >>> logarithmic_ticks(4, 60)
+    [5.0, 10.0, 20.0, 50.0]
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [tick for power in powers for factor in (1, 2, 5) if low <= (tick := factor * 10.0**power) <= high]
+
+
+def _shown(one: GatedComparison) -> list[float]:
+    found = (one.comparison.low, one.comparison.high, one.comparison.change, one.limit)
+    # Without an interval the ends are −1 and infinite; they would push everything else into one point.
+    return [value for value in found if math.isfinite(value) and value > -1]
+
+
+def _interval_row(one: GatedComparison, x: Callable[[float], float], *, y: float, left: float) -> str:
+    middle, comparison = y + _ROW / 2, one.comparison
+    limit, centre = x(one.limit), x(comparison.change)
+    name = escape(_NAMES.get(comparison.name, comparison.name))
+    interval = ""
+    if math.isfinite(comparison.high):
+        a, b = x(comparison.low), x(comparison.high)
+        interval = (
+            f'<line class="interval {one.verdict}" x1="{a:.1f}" y1="{middle}" x2="{b:.1f}" y2="{middle}"/>'
+            f'<line class="interval {one.verdict}" x1="{a:.1f}" y1="{middle - 7}" x2="{a:.1f}" y2="{middle + 7}"/>'
+            f'<line class="interval {one.verdict}" x1="{b:.1f}" y1="{middle - 7}" x2="{b:.1f}" y2="{middle + 7}"/>'
+        )
+    return (
+        f'<rect class="allowed" x="{left}" y="{y + 6}" width="{max(limit - left, 0):.1f}" height="{_ROW - 12}"/>'
+        f'<line class="limit" x1="{limit:.1f}" y1="{y + 6}" x2="{limit:.1f}" y2="{y + _ROW - 6}"/>'
+        f'<text class="name" x="{left - 14}" y="{middle - 2}" text-anchor="end">{name}</text>'
+        f'<text class="label" x="{left - 14}" y="{middle + 15}" text-anchor="end">{one.verdict}</text>'
+        f'{interval}<circle class="{one.verdict}" cx="{centre:.1f}" cy="{middle}" r="6"/>'
+    )
+
+
+def _axis(x: float, top: float, bottom: float, label: str, *, is_zero: bool = False) -> str:
+    return (
+        f'<line class="{"zero" if is_zero else "grid"}" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>'
+        f'<text class="label" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>'
+    )
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _svg(height: float, title: str, parts: Sequence[str]) -> str:
+    body = "\n".join(parts)
+    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">\n{body}\n</svg>'
