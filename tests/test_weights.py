@@ -23,6 +23,12 @@ def test_bfloat16_is_rounded_as_torch_rounds_it(values: np.ndarray) -> None:
     np.testing.assert_array_equal(from_bfloat16(to_bfloat16(values)), expected)
 
 
+@given(arrays(np.uint16, 20, elements=st.integers(0, 0x7F7E)))
+def test_a_value_half_way_goes_to_the_even_neighbour(bits: np.ndarray) -> None:
+    half_way = ((bits.astype(np.uint32) << 16) | 0x8000).view(np.float32)
+    np.testing.assert_array_equal(to_bfloat16(half_way), bits + bits % 2)
+
+
 @given(arrays(np.uint16, 20))
 def test_a_bfloat16_value_survives_the_way_through_float32(bits: np.ndarray) -> None:
     values = from_bfloat16(bits)

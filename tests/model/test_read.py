@@ -217,6 +217,12 @@ def test_all_stop_tokens_and_a_licence_are_added(copy: Path) -> None:
     )
 
 
+def test_readers_are_told_to_take_the_tokenizer_as_it_is(copy: Path) -> None:
+    change_json(copy / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    complete_folder(copy, license_id="mit", place="here")
+    assert json.loads((copy / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
 def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(copy: Path) -> None:
     change_json(copy / "config.json", vocab_size=100)
     with pytest.raises(ModelError, match="tokens, the embedding 100 rows"):
