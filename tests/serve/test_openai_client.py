@@ -113,7 +113,7 @@ def test_log_probabilities_come_one_per_token(echo_server: RunningServer) -> Non
 def test_completions_take_text_token_ids_and_several_prompts(echo_server: RunningServer) -> None:
     client = echo_server.client()
     assert client.completions.create(model="echo", prompt="abc", max_tokens=3).choices[0].text == "abc"
-    ids = echo_server.server._model.tokenizer.encode_text("xyz")
+    ids = echo_server.model.tokenizer.encode_text("xyz")
     assert client.completions.create(model="echo", prompt=ids, max_tokens=3).choices[0].text == "xyz"
     both = client.completions.create(model="echo", prompt=["abc", "xyz"], max_tokens=3, n=2)
     assert [choice.text for choice in both.choices] == ["abc", "abc", "xyz", "xyz"]

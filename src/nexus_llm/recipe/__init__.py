@@ -1,6 +1,6 @@
 """The recipe: what a user wants, in one validated value."""
 
-from nexus_llm.recipe.load import load_recipe, recipe_yaml
+from nexus_llm.recipe.load import default_recipe, load_recipe, recipe_yaml
 from nexus_llm.recipe.schema import (
     DataRecipe,
     EvaluateRecipe,
@@ -33,6 +33,7 @@ __all__ = [
     "Source",
     "SplitRecipe",
     "TrainRecipe",
+    "default_recipe",
     "load_recipe",
     "recipe_yaml",
 ]

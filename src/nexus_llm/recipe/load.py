@@ -29,6 +29,25 @@ def load_recipe(path: Path, *, overrides: tuple[str, ...] = ()) -> Recipe:
             fix="check the path, or start one with: nexus recipe new NAME",
         ) from error
     values, lines = _parse(text, path)
+    return _validated(values, lines, path, overrides)
+
+
+def default_recipe(name: str, *, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe with every field at its default but for the overrides.
+
+    Raises:
+        RecipeError: an override's key, type or value is wrong.
+    """
+    return _validated({"name": name}, {}, Path("the default recipe"), overrides)
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every field, in the order of this file."""
+    dumped: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return dumped
+
+
+def _validated(values: dict[str, Any], lines: dict[str, str], path: Path, overrides: tuple[str, ...]) -> Recipe:
     for override in overrides:
         dotted = _apply_override(values, override)
         lines[dotted] = f"--set {override}"
@@ -36,12 +55,6 @@ def load_recipe(path: Path, *, overrides: tuple[str, ...] = ()) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _explain(error.errors()[0], values, lines, path) from error
-
-
-def recipe_yaml(recipe: Recipe) -> str:
-    """The resolved recipe as YAML: every field, in the order of this file."""
-    dumped: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-    return dumped
 
 
 def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:

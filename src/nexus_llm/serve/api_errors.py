@@ -59,10 +59,10 @@ def queue_full(*, waiting: int, retry_after_seconds: int) -> ApiError:
     )
 
 
-def unavailable(message: str, *, code: str, retry_after_seconds: int | None = None) -> ApiError:
+def unavailable(message: str, *, retry_after_seconds: int | None = None) -> ApiError:
     """503: not now (loading, stopping, or no engine)."""
     headers = {} if retry_after_seconds is None else {"retry-after": str(retry_after_seconds)}
-    return ApiError(503, message, type="server_error", code=code, headers=headers)
+    return ApiError(503, message, type="server_error", code="engine_unavailable", headers=headers)
 
 
 def engine_died() -> ApiError:

@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nexus_llm.serve import api_errors
@@ -19,28 +20,20 @@ MAX_BODY_BYTES = 16 << 20
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # visible ASCII: safe in a header and in a log
 
 
-class _BodyTooLargeError(Exception):
-    pass
-
-
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, max_body_bytes=self._max_body_bytes)
+        exchange = _Exchange(scope, receive, send)
         try:
             await self._app(scope, exchange.receive, exchange.send)
-        except _BodyTooLargeError:
-            message = f"The body is larger than {self._max_body_bytes} bytes."
-            await exchange.fail(api_errors.ApiError(413, message, code="body_too_large"))
         except Exception as error:  # noqa: BLE001 - the last place that can keep it from the client
             # Type and place only: the text of an exception may quote a prompt.
             log.error("request.failed", extra={"request_id": exchange.request_id, "error": _where(error)})
@@ -62,19 +55,19 @@ class Edge:
 class _Exchange:
     """One request and its response."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, max_body_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request_id = _request_id(scope)
         self.status = 0
         self.started_at = time.monotonic()
         self._receive = receive
         self._send = send
-        self._body_bytes_left = max_body_bytes
+        self._body_bytes_left = MAX_BODY_BYTES
 
     async def receive(self) -> Message:
         message = await self._receive()
         self._body_bytes_left -= len(message.get("body", b""))
         if self._body_bytes_left < 0:
-            raise _BodyTooLargeError
+            raise HTTPException(413, headers={"connection": "close"})
         return message
 
     async def send(self, message: Message) -> None:
@@ -86,7 +79,7 @@ class _Exchange:
     async def fail(self, error: api_errors.ApiError) -> None:
         """Answers with an error, as far as that is still possible."""
         if not self.status:
-            await send_document(self.send, error.status, error.body(), headers={"connection": "close"})
+            await send_document(self.send, error.status, error.body())
 
 
 def _request_id(scope: Scope) -> str:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.answers import DIALECTS, AnswerWriter, EndpointKind
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.edge import Edge
+from nexus_llm.serve.edge import MAX_BODY_BYTES, Edge
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.generation import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
@@ -54,6 +54,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         if error.status_code == 405:
             allow = dict(error.headers or {})
             answer = ApiError(405, f"{place} is not allowed.", code="method_not_allowed", headers=allow)
+            return _error_response(answer)
+        if error.status_code == 413:
+            message = f"The body is larger than {MAX_BODY_BYTES} bytes."
+            answer = ApiError(413, message, code="body_too_large", headers=dict(error.headers or {}))
             return _error_response(answer)
         return _error_response(ApiError(error.status_code, "The body could not be read as JSON.", code="invalid_body"))
 

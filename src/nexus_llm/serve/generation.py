@@ -104,15 +104,13 @@ class Generator:
     def _check_open(self) -> None:
         if self.is_draining:
             self.metrics.refused("draining")
-            raise api_errors.unavailable("The server is stopping.", code="draining", retry_after_seconds=1)
+            raise api_errors.unavailable("The server is stopping.", retry_after_seconds=1)
         if self.engine.state is EngineState.LOADING:
             self.metrics.refused("loading")
-            raise api_errors.unavailable(
-                "The model is still being loaded.", code="loading", retry_after_seconds=LOADING_RETRY_SECONDS
-            )
+            raise api_errors.unavailable("The model is still being loaded.", retry_after_seconds=LOADING_RETRY_SECONDS)
         if self.engine.state in (EngineState.FAILED, EngineState.STOPPED):
             self.metrics.refused("no_engine")
-            raise api_errors.unavailable("The engine is down.", code="engine_down")
+            raise api_errors.unavailable("The engine is down.")
 
     def _enter(self, count: int) -> list[Ticket]:
         if count > self.admission.max_running:
@@ -245,7 +243,7 @@ class Generation:
             except EngineDiedError:
                 raise api_errors.engine_died() from None
             except EngineDownError:
-                raise api_errors.unavailable("The engine is down.", code="engine_down") from None
+                raise api_errors.unavailable("The engine is down.") from None
             told = [one for one in news if one is not None]
             if told:
                 return told
@@ -280,7 +278,7 @@ class Generation:
         if delta.finish == "refused":
             raise api_errors.invalid("The engine refuses these sampling settings.")
         if delta.finish == "capacity":
-            raise api_errors.unavailable("The engine's memory is full.", code="engine_full", retry_after_seconds=1)
+            raise api_errors.unavailable("The engine's memory is full.", retry_after_seconds=1)
         text = choice.answer.push(delta)
         self._measure(choice, len(delta.token_ids))
         if text.finish_reason is not None:

@@ -63,13 +63,17 @@ def run_server(
     """
     with bound_socket(host, port) as listener:
         model = read_model(folder, name=model_name)
-        command = EngineCommand("openvino", {"weights": str(model.weights), "kv_cache_gib": recipe.kv_cache_gib})
 
         async def serve() -> None:
-            server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds)
+            server = Server(model, engine_command(model, recipe), recipe=recipe, drain_seconds=drain_seconds)
             await server.run(listener, on_ready=on_ready, handle_signals=True)
 
         asyncio.run(serve())
+
+
+def engine_command(model: ServedModel, recipe: ServeRecipe) -> EngineCommand:
+    """How to run the engine that the recipe names on this model."""
+    return EngineCommand(recipe.engine, {"weights": str(model.weights), "kv_cache_gib": recipe.kv_cache_gib})
 
 
 @contextlib.contextmanager

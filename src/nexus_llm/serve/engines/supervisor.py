@@ -173,9 +173,9 @@ class EngineSupervisor:
         await asyncio.wait(first_news, timeout=self._limits.start_seconds, return_when=asyncio.FIRST_COMPLETED)
         if process.ready.done():
             return process.ready.result()
-        await process.kill()
         if process.ended.done():
             raise EngineDiedError(process.ended.result())
+        await process.kill()
         raise EngineDiedError(f"not ready after {self._limits.start_seconds:g} s")
 
     def _deliver(self, step: EngineStep) -> None:

@@ -1,0 +1,142 @@
+"""`nexus serve`, and how the other verbs find a model to talk to."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nexus_llm.cli.console import print_json
+from nexus_llm.cli.options import AsJson, Overrides, Root
+from nexus_llm.errors import ArtifactError, MissingExtraError
+
+if TYPE_CHECKING:
+    from nexus_llm.recipe import ServeRecipe
+    from nexus_llm.serve.server import ServerInfo
+
+NEEDED_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "openvino_genai")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb to the command line."""
+    app.command("serve")(serve)
+
+
+def serve(
+    target: Annotated[str, typer.Argument(help="A run (runs/NAME) or a packaged model folder.", metavar="RUN|MODEL")],
+    port: Annotated[int | None, typer.Option(help="Port to listen on [default: the recipe's, 8000].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: the recipe's, 127.0.0.1].")] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call the model [default: the run's name].")] = None,
+    drain_seconds: Annotated[float, typer.Option(help="Time for open answers to finish at the end.")] = 30.0,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error: JSON lines on stderr.")] = "warning",
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
+    as_json: AsJson = False,
+    root: Root = Path(),
+) -> int:
+    """Answer at an OpenAI-compatible address until Ctrl-C."""
+    require_serving()
+    model = find_model(target, root=root, overrides=tuple(overrides))
+    from nexus_llm.serve.logs import log_to_stderr
+    from nexus_llm.serve.server import run_server
+
+    log_to_stderr(log_level)
+
+    def on_ready(info: ServerInfo) -> None:
+        _print_ready(info, as_json=as_json)
+
+    run_server(
+        model.folder,
+        recipe=model.recipe,
+        model_name=name or model.name,
+        host=host or model.recipe.host,
+        port=model.recipe.port if port is None else port,
+        drain_seconds=drain_seconds,
+        on_ready=on_ready,
+    )
+    return 0
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A packaged model on disk, and how its recipe wants it served."""
+
+    folder: Path
+    name: str
+    recipe: ServeRecipe
+
+
+def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> FoundModel:
+    """The packaged model that a user means by a run or a folder.
+
+    Raises:
+        ArtifactError: there is none, the run was not packaged, or its files were altered.
+        RecipeError: an override does not fit.
+    """
+    from nexus_llm.recipe import default_recipe, load_recipe
+
+    given = Path(target)
+    run = next((one for one in (given, root / "runs" / target) if (one / "artifacts.json").is_file()), None)
+    if run is not None:
+        recipe = load_recipe(run / "recipe.resolved.yaml", overrides=overrides)
+        folder = _package_of(run, root)
+        _refuse_altered(folder)
+        return FoundModel(folder, recipe.name, recipe.serve)
+    if not given.is_dir():
+        raise ArtifactError(
+            f"{target} is neither a run nor a model folder",
+            fix="make one with: nexus run recipes/quickstart.yaml",
+        )
+    _refuse_altered(given)
+    return FoundModel(given, given.resolve().name, default_recipe("served", overrides=overrides).serve)
+
+
+def require_serving() -> None:
+    """Checks the optional dependencies without loading them.
+
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    for module in NEEDED_MODULES:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError.for_extra("serve", module)
+
+
+def _package_of(run: Path, root: Path) -> Path:
+    made = json.loads((run / "artifacts.json").read_text(encoding="utf-8"))
+    if "package" not in made:
+        raise ArtifactError(
+            f"{run} has no packaged model yet", fix=f"finish it: nexus run {run / 'recipe.resolved.yaml'}"
+        )
+    written = Path(made["package"]["path"])
+    # The path was written where the run was made: from another folder it is looked for beside the run.
+    places = (written, root / written, run.resolve().parent.parent / written)
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        raise ArtifactError(f"{written}, the packaged model of {run}, is gone", fix="run the recipe again")
+    return folder
+
+
+def _refuse_altered(folder: Path) -> None:
+    from nexus_llm.artifacts import MANIFEST, altered_files, load
+
+    if (folder / MANIFEST).exists() and (altered := altered_files(load(folder))):
+        raise ArtifactError(
+            f"{folder}/{altered[0]} is not the file that was packaged", fix="run the recipe again: it is made anew"
+        )
+
+
+def _print_ready(info: ServerInfo, *, as_json: bool) -> None:
+    if as_json:
+        document = {"url": info.url, "model": info.model, "engine_pid": info.engine_pid}
+        print_json({**document, "load_seconds": round(info.load_seconds, 2)})
+        return
+    body = json.dumps({"model": info.model, "messages": [{"role": "user", "content": "Hello!"}]})
+    print(f"{info.model} answers at {info.url}  (chat page there, API below /v1; Ctrl-C stops)")
+    print(f"curl -s {info.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'", flush=True)
+    if not info.is_loopback:
+        print("warning: there are no keys: whoever reaches this address can use the model", file=sys.stderr)

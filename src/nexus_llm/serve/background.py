@@ -1,0 +1,100 @@
+"""A server in a thread of its own, for a command that talks to it and is gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nexus_llm.errors import ServingError
+from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.engines.process import EngineCommand
+from nexus_llm.serve.engines.supervisor import SupervisorLimits
+from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.server import Server, ServerInfo, bound_socket
+
+STOP_SECONDS = 30.0
+
+
+@dataclass
+class BackgroundServer:
+    """A running server. Its thread ends when it is stopped or fails."""
+
+    thread: threading.Thread
+    listening: threading.Event = field(default_factory=threading.Event)
+    """Set once it has a port, or never will."""
+    ready: threading.Event = field(default_factory=threading.Event)
+    """Set once the model answers, or never will."""
+    url: str = ""
+    info: ServerInfo | None = None
+    error: BaseException | None = None
+    server: Server | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def request_stop(self) -> None:
+        """Lets it drain; asked a second time, it stops at once."""
+        if self.loop is not None and self.server is not None:
+            with contextlib.suppress(RuntimeError):  # it has stopped by itself
+                self.loop.call_soon_threadsafe(self.server.request_stop)
+
+
+@contextlib.contextmanager
+def background_server(
+    model: ServedModel,
+    command: EngineCommand,
+    *,
+    recipe: ServeRecipe,
+    drain_seconds: float = 0.0,
+    limits: SupervisorLimits | None = None,
+    wait_until_ready: bool = True,
+) -> Iterator[BackgroundServer]:
+    """A server on a free loopback port, stopped with its engine at the end.
+
+    Raises:
+        ServingError: the engine cannot start.
+    """
+
+    def work() -> None:
+        try:
+            asyncio.run(_serve(background, model, command, recipe, drain_seconds, limits))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            background.error = error
+        finally:
+            background.listening.set()
+            background.ready.set()
+
+    background = BackgroundServer(threading.Thread(target=work, name="server", daemon=True))
+    background.thread.start()
+    try:
+        (background.ready if wait_until_ready else background.listening).wait()
+        if background.error is not None:
+            raise background.error
+        yield background
+    finally:
+        background.request_stop()
+        background.request_stop()
+        background.thread.join(STOP_SECONDS)
+        if background.thread.is_alive():
+            raise ServingError("the server did not stop", fix="end the process; the engine ends with it")
+
+
+async def _serve(
+    background: BackgroundServer,
+    model: ServedModel,
+    command: EngineCommand,
+    recipe: ServeRecipe,
+    drain_seconds: float,
+    limits: SupervisorLimits | None,
+) -> None:
+    def on_ready(info: ServerInfo) -> None:
+        background.info = info
+        background.ready.set()
+
+    with bound_socket("127.0.0.1", 0) as listener:
+        background.server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, limits=limits)
+        background.loop = asyncio.get_running_loop()
+        background.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        background.listening.set()
+        await background.server.run(listener, on_ready=on_ready)

@@ -1,0 +1,180 @@
+"""Whatever is wrong with a request, the answer has OpenAI's error shape, the right status, and the field's name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from nexus_llm.recipe import ServeRecipe
+from running_server import RunningServer, StartServer
+
+CHAT: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    document = answer.json()
+    assert list(document) == ["error"]
+    assert set(document["error"]) == {"message", "type", "param", "code"}
+    assert answer.headers["x-request-id"]
+    return document["error"]
+
+
+def post(server: RunningServer, body: Any, *, path: str = "/v1/chat/completions") -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(f"{server.url}{path}", content=content, headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(echo_server: RunningServer, body: bytes) -> None:
+    answer = post(echo_server, body)
+    assert answer.status_code == 400
+    assert error_of(answer)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": 3}, "max_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"stop": ["ok", ""]}, "stop[1]"),
+        ({"stop": 3}, "stop"),
+        ({"seed": "x"}, "seed"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+    ],
+)
+def test_a_wrong_field_is_named(echo_server: RunningServer, change: dict[str, Any], param: str) -> None:
+    body = {name: value for name, value in {**CHAT, **change}.items() if value is not None}
+    answer = post(echo_server, body)
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == param
+
+
+def test_numbers_that_json_does_not_know_are_refused(echo_server: RunningServer) -> None:
+    answer = post(echo_server, b'{"model":"echo","messages":[{"role":"user","content":"x"}],"temperature":NaN}')
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "temperature")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"tools": [{"type": "function"}]},
+        {"tool_choice": "required"},
+        {"functions": [{"name": "f"}]},
+        {"response_format": {"type": "json_schema", "json_schema": {}}},
+        {"response_format": {"type": "json_object"}},
+        {"logit_bias": {"5": 1}},
+        {"top_logprobs": 3},
+        {"modalities": ["audio"]},
+        {"reasoning_effort": "high"},
+        {"web_search_options": {}},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_what_the_engine_cannot_do_is_refused_by_name(echo_server: RunningServer, field: dict[str, Any]) -> None:
+    answer = post(echo_server, {**CHAT, **field})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", next(iter(field)))
+
+
+def test_an_unknown_field_is_refused(echo_server: RunningServer) -> None:
+    assert error_of(post(echo_server, {**CHAT, "tempreature": 1}))["code"] == "unknown_parameter"
+
+
+def test_completions_refuse_what_they_cannot_do(echo_server: RunningServer) -> None:
+    base = {"model": "echo", "prompt": "x"}
+    for field in ({"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 3}):
+        answer = post(echo_server, {**base, **field}, path="/v1/completions")
+        assert (answer.status_code, error_of(answer)["param"]) == (400, next(iter(field)))
+    for prompt in ("", [], [[]], [10**9], [-1], {"a": 1}, None):
+        answer = post(echo_server, {"model": "echo", "prompt": prompt}, path="/v1/completions")
+        assert answer.status_code == 400
+        assert str(error_of(answer)["param"]).startswith("prompt")
+
+
+def test_an_unknown_model_and_an_unknown_path_are_404_and_a_wrong_method_405(echo_server: RunningServer) -> None:
+    answer = post(echo_server, {**CHAT, "model": "gpt-7"})
+    assert (answer.status_code, error_of(answer)["code"]) == (404, "model_not_found")
+    assert error_of(httpx.get(f"{echo_server.url}/v1/nothing"))["code"] == "not_found"
+    wrong = httpx.get(f"{echo_server.url}/v1/chat/completions")
+    assert (wrong.status_code, error_of(wrong)["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "POST")
+
+
+def test_a_prompt_longer_than_the_context_names_both_numbers(echo_server: RunningServer) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        echo_server.client().chat.completions.create(
+            model="echo", messages=[{"role": "user", "content": "x" * 3000}], max_tokens=7
+        )
+    assert caught.value.code == "context_length_exceeded"
+    assert "2000" in caught.value.message
+    assert "30" in caught.value.message
+
+
+def test_an_answer_without_a_limit_ends_at_the_context(start: StartServer) -> None:
+    server = start()  # without an end token the engine goes on for ever
+    answer = server.client().completions.create(model="echo", prompt="x" * 1900)
+    assert (answer.choices[0].finish_reason, answer.usage.total_tokens) == ("length", 2000)
+
+
+def test_a_prompt_that_the_cache_cannot_hold_is_refused_before_the_engine_sees_it(start: StartServer) -> None:
+    server = start(capacity_tokens=64)
+    answer = post(server, {"model": "echo", "prompt": "x" * 100, "max_tokens": 5}, path="/v1/completions")
+    assert error_of(answer)["code"] == "context_length_exceeded"
+    assert "64" in error_of(answer)["message"]
+
+
+def test_a_body_that_is_too_large_is_refused(echo_server: RunningServer) -> None:
+    answer = post(echo_server, b'{"model": "' + b"x" * (17 << 20))
+    assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
+
+
+def test_more_choices_than_the_server_runs_are_refused(start: StartServer) -> None:
+    server = start(recipe=ServeRecipe(max_running=2))
+    assert error_of(post(server, {**CHAT, "n": 3}))["param"] == "n"
+
+
+def test_a_request_id_is_kept_where_it_is_safe_and_made_where_not(echo_server: RunningServer) -> None:
+    def returned(given: str) -> str:
+        return httpx.get(f"{echo_server.url}/health", headers={"x-request-id": given}).headers["x-request-id"]
+
+    assert returned("abc-123") == "abc-123"
+    assert returned("x" * 500) != "x" * 500
+    assert returned("two words") != "two words"
+
+
+def test_no_answer_carries_the_text_of_an_exception_or_of_a_prompt(echo_server: RunningServer) -> None:
+    canary = "canary-7f3a"
+    for body in ({**CHAT, "messages": [{"role": canary, "content": canary}]}, {**CHAT, "seed": canary}):
+        assert canary not in post(echo_server, body).text
+
+
+def test_a_cross_site_form_cannot_make_the_model_talk(echo_server: RunningServer) -> None:
+    """A browser sends text/plain to another site without asking; such a body must not be read as JSON."""
+    answer = httpx.post(
+        f"{echo_server.url}/v1/chat/completions",
+        content=b'{"model":"echo","messages":[{"role":"user","content":"x"}]}',
+        headers={"content-type": "text/plain"},
+    )
+    assert answer.status_code == 400

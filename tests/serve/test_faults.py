@@ -1,0 +1,297 @@
+"""Engines that die, hang or do not start; clients that leave; servers that are full or stop. Nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from nexus_llm.errors import ServingError
+from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.engines.supervisor import SupervisorLimits
+from running_server import RunningServer, StartServer
+
+QUESTION = [{"role": "user", "content": "Say all of this again, please."}]
+
+
+def eventually(claim: Callable[[], bool], *, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, "did not become true in time"
+        time.sleep(0.01)
+
+
+def ask(server: RunningServer, **options: object) -> openai.types.chat.ChatCompletion:
+    return server.client().chat.completions.create(model="echo", messages=QUESTION, **options)
+
+
+def metric(server: RunningServer, name: str) -> float:
+    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+        if line.startswith(name + "{"):
+            return float(line.split()[-1])
+    raise AssertionError(f"no metric {name}")
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_an_engine_that_dies_before_the_first_token_is_replaced_and_nobody_notices(
+    start: StartServer, tmp_path: Path
+) -> None:
+    marker = tmp_path / "die-once"
+    server = start(end_token_id=2, die_at_step=1, die_marker=str(marker))
+    marker.touch()
+    assert ask(server).choices[0].message.content == "user\nSay all of this again, please."
+    assert metric(server, "nexus_engine_restarts") == 1
+
+
+def test_an_engine_that_dies_in_the_middle_of_a_stream_ends_it_with_an_error(
+    start: StartServer, tmp_path: Path
+) -> None:
+    marker = tmp_path / "die-once"
+    server = start(end_token_id=2, die_at_step=6, die_marker=str(marker), step_seconds=0.01)
+    marker.touch()
+    pieces = []
+    with pytest.raises(openai.APIError, match="engine died"):
+        for chunk in ask(server, stream=True):
+            pieces.append(chunk.choices[0].delta.content or "")
+    assert "".join(pieces) == "use"
+    assert ask(server).choices[0].finish_reason == "stop"  # the next one is answered by the new engine
+
+
+def test_a_whole_answer_that_the_engine_did_not_survive_is_a_500(start: StartServer, tmp_path: Path) -> None:
+    marker = tmp_path / "die-once"
+    server = start(end_token_id=2, die_at_step=6, die_marker=str(marker))
+    marker.touch()
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(server)
+    assert caught.value.code == "engine_died"
+
+
+def test_a_request_that_kills_every_engine_is_tried_twice_only(start: StartServer) -> None:
+    server = start(die_at_step=1)
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(server)
+    assert caught.value.code == "engine_died"
+
+
+def test_an_engine_that_dies_too_often_ends_the_server_with_a_reason(start: StartServer) -> None:
+    server = start(die_at_step=1, limits=SupervisorLimits(first_pause_seconds=0.01, max_deaths=1))
+    with pytest.raises(openai.APIStatusError) as caught:
+        ask(server)
+    assert caught.value.status_code >= 500
+    server.wait()
+    assert isinstance(server.background.error, ServingError)
+    assert "too often" in server.background.error.what
+
+
+def test_a_killed_engine_is_started_again_while_the_server_stays_healthy(start: StartServer) -> None:
+    server = start(end_token_id=2, limits=SupervisorLimits(first_pause_seconds=0.3))
+    first = server.engine_pid
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: httpx.get(f"{server.url}/ready").status_code == 503)
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    eventually(lambda: httpx.get(f"{server.url}/ready").status_code == 200)
+    assert server.engine_pid != first
+
+
+def test_requests_that_come_while_the_engine_restarts_wait_for_it(start: StartServer) -> None:
+    server = start(end_token_id=2, limits=SupervisorLimits(first_pause_seconds=0.3))
+    os.kill(server.engine_pid, signal.SIGKILL)
+    eventually(lambda: httpx.get(f"{server.url}/ready").status_code == 503)
+    assert ask(server).choices[0].finish_reason == "stop"
+
+
+def test_an_engine_that_hangs_is_killed_and_replaced(start: StartServer) -> None:
+    server = start(end_token_id=2, hang_at_step=3, limits=SupervisorLimits(first_pause_seconds=0.01, stall_seconds=0.5))
+    with pytest.raises(openai.InternalServerError):
+        ask(server)
+
+
+def test_an_engine_that_cannot_load_is_reported_in_two_lines(start: StartServer) -> None:
+    with pytest.raises(ServingError, match="cannot start: RuntimeError: told to fail") as caught:
+        start(fail_to_load=True)
+    assert caught.value.fix
+
+
+def test_an_engine_that_never_gets_ready_is_given_up(start: StartServer) -> None:
+    with pytest.raises(ServingError, match=r"not ready after 0\.3 s"):
+        start(load_seconds=60, limits=SupervisorLimits(start_seconds=0.3))
+
+
+def test_while_the_model_loads_the_server_is_alive_but_not_ready(start: StartServer) -> None:
+    server = start(load_seconds=0.8, wait_until_ready=False)
+    eventually(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+    assert httpx.get(f"{server.url}/ready").json() == {"status": "loading"}
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(server)
+    assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    eventually(lambda: httpx.get(f"{server.url}/ready").status_code == 200)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_client_that_leaves_frees_its_place_in_the_engine(start: StartServer, is_stream: bool) -> None:
+    server = start(step_seconds=0.01)
+    body = {"model": "echo", "messages": QUESTION, "stream": is_stream, "max_tokens": 1500}
+    with (
+        pytest.raises(httpx.ReadTimeout),
+        httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=0.3) as answer,
+    ):
+        for _ in answer.iter_bytes():
+            if is_stream:
+                time.sleep(0.1)
+                raise httpx.ReadTimeout("left on purpose")
+    eventually(lambda: metric(server, "vllm:num_requests_running") == 0)
+    assert metric(server, "nexus_client_disconnects_total") == 1
+
+
+def test_a_stop_string_frees_the_place_in_the_engine(start: StartServer) -> None:
+    server = start(step_seconds=0.005)
+    assert ask(server, stop="all", max_tokens=1500).choices[0].message.content == "user\nSay "
+    assert metric(server, "vllm:num_requests_running") == 0
+    assert metric(server, "vllm:generation_tokens_total") < 100
+
+
+def test_a_full_queue_answers_429_with_the_time_to_wait(start: StartServer) -> None:
+    server = start(step_seconds=0.01, recipe=ServeRecipe(max_running=1, max_waiting=1))
+
+    async def flood() -> list[object]:
+        async with server.async_client() as client:
+            asked = [client.chat.completions.create(model="echo", messages=QUESTION, max_tokens=20) for _ in range(6)]
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    outcomes = asyncio.run(flood())
+    refused = [outcome for outcome in outcomes if isinstance(outcome, openai.RateLimitError)]
+    assert len(refused) == 4
+    assert refused[0].code == "queue_full"
+    assert int(refused[0].response.headers["retry-after"]) >= 1
+    assert metric(server, "vllm:num_requests_waiting") == 0
+
+
+def test_waiting_requests_are_answered_first_come_first_served(start: StartServer) -> None:
+    server = start(step_seconds=0.001, recipe=ServeRecipe(max_running=1))
+
+    async def queue_up() -> list[int]:
+        order: list[int] = []
+
+        async def one(number: int) -> None:
+            await asyncio.sleep(number * 0.03)
+            await client.completions.create(model="echo", prompt="x", max_tokens=100)
+            order.append(number)
+
+        async with server.async_client() as client:
+            await asyncio.gather(*(one(number) for number in range(4)))
+        return order
+
+    assert asyncio.run(queue_up()) == [0, 1, 2, 3]
+
+
+def test_draining_finishes_open_streams_and_refuses_new_ones(start: StartServer) -> None:
+    server = start(end_token_id=2, step_seconds=0.02)
+    pid = server.engine_pid
+    stream = ask(server, stream=True)
+    next(iter(stream))
+    server.request_stop()
+    eventually(lambda: httpx.get(f"{server.url}/ready").json() == {"status": "draining"})
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(server)
+    assert caught.value.status_code == 503
+    chunks = list(stream)
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    server.wait()
+    assert server.background.error is None
+    assert not is_alive(pid)
+
+
+def test_a_stream_that_outlasts_the_drain_is_told_so(start: StartServer) -> None:
+    server = start(step_seconds=0.02, drain_seconds=0.2)
+    stream = ask(server, stream=True, max_tokens=1500)
+    next(iter(stream))
+    server.request_stop()
+    with pytest.raises(openai.APIError, match="engine is down"):
+        list(stream)
+    server.wait()
+
+
+def test_a_second_stop_does_not_wait(start: StartServer) -> None:
+    server = start(step_seconds=0.02, drain_seconds=60)
+    stream = ask(server, stream=True, max_tokens=1500)
+    next(iter(stream))
+    server.request_stop()
+    server.request_stop()
+    server.wait()
+
+
+def test_prompts_and_answers_are_in_no_log(
+    start: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("DEBUG")
+    canary = "canary-51c2"
+    marker = tmp_path / "die-once"
+    server = start(end_token_id=2, die_at_step=6, die_marker=str(marker))
+    client = server.client()
+    asked = {"model": "echo", "messages": [{"role": "user", "content": canary}]}
+    marker.touch()
+    with pytest.raises(openai.APIError):
+        client.chat.completions.create(**asked)
+    client.chat.completions.create(**asked)
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(**asked, stop=["x" * 2000])
+    own = [record for record in caplog.records if record.name.startswith(("nexus", "uvicorn"))]
+    assert any(record.getMessage() == "request.answered" for record in own)
+    written = capfd.readouterr()
+    logged = "".join(str(vars(record)) for record in own) + written.out + written.err
+    assert canary not in logged
+
+
+def test_no_engine_outlives_a_gateway_that_is_killed(tmp_path: Path) -> None:
+    """`kill -9` gives the gateway no chance to say goodbye."""
+    import subprocess
+    import sys
+
+    script = tmp_path / "gateway.py"
+    script.write_text(
+        "import asyncio\n"
+        "from nexus_llm.serve.engines.process import EngineCommand\n"
+        "from nexus_llm.serve.engines.supervisor import EngineSupervisor\n"
+        "async def main():\n"
+        "    engine = EngineSupervisor(EngineCommand('fake', {}))\n"
+        "    await engine.start()\n"
+        "    print(engine.pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    gateway = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert gateway.stdout is not None
+    engine = int(gateway.stdout.readline())
+    assert is_alive(engine)
+    gateway.kill()
+    gateway.wait()
+    eventually(lambda: not is_alive(engine), seconds=5)
+
+
+def test_a_stalled_reader_does_not_stop_the_others(start: StartServer) -> None:
+    server = start(step_seconds=0.001, recipe=ServeRecipe())
+    body = {"model": "echo", "prompt": "x" * 50, "stream": True, "max_tokens": 1900}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as slow:
+        lines = slow.iter_lines()
+        next(lines)  # and then reads nothing while others are served
+        done = threading.Event()
+
+        def other() -> None:
+            server.client().completions.create(model="echo", prompt="abc", max_tokens=100)
+            done.set()
+
+        threading.Thread(target=other).start()
+        assert done.wait(20)
