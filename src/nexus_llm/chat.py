@@ -79,7 +79,7 @@ class ChatTokenizer:
 
     @cached_property
     def control_tokens(self) -> dict[str, int]:
-        """Text and id of the tokens that only the template may write: special ones, and added ones that it spells out."""
+        """Text and id of what only the template may write: special tokens, and added ones that it spells out."""
         added = self._tokenizer.get_added_tokens_decoder()
         return {
             token.content: token_id

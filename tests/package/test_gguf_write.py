@@ -108,3 +108,16 @@ def test_rows_that_do_not_fill_blocks_are_refused(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "odd", intermediate_size=100)
     with pytest.raises(PackagingError, match="multiple of 32"):
         write_gguf(folder, tmp_path / "x.gguf", name="x", license_id="mit")
+
+
+def test_a_disk_that_fills_up_while_writing_is_told_from_other_faults(tiny: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: the write comes back short."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(OSError, match="no space left"):
+            write_gguf(tiny, tmp_path / "x.gguf", name="x", license_id="mit")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

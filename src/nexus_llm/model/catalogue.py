@@ -29,8 +29,6 @@ class CatalogueEntry:
     """`ORG/NAME` on the hub."""
     license: str
     """As the hub's model card names it."""
-    is_gated: bool = False
-    """The hub asks for consent to the licence, and for a token."""
     wheel: WheelFile | None = None
 
 
@@ -54,9 +52,9 @@ CATALOGUE = {
         CatalogueEntry("qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", "apache-2.0"),
         CatalogueEntry("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", "apache-2.0"),
         CatalogueEntry("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct", "apache-2.0"),
-        CatalogueEntry("llama-3.1-8b", "meta-llama/Llama-3.1-8B", "llama3.1", is_gated=True),
-        CatalogueEntry("llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct", "llama3.1", is_gated=True),
-        CatalogueEntry("llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", "llama3.2", is_gated=True),
+        CatalogueEntry("llama-3.1-8b", "meta-llama/Llama-3.1-8B", "llama3.1"),
+        CatalogueEntry("llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct", "llama3.1"),
+        CatalogueEntry("llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", "llama3.2"),
     )
 }
 

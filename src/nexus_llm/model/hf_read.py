@@ -29,6 +29,7 @@ def read_hf(source: Path, folder: Path, *, on_bytes: Callable[[int], None] = lam
     template = _template(source, tokenizer_config)
     if not (source / "tokenizer.json").is_file():
         raise ModelError(f"{source} has no tokenizer.json", fix="use a model with a fast (tokenizers) tokenizer")
+    config.pop("dtype", None)  # transformers 5 writes `dtype`, all others read `torch_dtype`
     write_json(folder / "config.json", {**config, "torch_dtype": "bfloat16"})
     write_json(folder / "tokenizer_config.json", {k: v for k, v in tokenizer_config.items() if k != "chat_template"})
     shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")

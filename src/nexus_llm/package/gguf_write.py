@@ -6,6 +6,7 @@ than half a step of its block. Vectors (norms, biases) stay float32. The same fo
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,10 +55,16 @@ def write_gguf(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in order:
-        writer.write_tensor_data(_values(weights, tensor, config))
-        on_bytes(2 * int(np.prod(shapes[tensor])))
-    writer.close()
+    try:
+        for tensor in order:
+            writer.write_tensor_data(_values(weights, tensor, config))
+            on_bytes(2 * int(np.prod(shapes[tensor])))
+    except OSError as error:
+        if error.errno is None:  # numpy reports a short write without its reason
+            raise OSError(errno.ENOSPC, "no space left on the disk", str(file)) from error
+        raise
+    finally:
+        writer.close()
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
