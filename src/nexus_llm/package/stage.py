@@ -84,7 +84,9 @@ def _package(folder: Path, *, name: str, inputs: Mapping[str, Artifact], ports: 
         gguf = folder / GGUF_FILE
         write_gguf(folder, gguf, name=name, license_id=license_id, on_bytes=ports.progress.advance)
         ports.progress.finish()
+        ports.progress.start("compare chat templates", total=None, unit="conversations")
         parity = check_parity(base.folder, folder, read_metadata(gguf))
+        ports.progress.finish(f"{parity['conversations']} conversations, {1 + len(parity['equal_to'])} readers agree")
         package = {"merge": merged, "template_parity": parity}
         card = model_card(
             name=name, model=facts["model"], data=facts.get("data"), train=facts.get("train"), package=package
