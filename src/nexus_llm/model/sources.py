@@ -132,7 +132,7 @@ def slug(base: str) -> str:
     """`base` as a file name.
 
     >>> slug("hf:Qwen/Qwen2.5-0.5B")
-    'hf-qwen-qwen2.5-0.5b-5b7e69'
+    'hf-qwen-qwen2.5-0.5b-e58416'
     """
     readable = re.sub(r"[^a-z0-9.]+", "-", base.lower()).strip("-.")[:80]
     return f"{readable}-{hashlib.sha256(base.encode()).hexdigest()[:6]}"
