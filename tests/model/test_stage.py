@@ -149,7 +149,9 @@ def test_a_hub_that_goes_away_between_plan_and_run_is_not_swapped_for_the_wheel(
     describe = ports.hub.describe
 
     def once(repository: str, revision: str) -> HubListing | None:
-        return describe(repository, revision) if revision == "main" else None
+        listing = describe(repository, revision)
+        ports.hub.is_reachable = False
+        return listing
 
     ports.hub.describe = once
     with pytest.raises(ModelError, match="went away"):
