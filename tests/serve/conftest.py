@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 from nexus_llm.chat import ChatTokenizer
+from nexus_llm.package.gguf_write import write_gguf
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
-from nexus_llm.serve.model_folder import SamplingDefaults, ServedModel
+from nexus_llm.serve.model_folder import WEIGHTS, SamplingDefaults, ServedModel
 from running_server import QUICK_LIMITS, RunningServer, StartServer, running_server
+from tiny_model import write_tiny_model
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -93,3 +96,25 @@ def echo_server(echo_model: ServedModel) -> Iterator[RunningServer]:
 def all_logs(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.DEBUG)
     return caplog
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packaged model with random weights that the real engine loads in a second."""
+    folder = write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny", max_position_embeddings=512)
+    write_gguf(folder, folder / WEIGHTS, name="tiny", license_id="other")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The real small model, packaged: $NEXUS_TEST_MODEL where it is set, else made from the base model."""
+    if given := os.environ.get("NEXUS_TEST_MODEL"):
+        return Path(given)
+    base = request.getfixturevalue("small_model")
+    folder = tmp_path_factory.mktemp("small") / "small"
+    folder.mkdir()
+    for path in base.iterdir():
+        (folder / path.name).symlink_to(path.resolve())
+    write_gguf(base, folder / WEIGHTS, name="small", license_id="apache-2.0")
+    return folder

@@ -97,11 +97,11 @@ class OpenVinoEngine:
         import openvino_genai
 
         handle = self._handles[request_id]
-        if not handle.can_read():
-            if handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
-                return EngineDelta(request_id, [], [], "capacity")
-            return None
-        (output,) = handle.read().values()
+        outputs = list(handle.read().values()) if handle.can_read() else []
+        if not outputs:
+            is_dropped = handle.get_status() == openvino_genai.GenerationStatus.IGNORED
+            return EngineDelta(request_id, [], [], "capacity") if is_dropped else None
+        (output,) = outputs
         finish: EngineFinish | None = None
         if output.finish_reason == openvino_genai.GenerationFinishReason.STOP:
             finish = "stop"

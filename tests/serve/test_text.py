@@ -1,0 +1,149 @@
+"""Stop strings, answers, admission and error places: the pure parts of serving."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nexus_llm.chat import ChatTokenizer
+from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
+from nexus_llm.serve.bench import RequestTimes, summary
+from nexus_llm.serve.client import read_event
+from nexus_llm.serve.engines import wire
+from nexus_llm.serve.engines.port import EngineDelta, EngineRequest, EngineStep
+from nexus_llm.serve.stop_strings import StopStrings
+from nexus_llm.serve.text import Answer
+
+PIECES = st.lists(st.text(alphabet="abc", max_size=4), max_size=8)
+STOPS = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3)
+
+
+def cut(text: str, stops: list[str]) -> str:
+    """What must be left: text up to the stop string that is complete first, of two ending together the longer."""
+    for end in range(len(text) + 1):
+        begins = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
+        if begins:
+            return text[: min(begins)]
+    return text
+
+
+@given(pieces=PIECES, stops=STOPS)
+def test_stop_strings_cut_alike_however_the_text_comes_in_pieces(pieces: list[str], stops: list[str]) -> None:
+    scanner = StopStrings(stops)
+    out = "".join(scanner.push(piece) for piece in pieces)
+    if not scanner.found:
+        out += scanner.flush()
+    assert out == cut("".join(pieces), stops)
+
+
+@given(pieces=PIECES, stops=STOPS)
+def test_no_text_that_was_let_out_is_taken_back(pieces: list[str], stops: list[str]) -> None:
+    scanner, out = StopStrings(stops), ""
+    for piece in pieces:
+        out += scanner.push(piece)
+        assert cut("".join(pieces), stops).startswith(out)
+
+
+@given(text=st.text(max_size=30), sizes=st.lists(st.integers(1, 5), min_size=1), stop=st.text(min_size=1, max_size=3))
+def test_an_answer_is_the_decoded_text_up_to_the_stop_string(text: str, sizes: list[int], stop: str) -> None:
+    tokenizer = answer_tokenizer()
+    ids = tokenizer.encode_text(text)
+    answer, out, finish = Answer(tokenizer, stop=[stop]), "", None
+    position = 0
+    while finish is None:
+        size = sizes[position % len(sizes)]
+        part, position = ids[position : position + size], position + size
+        delta = answer.push(EngineDelta(1, part, [], "length" if position >= len(ids) else None))
+        out, finish = out + delta.text, delta.finish_reason
+    assert out == cut(tokenizer.decode(ids), [stop])
+    assert finish == ("stop" if stop in tokenizer.decode(ids) else "length")
+
+
+def answer_tokenizer() -> ChatTokenizer:
+    return TOKENIZERS[0]
+
+
+TOKENIZERS: list[ChatTokenizer] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _keep_tokenizer(tokenizer: ChatTokenizer) -> None:
+    """Hypothesis wants no fixtures in its examples."""
+    TOKENIZERS.append(tokenizer)
+
+
+@given(entries=st.lists(st.integers(1, 3), max_size=12), leaves=st.lists(st.integers(0, 30), max_size=20))
+def test_admission_never_runs_or_queues_more_than_allowed(entries: list[int], leaves: list[int]) -> None:
+    door = Admission(max_running=3, max_waiting=4, clock=lambda: 0.0)
+    tickets: list[Ticket] = []
+    retry_after_seconds: list[int] = []
+    for count in entries:
+        before = door.running + door.waiting
+        try:
+            tickets += door.enter(count)
+        except QueueFullError as full:
+            assert before + count > 3 + 4
+            retry_after_seconds.append(full.retry_after_seconds)
+            assert door.running + door.waiting == before
+        if leaves and tickets:
+            ticket = tickets[leaves.pop() % len(tickets)]
+            door.leave(ticket)
+            door.leave(ticket)
+        assert door.running <= 3
+        assert door.waiting <= 4
+        assert door.running == 3 or door.waiting == 0
+    for ticket in tickets:
+        door.leave(ticket)
+    assert (door.running, door.waiting) == (0, 0)
+    assert all(1 <= seconds <= 60 for seconds in retry_after_seconds)
+
+
+@given(
+    request=st.builds(
+        EngineRequest,
+        id=st.integers(1),
+        token_ids=st.lists(st.integers(0, 10**6), min_size=1),
+        max_tokens=st.integers(1),
+        stop_token_ids=st.lists(st.integers(0)).map(tuple),
+        temperature=st.floats(0, 2),
+        seed=st.integers(0, 2**63 - 1),
+        logprobs=st.booleans(),
+    ),
+    size=st.integers(1, 50),
+)
+def test_messages_survive_the_wire_however_it_cuts_them(request: EngineRequest, size: int) -> None:
+    step = EngineStep([EngineDelta(request.id, request.token_ids, [-0.5], "stop")], 0.25)
+    data = wire.encode(wire.add_message(request)) + wire.encode(wire.step_message(step))
+    splitter, messages = wire.LineSplitter(), []
+    for begin in range(0, len(data), size):
+        messages += splitter.feed(data[begin : begin + size])
+    assert wire.read_request(messages[0]) == request
+    assert wire.read_step(messages[1]) == step
+
+
+def test_a_load_test_counts_rates_percentiles_and_errors() -> None:
+    good = RequestTimes(started=1.0, arrivals=[1.5, 1.6, 1.8], finished=2.0, output_tokens=3)
+    bad = RequestTimes(started=1.0, error="http_429")
+    told = summary([good, bad, good], seconds=2.0)
+    assert told["output_tokens_per_second"] == 3.0
+    assert told["requests_per_second"] == 1.0
+    assert told["ttft_seconds"] == {"p50": 0.5, "p95": 0.5, "p99": 0.5}
+    assert told["inter_token_seconds"]["p95"] == 0.2
+    assert told["e2e_seconds"]["p50"] == 1.0
+    assert told["errors"] == {"http_429": 1}
+
+
+def test_a_load_test_without_an_answer_has_no_percentiles() -> None:
+    assert summary([], seconds=1.0)["ttft_seconds"] == {"p50": None, "p95": None, "p99": None}
+
+
+def test_events_of_other_servers_are_read_too() -> None:
+    assert read_event(": keep-alive") is None
+    assert read_event("data: [DONE]") is None
+    usage = read_event('data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}')
+    assert usage is not None
+    assert usage.completion_tokens == 5
+    broken = read_event('data: {"error":{"message":"no"}}')
+    assert broken is not None
+    assert broken.error == "no"
