@@ -18,7 +18,6 @@ from nexus_llm.errors import NexusError, TryAgainError, UsageError
 app = typer.Typer(
     name="nexus",
     help="Own your LLM: from your own text to an answering model, with one recipe.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     0 done · 1 failure · 2 recipe or usage error · 3 gate failed · 4 gate inconclusive · 75 try again
     """
-    sys.exit(run_command(sys.argv[1:] if arguments is None else list(arguments)))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(run_command(given or ["--help"]))
 
 
 def run_command(arguments: Sequence[str]) -> int:

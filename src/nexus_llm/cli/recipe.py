@@ -30,7 +30,7 @@ train:
 
 def register(app: typer.Typer) -> None:
     """Adds the verb group to the command line."""
-    group = typer.Typer(help="Write, check and describe recipes.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Write, check and describe recipes.", rich_markup_mode=None)
     group.command("new")(new)
     group.command("check")(check)
     group.command("schema")(schema)
