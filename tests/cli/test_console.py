@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from nexus_llm.cli.console import LineProgress, SignalInterrupt, _amount, _duration
+from nexus_llm.cli.console import LineProgress, SignalInterrupt, Stopped, _amount, _duration
 
 
 def nexus(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
@@ -57,12 +57,12 @@ def test_help_names_every_verb_and_the_version_is_printed() -> None:
 
 def test_a_signal_stops_work_that_asks_at_a_safe_point_and_other_work_at_once() -> None:
     interrupt = SignalInterrupt()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         interrupt._handle(signal.SIGINT, None)
     assert interrupt.requested() is None
     interrupt._handle(signal.SIGTERM, None)
     assert interrupt.requested() == "SIGTERM"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         interrupt._handle(signal.SIGTERM, None)
 
 

@@ -12,7 +12,7 @@ import typer
 
 import nexus_llm
 from nexus_llm.cli import artifacts, bench, chat, model, recipe, run, serve
-from nexus_llm.cli.console import print_error
+from nexus_llm.cli.console import Stopped, print_error
 from nexus_llm.errors import NexusError, TryAgainError, UsageError
 
 app = typer.Typer(
@@ -70,8 +70,8 @@ def run_command(arguments: Sequence[str]) -> int:
         )
         print_error(usage, as_json=as_json)
         return error.exit_code
-    except KeyboardInterrupt:
-        print_error(TryAgainError("stopped before the end", fix="the same command continues"), as_json=as_json)
+    except Stopped as signal:
+        print_error(TryAgainError(f"stopped by {signal}", fix="the same command continues"), as_json=as_json)
         return TryAgainError.exit_code
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) has gone: there is nobody to tell

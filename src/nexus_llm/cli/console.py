@@ -122,6 +122,10 @@ class BarProgress:
         self._bars = self._task = None
 
 
+class Stopped(BaseException):
+    """A signal ended the work at once. No Exception, so that no library's `except Exception` swallows it."""
+
+
 class SignalInterrupt:
     """An `Interrupt` fed by SIGINT and SIGTERM.
 
@@ -144,7 +148,7 @@ class SignalInterrupt:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._reason is not None or time.monotonic() - self._asked_at > ASKING_SECONDS:
-            raise KeyboardInterrupt(signal.Signals(number).name)
+            raise Stopped(signal.Signals(number).name)
         self._reason = signal.Signals(number).name
         print(f"{self._reason}: stopping at the next safe point (again: at once)", file=sys.stderr, flush=True)
 

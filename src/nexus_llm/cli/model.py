@@ -14,7 +14,7 @@ from nexus_llm.cli.options import AsJson, cache_folder, command_line, ports
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
 
-models = typer.Typer(help="Fetch base models and list those that are here.", no_args_is_help=True)
+models = typer.Typer(help="Fetch base models and list those that are here.")
 
 
 def register(app: typer.Typer) -> None:
