@@ -17,7 +17,7 @@ from nexus_llm.serve.model_folder import read_model
 from nexus_llm.serve.server import engine_command
 from running_server import RunningServer, running_server
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
 
 def serve(folder: Path, name: str) -> Iterator[RunningServer]:
