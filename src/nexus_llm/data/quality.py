@@ -63,8 +63,8 @@ def repeated_line_share(text: str) -> float:
     """Share of a text's characters that stand in lines which repeat an earlier line; white space at the ends and
     empty lines do not count.
 
-    >>> repeated_line_share("buy now\\nbuy now\\nread this")
-    0.3043478260869565
+    >>> repeated_line_share("buy now\\nbuy now\\nread it")
+    0.3333333333333333
     """
     seen: set[str] = set()
     total = repeated = 0

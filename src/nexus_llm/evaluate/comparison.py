@@ -76,8 +76,8 @@ def compare(
         base_perplexity=perplexity(base),
         tuned_perplexity=perplexity(tuned),
         change=math.expm1(differences.sum() / weights.sum()),
-        low=math.expm1(low),
-        high=math.expm1(high),
+        low=_as_share(low),
+        high=_as_share(high),
         confidence=confidence,
     )
 
@@ -89,6 +89,11 @@ def perplexity(scores: Sequence[DocumentScore]) -> float:
     7.0
     """
     return math.exp(sum(one.negative_log_likelihood for one in scores) / sum(one.tokens for one in scores))
+
+
+def _as_share(nats: float) -> float:
+    """exp(nats) − 1, infinite where no float holds it: a few odd documents can leave an interval without end."""
+    return math.expm1(nats) if nats < 700 else math.inf
 
 
 def _interval(differences: _Floats, weights: _Floats, *, confidence: float, seed: int) -> tuple[float, float]:

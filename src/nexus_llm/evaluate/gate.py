@@ -30,7 +30,7 @@ class GatedComparison:
 
 def judge_domain(comparison: Comparison, *, min_improvement: float) -> GatedComparison:
     """Pass where the whole interval lies below `-min_improvement`, fail where none of it does."""
-    limit = -min_improvement
+    limit = -min_improvement or 0.0
     verdict: Verdict = "pass" if comparison.high < limit else "fail" if comparison.low >= limit else "inconclusive"
     return GatedComparison(comparison, limit, verdict, _reason(comparison, limit, verdict))
 
@@ -60,18 +60,34 @@ def documents_needed(comparison: Comparison, limit: float) -> int | None:
     if not math.isfinite(comparison.high) or distance == 0:
         return None
     side = comparison.high - comparison.change if comparison.change < limit else comparison.change - comparison.low
-    needed = math.ceil(comparison.documents * (side / distance) ** 2)
-    return needed if needed <= _MAX_DOCUMENTS_NEEDED else None
+    ratio = side / distance
+    needed = comparison.documents * ratio * ratio
+    return math.ceil(needed) if needed <= _MAX_DOCUMENTS_NEEDED else None
+
+
+def percent(share: float) -> str:
+    """A share as a signed percentage.
+
+    >>> percent(-0.0834), percent(0.0), percent(math.inf)
+    ('−8.3 %', '0.0 %', 'unknown')
+    """
+    if not math.isfinite(share):
+        return "unknown"
+    shown = f"{abs(share):.1%}".replace("%", " %")
+    return shown if float(shown[:-2]) == 0 else f"{'−' if share < 0 else '+'}{shown}"
 
 
 def _reason(comparison: Comparison, limit: float, verdict: Verdict) -> str:
     if comparison.documents < MIN_DOCUMENTS:
         return f"{comparison.documents} documents are too few for an interval; at least {MIN_DOCUMENTS} are needed"
-    interval = f"{comparison.low:+.1%} to {comparison.high:+.1%}"
+    interval, line = (
+        f"{percent(comparison.low)} to {percent(comparison.high)}",
+        percent(limit) if limit else "no change",
+    )
     if verdict == "pass":
-        return f"the whole interval ({interval}) is below {limit:+.1%}"
+        return f"the whole interval ({interval}) is below {line}"
     if verdict == "fail":
-        return f"the whole interval ({interval}) is above {limit:+.1%}"
+        return f"the whole interval ({interval}) is above {line}"
     needed = documents_needed(comparison, limit)
     advice = f"; about {needed:,} documents would decide" if needed else ""
-    return f"the interval ({interval}) holds {limit:+.1%}{advice}"
+    return f"the interval ({interval}) holds {line}{advice}"

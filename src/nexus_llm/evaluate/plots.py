@@ -21,7 +21,7 @@ def interval_plot(gated: Sequence[GatedComparison]) -> str:
     values = [value for one in gated for value in _shown(one)]
     ticks = linear_ticks(min([0.0, *values]), max([0.0, *values]))
     x = _scale(ticks[0], ticks[-1], left, _WIDTH - right)
-    parts = [_axis(x(tick), top, bottom, f"{tick:+.0%}".replace("-", "−"), is_zero=tick == 0) for tick in ticks]
+    parts = [_axis(x(tick), top, bottom, _share_label(tick), is_zero=tick == 0) for tick in ticks]
     for place, one in enumerate(gated):
         parts.append(_interval_row(one, x, y=top + _ROW * place, left=left))
     parts.append(
@@ -114,6 +114,16 @@ def _interval_row(one: GatedComparison, x: Callable[[float], float], *, y: float
         f'<text class="label" x="{left - 14}" y="{middle + 15}" text-anchor="end">{one.verdict}</text>'
         f'{interval}<circle class="{one.verdict}" cx="{centre:.1f}" cy="{middle}" r="6"/>'
     )
+
+
+def _share_label(share: float) -> str:
+    """A tick's label, with a decimal only where ticks are that close.
+
+    >>> _share_label(-0.05), _share_label(0.0), _share_label(0.005)
+    ('−5%', '0%', '+0.5%')
+    """
+    shown = f"{abs(share) * 100:.3g}%"
+    return shown if share == 0 else f"{'−' if share < 0 else '+'}{shown}"
 
 
 def _axis(x: float, top: float, bottom: float, label: str, *, is_zero: bool = False) -> str:

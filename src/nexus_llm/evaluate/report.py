@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from nexus_llm.evaluate.gate import GatedComparison, Verdict, overall
+from nexus_llm.evaluate.gate import GatedComparison, Verdict, overall, percent
 from nexus_llm.evaluate.plots import interval_plot, scatter_plot
 from nexus_llm.records import Sample
 
@@ -87,18 +87,6 @@ def report_html(report: Report) -> str:
         intervals=Markup(interval_plot(report.gated)),  # noqa: S704 - built from numbers and our own words
         scatter=Markup(scatter_plot([(one.set, one.origin, *_perplexities(one)) for one in report.scores])),  # noqa: S704
     )
-
-
-def percent(share: float) -> str:
-    """A share as a signed percentage.
-
-    >>> percent(-0.0834), percent(0.0), percent(math.inf)
-    ('−8.3 %', '0.0 %', 'unknown')
-    """
-    if not math.isfinite(share):
-        return "unknown"
-    shown = f"{abs(share):.1%}".replace("%", " %")
-    return shown if float(shown[:-2]) == 0 else f"{'−' if share < 0 else '+'}{shown}"
 
 
 def number(value: float) -> str:
