@@ -37,7 +37,7 @@ MOMENTS: dict[str, Moment] = {
     "data, while it writes": unfinished("data", "*.npy"),
     "train, before the first checkpoint": unfinished("train", "work"),
     "train, between checkpoints": unfinished("train", "step-*"),
-    "train, in the middle of a checkpoint": unfinished("train", "*.partial"),
+    "train, in the middle of a checkpoint": unfinished("train", ".partial-*"),
     "package, while it writes": unfinished("package", "*.safetensors"),
 }
 
