@@ -71,6 +71,10 @@ def test_cleaning_twice_changes_nothing_more(text: str) -> None:
     assert all(line == line.rstrip() for line in once.split("\n"))
 
 
+def test_a_letter_and_its_accent_become_one_character() -> None:
+    assert clean_text("Cafe\u0301") == "Caf\u00e9"
+
+
 def test_judging_sees_what_cleaning_removes() -> None:
     padded = "word" + "\x00" * 300
     assert judge([padded], QualityRecipe())["rule"].to_list() == ["min_alphabetic_share"]

@@ -86,6 +86,12 @@ def test_shards_hold_exactly_the_documents_of_the_table_beside_them(
         assert next(rows, None) is None
 
 
+def test_what_is_learned_was_cleaned(corpus: Path, model: Artifact, tmp_path: Path) -> None:
+    write_lines(corpus / "a.jsonl", [{"text": f"{article(number)}  \r\n\x07End\x00.\r\n"} for number in range(9)])
+    made = run(corpus, model, tmp_path / "made")
+    assert all(text.endswith("\nEnd.") for text in documents(made)["text"])
+
+
 def test_a_conversation_marks_what_the_assistant_wrote(corpus: Path, model: Artifact, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"Tell me about {number}. {article(number)}", "completion": article(900 + number)}
