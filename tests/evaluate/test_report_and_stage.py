@@ -140,6 +140,10 @@ def test_the_stage_leaves_scores_samples_and_a_report_and_repeats_itself(
     rows = [json.loads(line) for line in (made.folder / "scores.jsonl").read_text().splitlines()]
     assert [row["set"] for row in rows] == ["domain"] * 10 + ["general"] * 64
     assert rows[0]["origin"].startswith("book:id")
+    # Neither the first token of a page nor the one that closes it is counted.
+    page = int(rows[0]["id"].removeprefix("id"))
+    text = f"Page {page}: the quick brown fox jumps over {page} lazy dogs."
+    assert rows[0]["tokens"] == len(ChatTokenizer.load(inputs["model"].folder).encode_document(text)) - 2
     gate = made.manifest.facts["gate"]
     assert gate == json.loads((made.folder / "report.json").read_text())["gate"]
     assert [one["name"] for one in gate["comparisons"]] == ["domain", "general"]

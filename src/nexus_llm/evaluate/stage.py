@@ -55,7 +55,7 @@ def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: AR
 def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports) -> Artifact:
     with storage.explained(str(draft.folder)):
         tokenizer = ChatTokenizer.load(inputs["model"].folder)
-        domain, origins = _domain_documents(inputs["data"].folder, recipe)
+        domain, origins = _domain_documents(inputs["data"].folder, recipe, tokenizer)
         general = _general_documents(recipe.evaluate, tokenizer)
         readings = {
             name: _reading(name, inputs[kind].folder, domain, general, recipe.evaluate, draft.work, ports)
@@ -85,22 +85,23 @@ def _estimate(recipe: Recipe) -> Estimate:
     return Estimate(seconds=10 + tokens / _TOKENS_PER_SECOND + steps / 20, memory_bytes=_MEMORY_BYTES)
 
 
-def _domain_documents(folder: Path, recipe: Recipe) -> tuple[list[TokenizedDocument], dict[str, str]]:
+def _domain_documents(
+    folder: Path, recipe: Recipe, tokenizer: ChatTokenizer
+) -> tuple[list[TokenizedDocument], dict[str, str]]:
     """Documents of the test split, drawn by the seed and cut to the recipe's length, and id → origin.
 
     Raises:
         DataError: the split has no document of two tokens or more.
     """
     rows = pl.read_parquet(folder / "test.parquet", columns=["id", "origin"])
-    found: list[tuple[str, tuple[int, ...]]] = []
+    found: list[tuple[str, list[int]]] = []
     ids = iter(rows["id"])
     for shard in sorted(folder.glob("test-*.tokens.npy")):
         tokens = np.load(shard, mmap_mode="r", allow_pickle=False)
         bounds = np.load(shard.with_name(shard.name.replace(".tokens.", ".offsets.")), allow_pickle=False)
         for start, end in pairwise(bounds):
-            cut = min(end, start + recipe.evaluate.max_tokens_per_document)
-            found.append((next(ids), tuple(map(int, tokens[start:cut]))))
-    documents = [TokenizedDocument(name, token_ids) for name, token_ids in found if len(token_ids) > 1]
+            found.append((next(ids), tokens[start:end].tolist()))
+    documents = _to_score(found, recipe.evaluate, tokenizer)
     if not documents:
         raise DataError(
             "the test split is empty, so nobody can say whether tuning helped",
@@ -113,16 +114,30 @@ def _domain_documents(folder: Path, recipe: Recipe) -> tuple[list[TokenizedDocum
 def _general_documents(recipe: EvaluateRecipe, tokenizer: ChatTokenizer) -> list[TokenizedDocument]:
     passages = read_general(general_files(recipe.general_path))
     encoded = tokenizer.encode_documents([text for _, text in passages])
-    documents = [
-        TokenizedDocument(name, tuple(token_ids[: recipe.max_tokens_per_document]))
-        for (name, _), token_ids in zip(passages, encoded, strict=True)
-        if len(token_ids) > 1
-    ]
+    names = [name for name, _ in passages]
+    documents = _to_score(list(zip(names, encoded, strict=True)), recipe, tokenizer)
     if not documents:
         raise DataError(
             f"evaluate.general_path: {recipe.general_path} holds no text",
             fix="give files with text, or null for the passages that ship with nexus",
         )
+    return documents
+
+
+def _to_score(
+    named: Sequence[tuple[str, list[int]]], recipe: EvaluateRecipe, tokenizer: ChatTokenizer
+) -> list[TokenizedDocument]:
+    """Documents cut to the recipe's length, without the token that closes them; those of one token are left out.
+
+    Any tuning on documents teaches that closing token, which a chat model never predicts: counted, it alone would
+    look like better text.
+    """
+    documents = []
+    for name, token_ids in named:
+        is_closed = bool(token_ids) and token_ids[-1] == tokenizer.document_end_id
+        text_ids = token_ids[: len(token_ids) - is_closed][: recipe.max_tokens_per_document]
+        if len(text_ids) > 1:
+            documents.append(TokenizedDocument(name, tuple(text_ids)))
     return documents
 
 
