@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from command_line import nexus
-from running_server import RunningServer
+from running_server import RunningServer, StartServer
 
 
 @contextlib.contextmanager
@@ -105,8 +105,9 @@ def test_a_port_in_use_is_two_lines_and_exit_1(run_folder: Path, tmp_path: Path)
 def test_what_is_no_model_is_said_so(run_folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "has no config.json" in nexus("serve", str(empty), cwd=tmp_path).stderr
-    assert "neither a run nor a model folder" in nexus("serve", "nothing-here", cwd=tmp_path).stderr
+    for target in (str(empty), "nothing-here", "runs/nothing-here", "no-such-model"):
+        done = nexus("serve", target, cwd=tmp_path)
+        assert (done.returncode, "fix:" in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
     (run_folder / "artifacts.json").write_text("{}")
     assert "has no packaged model yet" in nexus("serve", str(run_folder), cwd=tmp_path).stderr
     wrong = nexus("serve", str(run_folder), "--set", "serve.prot=1", cwd=tmp_path)
@@ -131,6 +132,27 @@ def test_chat_talks_to_an_address_line_by_line(echo_server: RunningServer, tmp_p
         cwd=tmp_path,
     )
     assert done.stdout == "user\nfirst line\nuser\nsecond line\n"
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(start: StartServer, tmp_path: Path) -> None:
+    server = start(step_seconds=0.02)  # without an end token the answer would go on to the length limit
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nexus_llm.cli", "chat", server.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go on\n")
+    process.stdin.flush()
+    begun = process.stdout.read(8)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate("/new\n", timeout=20)
+    assert begun == "user\ngo "
+    assert rest.endswith(" … stopped\n")
+    assert process.returncode == 0
 
 
 def test_chat_without_a_server_says_how_to_start_one(tmp_path: Path) -> None:

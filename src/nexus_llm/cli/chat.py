@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     target: Annotated[
-        str, typer.Argument(help="A run, a packaged model folder, or a server's address.", metavar="[RUN|MODEL|URL]")
+        str, typer.Argument(help="A run, a model, or a server's address.", metavar="[RUN|MODEL|URL]")
     ] = "http://127.0.0.1:8000",
     prompt: Annotated[str | None, typer.Option(help="Ask this once and print the answer, for scripts.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
@@ -134,7 +134,7 @@ def _print_answer(client: httpx.Client, url: str, model: str, messages: list[Mes
             tokens = event.completion_tokens or tokens
             print(event.text, end="", flush=True)
     except KeyboardInterrupt:
-        events.close()  # type: ignore[attr-defined]
+        events.close()
         print(" … stopped", end="")
     print(flush=True)
     if tokens > 1:

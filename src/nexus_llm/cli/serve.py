@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, Overrides, Root
+from nexus_llm.cli.options import AsJson, Overrides, Root, cache_folder, command_line
 from nexus_llm.errors import ArtifactError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    target: Annotated[str, typer.Argument(help="A run (runs/NAME) or a packaged model folder.", metavar="RUN|MODEL")],
+    target: Annotated[
+        str, typer.Argument(help="A run (runs/NAME), a packaged model folder, or a base model.", metavar="RUN|MODEL")
+    ],
     port: Annotated[int | None, typer.Option(help="Port to listen on [default: the recipe's, 8000].")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: the recipe's, 127.0.0.1].")] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model [default: the run's name].")] = None,
@@ -71,13 +73,15 @@ class FoundModel:
 
 
 def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> FoundModel:
-    """The packaged model that a user means by a run or a folder.
+    """The packaged model that a user means by a run, a packaged folder, or a base model (packaged in the cache).
 
     Raises:
         ArtifactError: there is none, the run was not packaged, or its files were altered.
+        ModelError: the base model is not known or cannot be had.
         RecipeError: an override does not fit.
     """
     from nexus_llm.recipe import default_recipe, load_recipe
+    from nexus_llm.serve.model_folder import WEIGHTS
 
     given = Path(target)
     run = next((one for one in (given, root / "runs" / target) if (one / "artifacts.json").is_file()), None)
@@ -86,13 +90,15 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
         folder = _package_of(run, root)
         _refuse_altered(folder)
         return FoundModel(folder, recipe.name, recipe.serve)
-    if not given.is_dir():
+    recipe = default_recipe("served", overrides=overrides)
+    if (given / WEIGHTS).is_file():
+        _refuse_altered(given)
+        return FoundModel(given, given.resolve().name, recipe.serve)
+    if not given.exists() and "/" in target and ":" not in target:
         raise ArtifactError(
-            f"{target} is neither a run nor a model folder",
-            fix="make one with: nexus run recipes/quickstart.yaml",
+            f"{target} is neither a run nor a model folder", fix="make one with: nexus run recipes/quickstart.yaml"
         )
-    _refuse_altered(given)
-    return FoundModel(given, given.resolve().name, default_recipe("served", overrides=overrides).serve)
+    return FoundModel(_packaged_base(target), target.rstrip("/").rsplit("/", 1)[-1], recipe.serve)
 
 
 def require_serving() -> None:
@@ -119,6 +125,20 @@ def _package_of(run: Path, root: Path) -> Path:
     if folder is None:
         raise ArtifactError(f"{written}, the packaged model of {run}, is gone", fix="run the recipe again")
     return folder
+
+
+def _packaged_base(name: str) -> Path:
+    """A base model as it is, fetched and packaged once for all: to try one before training on it."""
+    from nexus_llm.cli.console import console_progress
+    from nexus_llm.cloud.local import provenance
+    from nexus_llm.model.stage import pull
+    from nexus_llm.package.stage import package_base
+    from nexus_llm.ports import Ports
+
+    ports = Ports(progress=console_progress(), cache=cache_folder())
+    origin = provenance(command_line())
+    base, _ = pull(name, ports, provenance=origin)
+    return package_base(base, ports, provenance=origin)[0].folder
 
 
 def _refuse_altered(folder: Path) -> None:

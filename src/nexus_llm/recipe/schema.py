@@ -191,7 +191,7 @@ class ServeRecipe(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 1024
     """Answer length where a request names none."""
     kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
-    """Memory for keys and values of all running requests."""
+    """Memory for keys and values of all running requests; the OpenVINO engine rounds up to whole GiB."""
 
 
 class Recipe(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def read_event(line: str) -> StreamEvent | None:
 
 def stream_chat(
     client: httpx.Client, url: str, *, model: str, messages: Sequence[Message], options: dict[str, Any]
-) -> Iterator[StreamEvent]:
+) -> Generator[StreamEvent, None, None]:
     """The events of one streamed answer.
 
     Raises:

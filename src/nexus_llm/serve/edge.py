@@ -17,6 +17,7 @@ from nexus_llm.serve.responses import send_document
 log = logging.getLogger("nexus_llm.serve.request")
 
 MAX_BODY_BYTES = 16 << 20
+CLIENT_GONE = 499  # nginx counts clients that leave before the answer begins so; it is never sent
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # visible ASCII: safe in a header and in a log
 
 
@@ -39,6 +40,7 @@ class Edge:
             log.error("request.failed", extra={"request_id": exchange.request_id, "error": _where(error)})
             await exchange.fail(api_errors.internal_error())
         route = getattr(scope.get("route"), "path", "unknown")
+        exchange.status = exchange.status or CLIENT_GONE
         self._metrics.responded(route, exchange.status)
         log.info(
             "request.answered",

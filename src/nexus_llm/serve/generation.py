@@ -73,7 +73,7 @@ class Generator:
         self.open_generations = 0
         self._default_max_tokens = default_max_tokens
         self._ids = itertools.count(1)
-        # One thread: the tokenizer switches a mode between encoding trusted and untrusted text.
+        # One thread: a core for encoding is enough, and the others belong to the engine.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
     async def open(self, request: ChatRequest | CompletionRequest) -> Generation:

@@ -1,7 +1,7 @@
 """What `/metrics` tells, in Prometheus' text form: vLLM's names where they mean the same, ours under `nexus_`.
 
-vLLM's `num_preemptions_total` and `request_prefill_time_seconds` apart from queueing are not told by the engine;
-prefill is counted from the request's turn to its first token.
+Prefill is counted from the moment that the engine gets a request to its first token. vLLM's `num_preemptions_total` is
+left out, because OpenVINO GenAI does not tell it.
 """
 
 from __future__ import annotations
