@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.train.conftest import make_model, make_shard
 
 from nexus_llm.errors import ModelError
 from nexus_llm.train import operations
@@ -14,6 +13,7 @@ from nexus_llm.train.loop import collect_gradients, mean_loss
 from nexus_llm.train.lora import adapter_parameters, add_adapters
 from nexus_llm.train.model import load_model
 from nexus_llm.train.packing import pack
+from tiny_training import make_model, make_shard
 
 LLAMA3_SCALING = {
     "rope_type": "llama3",
@@ -73,17 +73,15 @@ def test_a_documents_loss_is_the_same_alone_and_packed(load_decoder):
     packed = pack([shard], max_length=32, objective="continued-pretraining")
     assert packed.rows == 1
     together = packed.take(np.array([0]))
-    alone = [
-        mean_loss(
-            decoder, pack([one], max_length=32, objective="continued-pretraining").take(np.array([0])), rows_at_once=1
-        )
-        for one in (make_single(shard, number) for number in range(3))
-    ]
+    alone = []
+    for number in range(3):
+        one = pack([one_document(shard, number)], max_length=32, objective="continued-pretraining")
+        alone.append(mean_loss(decoder, one.take(np.array([0])), rows_at_once=1))
     expected = (alone[0] * 9 + alone[1] * 8 + alone[2] * 10) / 27
     assert mean_loss(decoder, together, rows_at_once=1) == pytest.approx(expected, rel=1e-5)
 
 
-def make_single(shard, number):
+def one_document(shard, number):
     start, stop = shard.offsets[number], shard.offsets[number + 1]
     return type(shard)(
         shard.tokens[start:stop],

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from tests.train.conftest import make_shard
 
 from nexus_llm.train import loss as loss_module
 from nexus_llm.train.loop import collect_gradients
 from nexus_llm.train.loss import summed_cross_entropy
 from nexus_llm.train.packing import pack
+from tiny_training import make_shard
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 37])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.train.conftest import VOCABULARY, make_shard, write_shard
 
 from nexus_llm.errors import DataError
 from nexus_llm.train.packing import NOT_LEARNED, PackedRows, best_fit_decreasing, cut, pack, read_shards
+from tiny_training import VOCABULARY, make_shard, write_shard
 
 document_lengths = st.lists(st.integers(0, 60), min_size=1, max_size=25)
 row_lengths = st.integers(4, 24)

@@ -107,9 +107,9 @@ def _load(path: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     try:
-        body = json.loads((path / STATE).read_bytes())
+        body = dict(json.loads((path / STATE).read_bytes()))
         promised = body.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _BrokenError(f"{STATE} cannot be read: {error}") from error
     if _digest(body) != promised:
         raise _BrokenError(f"{STATE} was altered")

@@ -165,7 +165,7 @@ def collect_gradients(decoder: Decoder, batch: Batch, *, rows_at_once: int) -> f
         loss = _summed_loss(decoder, batch.part(start, start + rows_at_once)) / learned
         if loss.requires_grad:
             loss.backward()
-        total += float(loss)
+        total += float(loss.detach())
     return total
 
 

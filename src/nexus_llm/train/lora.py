@@ -71,7 +71,7 @@ def adapter_config(*, base: str, rank: int, alpha: float, dropout: float, target
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": alpha,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,  # a whole number, as PEFT writes it
         "lora_dropout": dropout,
         "modules_to_save": None,
         "peft_type": "LORA",

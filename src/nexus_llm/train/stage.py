@@ -54,7 +54,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Por
         TryAgainError: asked to stop; the same command continues.
     """
     with storage.explained(str(draft.folder)):
-        decoder, optimizer, rows = _prepare(recipe, inputs["model"].folder, inputs["data"].folder)
+        decoder, optimizer, rows = prepare(recipe, inputs["model"].folder, inputs["data"].folder)
         training = _train(recipe, decoder, optimizer, rows, draft.work, ports)
         weights = _write(recipe, decoder, optimizer, inputs["model"].folder, draft.folder)
         shutil.copyfile(draft.work / METRICS, draft.folder / METRICS)
@@ -62,7 +62,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Por
     return draft.finish(facts=facts, logs=(METRICS,))
 
 
-def _prepare(recipe: Recipe, model: Path, data: Path) -> tuple[Decoder, MasterAdamW, tuple[PackedRows, PackedRows]]:
+def prepare(recipe: Recipe, model: Path, data: Path) -> tuple[Decoder, MasterAdamW, tuple[PackedRows, PackedRows]]:
     from nexus_llm.train import lora
     from nexus_llm.train.decoder import Decoder
     from nexus_llm.train.model import load_model
