@@ -1,8 +1,4 @@
-"""Runs the train stage in this process, as the command line would: `python train_stage_process.py ROOT RECIPE_JSON`.
-
-ROOT holds `artifacts/` with one model and one data artifact. Prints the id of what was made, or exits with the
-error's code.
-"""
+"""The train stage on a tiny model, in this process or in one of its own."""
 
 from __future__ import annotations
 
@@ -58,16 +54,12 @@ def run_stage(root: Path, recipe: Recipe, *, interrupt: Interrupt | None = None)
         return STAGE.run(recipe, inputs, draft, ports)
 
 
-def main() -> int:
-    root, recipe = Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2])
+def run_as_process(root: Path, recipe: Recipe) -> None:
+    """`run_stage` as the command line would: SIGTERM asks to stop, an error becomes its exit code."""
+    import torch
+
+    torch.set_num_threads(1)  # the model is so small that a second thread would only wait for the first
     try:
-        made = run_stage(root, recipe, interrupt=Signalled())
+        run_stage(root, recipe, interrupt=Signalled())
     except NexusError as error:
-        print(f"{error.what}\n{error.fix}", file=sys.stderr)
-        return error.exit_code
-    print(made.id)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        sys.exit(error.exit_code)
