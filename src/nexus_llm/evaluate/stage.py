@@ -129,8 +129,7 @@ def _to_score(
 ) -> list[TokenizedDocument]:
     """Documents cut to the recipe's length, without the token that closes them; those of one token are left out.
 
-    Any tuning on documents teaches that closing token, which a chat model never predicts: counted, it alone would
-    look like better text.
+    Tuning on documents can teach that closing token, which a chat model hardly expects; it says nothing about text.
     """
     documents = []
     for name, token_ids in named:
