@@ -43,7 +43,8 @@ class _Reading:
 
 
 def _recipe_part(recipe: Recipe) -> dict[str, Any]:
-    return {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
+    # The name stands in the report.
+    return {"name": recipe.name, "evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
 
 
 def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: ARG001 - the port of every stage

@@ -49,7 +49,8 @@ def package_base(model: Artifact, ports: Ports, *, provenance: Mapping[str, Any]
 
 
 def _recipe_part(recipe: Recipe) -> dict[str, Any]:
-    return {"package": recipe.package.model_dump(mode="json")}
+    # The name stands in the model card and in the GGUF file.
+    return {"name": recipe.name, "package": recipe.package.model_dump(mode="json")}
 
 
 def _outside_inputs(_recipe: Recipe, _ports: Ports) -> dict[str, str]:

@@ -76,7 +76,8 @@ class NearDuplicateRecipe(Section):
     shingle_words: Annotated[int, Field(ge=1, le=20)] = 5
     """Words per shingle."""
     keep: Literal["one", "all"] = "one"
-    """`one` keeps each cluster's longest document; `all` keeps every one, but never in two splits."""
+    """`one` keeps each cluster's longest document; `all` keeps every near-duplicate, but never in two splits. Exact
+    copies are always dropped."""
 
 
 class SplitRecipe(Section):
