@@ -1,6 +1,6 @@
 """Serving measured in one run: gateway against the bare engine, a crowd of streams, and the server that came before.
 
-    python benchmarks/serving.py --model PACKAGED_FOLDER [--pairs 8] [--peer-requests 4] [--note TEXT]
+    python benchmarks/serving.py --model PACKAGED_FOLDER [--pairs 8] [--peer-requests 3] [--note TEXT]
 
 Three questions, each answered side by side because the machine's speed drifts:
 - What does the gateway cost? Rounds of 32 streams (128 tokens in, 64 out), alternately on the bare engine's own loop
@@ -41,6 +41,7 @@ PACKAGES = ("nexus-llm-platform", "openvino-genai", "fastapi", "uvicorn", "httpt
 STREAMS, PROMPT_TOKENS, ANSWER_TOKENS = 32, 128, 64
 CROWD, CROWD_PROMPT_TOKENS, CROWD_ANSWER_TOKENS = 100, 64, 32
 GATEWAY_TARGET, PEER_TARGET, FIRST_TOKEN_TARGET = 0.95, 20.0, 0.60
+PEER_ROUNDS = 3
 READY_SECONDS = 300
 PEER_WORDS = "the way that people read and write about work and time in the world of today"
 FIRST_PLAIN_TOKEN = 100  # below lie control tokens and single bytes
@@ -82,7 +83,7 @@ def main() -> None:
             _round(server, seed=1_000 + number, streams=CROWD, prompt=CROWD_PROMPT_TOKENS, answer=CROWD_ANSWER_TOKENS)
             for number in range(3)
         ]
-    peer = _peer(arguments.model, requests=arguments.peer_requests) if arguments.peer_requests else None
+        peer = _against_peer(server, arguments) if arguments.peer_requests else None
     _write_results(pairs, crowd, peer, arguments)
 
 
@@ -90,7 +91,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="a packaged model folder [default: the newest one in artifacts/]")
     parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--peer-requests", type=int, default=4, help="0 leaves the peer out")
+    parser.add_argument("--peer-requests", type=int, default=3, help="in each of its rounds; 0 leaves it out")
     parser.add_argument("--note", default="", help="a line for the result, such as what else the machine was doing")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -244,22 +245,31 @@ async def _one(server: _Served, prompt: list[int], answer_tokens: int) -> tuple[
 # ── the server before ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _peer(model: Path, *, requests: int) -> dict[str, Any]:
-    """The peer's rate. It works on one request at a time, so a few tell as much as 32 would."""
+def _against_peer(server: _Served, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both rates, taken in turns. The peer works on one request at a time, so a few tell as much as 32 would."""
     port = _free_port()
-    process = subprocess.Popen([sys.executable, str(HERE / "peers" / "brief_server.py"), str(model), str(port)])
+    script = str(HERE / "peers" / "brief_server.py")
+    process = subprocess.Popen([sys.executable, script, str(arguments.model), str(port)])
+    ours, theirs = [], []
     try:
         _wait(f"http://127.0.0.1:{port}/health", process)
         url = f"http://127.0.0.1:{port}/generate"
         asyncio.run(_peer_burst(url, requests=1))
-        started = time.perf_counter()
-        tokens = asyncio.run(_peer_burst(url, requests=requests))
-        seconds = time.perf_counter() - started
+        for number in range(PEER_ROUNDS):
+            ours.append(_round(server, seed=2_000 + number).tokens_per_second)
+            started = time.perf_counter()
+            tokens = asyncio.run(_peer_burst(url, requests=arguments.peer_requests))
+            theirs.append(tokens / (time.perf_counter() - started))
+            _tell(f"peer {theirs[-1]:.1f}, gateway {ours[-1]:.0f}")
     finally:
         process.terminate()
         process.wait(60)
-    _tell(f"peer: {tokens / seconds:.1f} tokens/s")
-    return {"requests": requests, "tokens": tokens, "tokens_per_second": round(tokens / seconds, 2)}
+    return {
+        "requests_per_round": arguments.peer_requests,
+        "tokens_per_second": [round(rate, 2) for rate in theirs],
+        "gateway_tokens_per_second": [round(rate, 1) for rate in ours],
+        "times_slower": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 1),
+    }
 
 
 async def _peer_burst(url: str, *, requests: int) -> int:
@@ -280,7 +290,6 @@ def _write_results(
     pairs: list[tuple[Round, Round]], crowd: list[Round], peer: dict[str, Any] | None, arguments: argparse.Namespace
 ) -> None:
     ratios = sorted(ours.tokens_per_second / bare.tokens_per_second for bare, ours in pairs)
-    ours_median = statistics.median(ours.tokens_per_second for _, ours in pairs)
     first_shares = [statistics.median(one.first_token_seconds) / one.seconds for one in crowd]
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -305,7 +314,7 @@ def _write_results(
             "makespan_seconds": [_r(one.seconds) for one in crowd],
             "median_first_token_share_of_makespan": [_r(share) for share in first_shares],
         },
-        "peer": peer and {**peer, "times_slower": round(ours_median / peer["tokens_per_second"], 1)},
+        "peer": peer,
     }
     stem = f"serving_{platform.machine()}-{os.cpu_count()}-cores_{result['date']}"
     RESULTS.mkdir(exist_ok=True)

@@ -59,21 +59,24 @@ def work(engine: Engine, gateway: socket.socket) -> None:
     """Steps while anything is live, waits while nothing is, and returns when the gateway hangs up."""
     splitter = wire.LineSplitter()
     live: set[int] = set()
+    has_cancelled = False  # an engine frees what was cancelled in its next step, so there has to be one
     while True:
-        readable, _, _ = select.select([gateway], [], [], 0 if live else None)
+        readable, _, _ = select.select([gateway], [], [], 0 if live or has_cancelled else None)
         if readable:
             data = gateway.recv(RECEIVE_BYTES)
             if not data:
                 return
             for message in splitter.feed(data):
+                has_cancelled = has_cancelled or "cancel" in message
                 refused = _obey(message, engine, live)
                 if refused is not None:
                     gateway.sendall(wire.encode(wire.step_message(EngineStep([refused], 0.0))))
             continue  # more may have come: requests that arrive together start together
         step = engine.step()
         live.difference_update(delta.id for delta in step.deltas if delta.finish)
-        if step.deltas:
+        if step.deltas or has_cancelled:
             gateway.sendall(wire.encode(wire.step_message(step)))
+        has_cancelled = False
 
 
 def _obey(message: wire.Message, engine: Engine, live: set[int]) -> EngineDelta | None:
