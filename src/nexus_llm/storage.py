@@ -133,7 +133,7 @@ def _resolve(location: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(os.path.expanduser(location))  # noqa: PTH111 - may be a URL
     except ImportError as error:
-        raise MissingExtraError.for_extra("aws", location.split("://")[0] + "fs") from error
+        raise MissingExtraError.for_extra("aws", location.split("://", maxsplit=1)[0] + "fs") from error
     except ValueError as error:
         raise StorageError(
             f"{location} is not a path or a URL of a known kind ({error})", fix="use a local path or s3://bucket/prefix"
@@ -144,7 +144,7 @@ def _resolve(location: str) -> tuple[Any, str]:
 def _unresolve(location: str, name: str) -> str:
     """The name that fsspec gives back, with the protocol that the caller used."""
     if "://" in location:
-        return f"{location.split('://')[0]}://{name.lstrip('/')}"
+        return f"{location.split('://', maxsplit=1)[0]}://{name.lstrip('/')}"
     return os.path.relpath(name) if not os.path.isabs(os.path.expanduser(location)) else name  # noqa: PTH111,PTH117
 
 

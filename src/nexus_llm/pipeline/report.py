@@ -32,8 +32,8 @@ def write_report(run: Path, artifacts: dict[str, Artifact], stages: list[dict[st
 
 def loss_curve(rows: list[dict[str, Any]], validation: list[dict[str, Any]]) -> str:
     """Training loss per step as a line, validation losses as dots: SVG in the classes of the evaluation's page."""
-    losses = [row["loss"] for row in rows] + [row["loss"] for row in validation]
-    last_step = max(row["step"] for row in rows)
+    losses = [float(row["loss"]) for row in rows + validation]
+    last_step = int(rows[-1]["step"])
     low, high = min(losses), max(losses)
     margin = (high - low) * 0.08 or 0.1
     low, high = low - margin, high + margin

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nexus_llm.errors import RecipeError
@@ -156,17 +156,14 @@ def _explain(error: ErrorDetails, values: dict[str, Any], lines: dict[str, str],
 
 def _known_keys(parents: list[str], values: dict[str, Any]) -> list[str]:
     """Keys of the section at a dotted place, in order."""
-    section: type[BaseModel] = Recipe
+    section: Any = Recipe
     current: Any = values
     for part in parents:
         current = current[int(part)] if isinstance(current, list) else current.get(part, {})
         if part.isdecimal():
-            kinds = {"python-docs": PythonDocsSource, "files": FilesSource}
-            section = kinds.get(str(current.get("type")), FilesSource)
-        else:
-            annotation = section.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
+            section = PythonDocsSource if current.get("type") == "python-docs" else FilesSource
+        elif hasattr(section.model_fields[part].annotation, "model_fields"):
+            section = section.model_fields[part].annotation
     return list(section.model_fields)
 
 
