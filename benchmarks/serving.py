@@ -109,9 +109,6 @@ def _prompts(seed: int, *, streams: int, tokens: int) -> list[list[int]]:
     return [source.choices(range(FIRST_PLAIN_TOKEN, 20_000), k=tokens) for _ in range(streams)]
 
 
-# ── the bare engine ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 @contextmanager
 def _bare(model: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -172,9 +169,6 @@ def _bare_loop(model: Path) -> None:
         print(
             json.dumps({"tokens": tokens, "seconds": seconds, "first_token_seconds": list(first.values())}), flush=True
         )
-
-
-# ── the gateway ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -242,9 +236,6 @@ async def _one(server: _Served, prompt: list[int], answer_tokens: int) -> tuple[
     return tokens, first
 
 
-# ── the server before ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _against_peer(server: _Served, arguments: argparse.Namespace) -> dict[str, Any]:
     """Both rates, taken in turns. The peer works on one request at a time, so a few tell as much as 32 would."""
     port = _free_port()
@@ -281,9 +272,6 @@ async def _peer_burst(url: str, *, requests: int) -> int:
         ]
         answers = await asyncio.gather(*(client.post(url, json=one) for one in asked))
     return sum(answer.json()["tokens_generated"] for answer in answers)
-
-
-# ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _write_results(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from nexus_llm.chat import ChatTokenizer
 from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.model_folder import ServedModel
 from running_server import RunningServer, StartServer
 
 CHAT: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
@@ -168,6 +171,26 @@ def test_no_answer_carries_the_text_of_an_exception_or_of_a_prompt(echo_server: 
     canary = "canary-7f3a"
     for body in ({**CHAT, "messages": [{"role": canary, "content": canary}]}, {**CHAT, "seed": canary}):
         assert canary not in post(echo_server, body).text
+
+
+class _FailingTokenizer(ChatTokenizer):
+    def encode_text(self, text: str) -> list[int]:
+        raise RuntimeError(f"cannot read {text}")
+
+
+def test_a_fault_of_our_own_is_a_500_without_its_text(
+    start: StartServer, echo_model: ServedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = _FailingTokenizer.__new__(_FailingTokenizer)
+    vars(failing).update(vars(echo_model.tokenizer))
+    server = start(model=replace(echo_model, tokenizer=failing))
+    answer = post(server, {"model": "echo", "prompt": "canary-9d"}, path="/v1/completions")
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
+    assert "canary-9d" not in answer.text
+    (failed,) = [record for record in caplog.records if record.getMessage() == "request.failed"]
+    assert "RuntimeError at" in vars(failed)["error"]
+    assert "canary-9d" not in str(vars(failed))
+    assert httpx.get(f"{server.url}/metrics").text.count('vllm:num_requests_running{model_name="echo"} 0.0') == 1
 
 
 def test_a_cross_site_form_cannot_make_the_model_talk(echo_server: RunningServer) -> None:

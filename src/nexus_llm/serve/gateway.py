@@ -42,6 +42,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def api_error(_request: Request, error: ApiError) -> Response:
         return _error_response(error)
 
+    @app.exception_handler(Exception)
+    async def unexpected_error(_request: Request, _error: Exception) -> Response:
+        return _error_response(api_errors.internal_error())  # raised again behind this, and logged at the edge
+
     @app.exception_handler(RequestValidationError)
     async def validation_error(_request: Request, error: RequestValidationError) -> Response:
         return _error_response(explain_validation(error.errors()))
