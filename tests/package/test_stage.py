@@ -16,7 +16,7 @@ from nexus_llm.errors import NexusError, PackagingError
 from nexus_llm.model.stage import pull
 from nexus_llm.package.stage import STAGE, package_base
 from nexus_llm.ports import Ports
-from nexus_llm.recipe import Recipe
+from nexus_llm.recipe import PackageRecipe, Recipe
 from tiny_model import write_tiny_model
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -62,8 +62,7 @@ def inputs(tmp_path: Path, ports: Ports) -> dict[str, Artifact]:
     }
 
 
-def package(inputs: dict[str, Artifact], root: Path, ports: Ports) -> Artifact:
-    recipe = Recipe(name="mine")
+def package(inputs: dict[str, Artifact], root: Path, ports: Ports, *, recipe: Recipe = Recipe(name="mine")) -> Artifact:
     ids = {kind: artifact.id for kind, artifact in inputs.items()}
     part = STAGE.recipe_part(recipe)
     with ArtifactStore(root).draft("package", "1" * 16, stage_version=1, recipe=part, inputs=ids) as draft:
@@ -81,6 +80,15 @@ def test_the_package_holds_all_that_readers_need(inputs: dict[str, Artifact], tm
     assert json.loads(artifact.file("generation_config.json").read_text())["eos_token_id"] == [0, 2]
     assert "# mine" in artifact.file("README.md").read_text()
     assert ChatTokenizer.load(artifact.folder).stop_token_ids == [0, 2]
+
+
+def test_the_recipe_decides_what_a_request_gets_that_names_no_temperature(
+    inputs: dict[str, Artifact], tmp_path: Path, ports: Ports
+) -> None:
+    recipe = Recipe(name="mine", package=PackageRecipe(temperature=0.2, top_p=0.9))
+    written = json.loads(package(inputs, tmp_path, ports, recipe=recipe).file("generation_config.json").read_text())
+    assert (written["temperature"], written["top_p"], written["do_sample"]) == (0.2, 0.9, True)
+    assert written["eos_token_id"] == [0, 2]
 
 
 def test_transformers_loads_the_package(inputs: dict[str, Artifact], tmp_path: Path, ports: Ports) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from nexus_llm.package.gguf_write import read_metadata, write_gguf
 from nexus_llm.package.merge import merge
 from nexus_llm.package.template_parity import check_parity
 from nexus_llm.ports import Ports
-from nexus_llm.recipe import Recipe
+from nexus_llm.recipe import PackageRecipe, Recipe
 from nexus_llm.weights import SINGLE_FILE
 
 GGUF_FILE = "model-q8_0.gguf"
@@ -36,7 +37,8 @@ def package_base(model: Artifact, ports: Ports, *, provenance: Mapping[str, Any]
     Raises:
         PackagingError: the serving engine could not read it faithfully.
     """
-    part = _recipe_part(Recipe(name="base"))
+    recipe = Recipe(name="base")
+    part = _recipe_part(recipe)
     key = artifact_key(STAGE.kind, stage_version=STAGE.version, recipe=part, inputs={"model": model.key})
     store, inputs = ArtifactStore(ports.cache / "artifacts"), {"model": model.id}
     if found := store.find(STAGE.kind, key, inputs=inputs):
@@ -45,7 +47,8 @@ def package_base(model: Artifact, ports: Ports, *, provenance: Mapping[str, Any]
         STAGE.kind, key, stage_version=STAGE.version, recipe=part, inputs=inputs, provenance=dict(provenance)
     ) as draft:
         name = str(model.manifest.facts["base"])
-        return draft.finish(facts=_package(draft.folder, name=name, inputs={"model": model}, ports=ports)), False
+        facts = _package(draft.folder, name=name, recipe=recipe.package, inputs={"model": model}, ports=ports)
+        return draft.finish(facts=facts), False
 
 
 def _recipe_part(recipe: Recipe) -> dict[str, Any]:
@@ -63,10 +66,13 @@ def _estimate(_recipe: Recipe) -> Estimate:
 
 
 def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports) -> Artifact:
-    return draft.finish(facts=_package(draft.folder, name=recipe.name, inputs=inputs, ports=ports))
+    facts = _package(draft.folder, name=recipe.name, recipe=recipe.package, inputs=inputs, ports=ports)
+    return draft.finish(facts=facts)
 
 
-def _package(folder: Path, *, name: str, inputs: Mapping[str, Artifact], ports: Ports) -> dict[str, Any]:
+def _package(
+    folder: Path, *, name: str, recipe: PackageRecipe, inputs: Mapping[str, Artifact], ports: Ports
+) -> dict[str, Any]:
     """Fills `folder` from the artifacts `model` and, if there, `data` and `train`; returns the facts."""
     base, trained = inputs["model"], inputs.get("train")
     facts = {kind: artifact.manifest.facts for kind, artifact in inputs.items()}
@@ -75,6 +81,7 @@ def _package(folder: Path, *, name: str, inputs: Mapping[str, Artifact], ports: 
         for file in _UNCHANGED:
             if (base.folder / file).exists():
                 shutil.copyfile(base.folder / file, folder / file)
+        _set_sampling(folder / "generation_config.json", recipe)
         weight_bytes = 2 * int(facts["model"]["parameters"])
         ports.progress.start("merge", total=weight_bytes, unit="B")
         merged = merge(
@@ -95,6 +102,13 @@ def _package(folder: Path, *, name: str, inputs: Mapping[str, Artifact], ports: 
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         sizes = {file: (folder / file).stat().st_size for file in (SINGLE_FILE, GGUF_FILE)}
     return {**package, "bytes": sizes, "base": facts["model"]["base"], "license": license_id}
+
+
+def _set_sampling(path: Path, recipe: PackageRecipe) -> None:
+    chosen = {name: value for name in ("temperature", "top_p") if (value := getattr(recipe, name)) is not None}
+    if chosen:
+        values = json.loads(path.read_text(encoding="utf-8")) | chosen | {"do_sample": recipe.temperature != 0}
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 STAGE = Stage(
