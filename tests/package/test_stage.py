@@ -19,6 +19,7 @@ from nexus_llm.ports import Ports
 from nexus_llm.recipe import PackageRecipe, Recipe
 from tiny_model import write_tiny_model
 
+MINE = Recipe(name="mine")
 FACTS: dict[str, dict[str, Any]] = {
     "data": {
         "read": 3,
@@ -62,7 +63,7 @@ def inputs(tmp_path: Path, ports: Ports) -> dict[str, Artifact]:
     }
 
 
-def package(inputs: dict[str, Artifact], root: Path, ports: Ports, *, recipe: Recipe = Recipe(name="mine")) -> Artifact:
+def package(inputs: dict[str, Artifact], root: Path, ports: Ports, *, recipe: Recipe = MINE) -> Artifact:
     ids = {kind: artifact.id for kind, artifact in inputs.items()}
     part = STAGE.recipe_part(recipe)
     with ArtifactStore(root).draft("package", "1" * 16, stage_version=1, recipe=part, inputs=ids) as draft:
