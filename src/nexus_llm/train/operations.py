@@ -106,9 +106,9 @@ class PackedAttention(Function):  # type: ignore[misc]
         by_head = qkv.view(rows, length, -1, size)
         query, key, value = by_head.split((heads, kv_heads, kv_heads), 2)
         # (B K, G, T, D) and (B K, T, D): the queries that share a key head become one tall matrix.
-        query = _heads_first(_rotated(query, cosine, sine)).reshape(rows * kv_heads, -1, length, size)
-        key = _heads_first(_rotated(key, cosine, sine)).reshape(rows * kv_heads, length, size)
-        value = _heads_first(value).reshape(rows * kv_heads, length, size)
+        query = _rotated(query, cosine, sine).transpose(1, 2).reshape(rows * kv_heads, -1, length, size)
+        key = _rotated(key, cosine, sine).transpose(1, 2).reshape(rows * kv_heads, length, size)
+        value = value.transpose(1, 2).reshape(rows * kv_heads, length, size)
         result = qkv.new_empty(rows, heads, length, size)
         grouped = result.view(query.shape)
         kept = []
@@ -147,10 +147,6 @@ def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """(B, T, heads, D) with channel i turned against channel i + D / 2 (Su et al. 2021, arXiv:2104.09864)."""
     first, second = x.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
-
-
-def _heads_first(x: Tensor) -> Tensor:
-    return x.transpose(1, 2)
 
 
 def _tokens_first(x: Tensor, rows: int) -> Tensor:

@@ -63,6 +63,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Por
 
 
 def prepare(recipe: Recipe, model: Path, data: Path) -> tuple[Decoder, MasterAdamW, tuple[PackedRows, PackedRows]]:
+    """The model, its optimizer, and the packed rows of training and validation, from the folders of two artifacts."""
     from nexus_llm.train import lora
     from nexus_llm.train.decoder import Decoder
     from nexus_llm.train.model import load_model
