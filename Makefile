@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 NEXUS  := $(BIN)/nexus
+# The folder of one artifact of the quickstart run.
+artifact = $$($(BIN)/python -c 'import json; print(json.load(open("runs/quickstart/artifacts.json"))["$(1)"]["path"])')
 
 .PHONY: demo test check docs bench clean help
 .DEFAULT_GOAL := help
@@ -29,8 +31,9 @@ docs: $(VENV)/.installed-docs ## the documentation site, built strictly, into si
 
 bench: $(VENV)/.installed-bench ## measures training and serving against their peers; stores results in benchmarks/results/
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/serving.py
+	$(NEXUS) package recipes/quickstart.yaml
+	$(BIN)/python benchmarks/training.py --model $(call artifact,model) --data $(call artifact,data)
+	$(BIN)/python benchmarks/serving.py --model $(call artifact,package)
 
 clean: ## removes what runs made here (the cache of base models stays)
 	rm -rf artifacts runs site build dist

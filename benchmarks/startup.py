@@ -1,6 +1,6 @@
-"""Time of `nexus --help`, as a whole process: median of 20 runs against the bare interpreter.
+"""Time of `nexus --help` as a whole process: median of 20 runs, beside the bare interpreter.
 
-    python benchmarks/startup.py
+Run `python benchmarks/startup.py`; it needs no extra.
 """
 
 from __future__ import annotations
