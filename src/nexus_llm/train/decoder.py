@@ -100,10 +100,10 @@ class Decoder:
         self._epsilon: float = config.rms_norm_eps
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
-        self.embedding: Tensor = source.model.embed_tokens.weight.detach()
-        tied = source.lm_head.weight.data_ptr() == self.embedding.data_ptr()
-        self.head: Tensor = self.embedding if tied else source.lm_head.weight.detach()
-        self.norm: Tensor = source.model.norm.weight.detach()
+        self.embedding = _own(source.model.embed_tokens.weight)
+        tied = source.lm_head.weight is source.model.embed_tokens.weight
+        self.head = self.embedding if tied else _own(source.lm_head.weight)
+        self.norm = _own(source.model.norm.weight)
         self.layers = [_layer(f"model.layers.{index}", layer) for index, layer in enumerate(source.model.layers)]
         cosine, sine = source.model.rotary_emb(self.embedding, torch.arange(max_length)[None])
         half = cosine.shape[-1] // 2  # transformers repeats the same angles for both halves of a head
@@ -172,10 +172,10 @@ def _layer(name: str, source: Any) -> Layer:
     attention, feed_forward = source.self_attn, source.mlp
     return Layer(
         name=name,
-        attention_norm=source.input_layernorm.weight.detach(),
+        attention_norm=_own(source.input_layernorm.weight),
         qkv=_joined(attention, f"{name}.self_attn", "q_proj", "k_proj", "v_proj"),
         output=_joined(attention, f"{name}.self_attn", "o_proj"),
-        feed_forward_norm=source.post_attention_layernorm.weight.detach(),
+        feed_forward_norm=_own(source.post_attention_layernorm.weight),
         gate_and_up=_joined(feed_forward, f"{name}.mlp", "gate_proj", "up_proj"),
         down=_joined(feed_forward, f"{name}.mlp", "down_proj"),
     )
@@ -193,6 +193,11 @@ def _joined(owner: Any, prefix: str, *names: str) -> Projections:
     for name in names:
         delattr(owner, name)  # so that the weights do not lie in memory twice
     return joined
+
+
+def _own(weight: Tensor) -> Tensor:
+    """A copy: a weight that still lies in the mapped file would keep the whole file in memory."""
+    return weight.detach().clone()
 
 
 def _attention_mask(documents: Tensor, dtype: Any) -> Tensor:
