@@ -112,6 +112,14 @@ def test_the_run_folder_tells_what_was_made(tmp_path: Path) -> None:
     assert "seed: 1" in (tmp_path / "runs/r/recipe.resolved.yaml").read_text()
 
 
+def test_running_an_early_stage_again_does_not_unmake_the_later_ones(tmp_path: Path) -> None:
+    run(tmp_path, calls=[])
+    place = Workspace(root=tmp_path, cache=tmp_path / "cache")
+    for seed, stages_run, kept in ((1, 2, ["data", "train", "evaluate"]), (2, 1, ["data"])):
+        execute(Recipe(name="r", seed=seed), place, PORTS, line=line([])[:stages_run], provenance={})
+        assert list(json.loads((tmp_path / "runs/r/artifacts.json").read_text())) == kept
+
+
 def test_lineage_leads_back_to_the_source_file(tmp_path: Path) -> None:
     made = run(tmp_path, calls=[])
     place = Workspace(root=tmp_path, cache=tmp_path / "cache")

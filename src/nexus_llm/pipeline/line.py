@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_llm import storage
-from nexus_llm.artifacts import Artifact, ArtifactStore, Estimate, Stage, artifact_key
+from nexus_llm.artifacts import MANIFEST, Artifact, ArtifactStore, Estimate, Stage, artifact_key, load
 from nexus_llm.errors import UsageError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import Recipe, recipe_yaml
@@ -149,7 +149,7 @@ def execute(
         made[step.stage.kind] = artifact
         seconds = round(ports.clock.monotonic() - started, 3)
         results.append(StageResult(step.stage.kind, artifact.key, artifact.id, str(artifact.folder), seconds, skipped))
-        _record(run, results)
+        _record(run, recipe, results)
     return RunResult(run, tuple(results), made)
 
 
@@ -180,10 +180,33 @@ def _make(
         return stage.run(recipe, made, draft, ports), False
 
 
-def _record(run: Path, results: list[StageResult]) -> None:
+def _record(run: Path, recipe: Recipe, results: list[StageResult]) -> None:
     """Keeps the run folder true after every stage, so that an interrupted run can be read too."""
     rows = {result.stage: {"key": result.key, "id": result.id, "path": result.path} for result in results}
+    rows |= _later_stages(run, recipe, rows)
     storage.write_atomically(run / "artifacts.json", (json.dumps(rows, indent=2) + "\n").encode())
     event = {"time": round(time.time(), 3), "event": "stage.finished", **asdict(results[-1])}
     with storage.explained(str(run)), (run / "events.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(event) + "\n")
+
+
+def _later_stages(run: Path, recipe: Recipe, rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """What an earlier run made of these artifacts by the same recipe: `nexus data` must not unmake its model."""
+    path = run / "artifacts.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept: dict[str, dict[str, str]] = {}
+    for kind, row in earlier.items():
+        if kind in rows or not (Path(row["path"]) / MANIFEST).exists():
+            continue
+        manifest = load(Path(row["path"])).manifest
+        known = {name: one["id"] for name, one in (rows | kept).items()}
+        fits = all(known.get(name, used) == used for name, used in manifest.inputs.items())
+        if fits and _is_part(manifest.recipe, recipe.model_dump(mode="json")):
+            kept[kind] = row
+    return kept
+
+
+def _is_part(part: object, whole: object) -> bool:
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and _is_part(value, whole[name]) for name, value in part.items())
+    return part == whole
