@@ -78,8 +78,6 @@ def _segment(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(THREADS),
-        # Threads sleep instead of spinning while they wait: on a shared machine spinning halves everybody's speed.
-        "OMP_WAIT_POLICY": "passive",
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -245,7 +243,6 @@ def _report(result: dict[str, Any], measured: dict[str, list[dict[str, Any]]], m
         "",
         f"{setting['segments']} segments of {setting['steps']} steps each, in turns; the first {WARM_UP_STEPS} steps "
         f"of each are not counted. LoRA has r={RANK} on all seven linear layers. Learned tokens per second. "
-        "All contestants run with OMP_WAIT_POLICY=passive.",
         "",
         "| contestant | what | median tokens/s | each segment | peak memory GiB | last loss |",
         "|---|---|---|---|---|---|",

@@ -5,7 +5,6 @@ Nothing heavy is imported here: `nexus --help` answers in a fraction of a second
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -52,9 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     0 done · 1 failure · 2 recipe or usage error · 3 gate failed · 4 gate inconclusive · 75 try again
     """
-    # Threads that wait for one another then sleep instead of spinning. On a machine whose cores are shared, training
-    # ran at 120 tokens/s instead of 40 (measured 2026-11). It must be set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = sys.argv[1:] if arguments is None else list(arguments)
     sys.exit(run_command(given or ["--help"]))
 
