@@ -242,7 +242,7 @@ def _report(result: dict[str, Any], measured: dict[str, list[dict[str, Any]]], m
         f"{result['hardware']}. {', '.join(f'{name} {version}' for name, version in result['versions'].items())}.",
         "",
         f"{setting['segments']} segments of {setting['steps']} steps each, in turns; the first {WARM_UP_STEPS} steps "
-        f"of each are not counted. LoRA has r={RANK} on all seven linear layers. Learned tokens per second. "
+        f"of each are not counted. LoRA has r={RANK} on all seven linear layers. Learned tokens per second.",
         "",
         "| contestant | what | median tokens/s | each segment | peak memory GiB | last loss |",
         "|---|---|---|---|---|---|",

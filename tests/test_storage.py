@@ -54,6 +54,7 @@ def test_a_refusal_of_the_system_is_told_with_its_place(number: int, words: str)
     assert "some/file" in caught.value.what
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_told_while_it_is_written_to() -> None:
     with pytest.raises(StorageError, match="no space left"), storage.explained("x"), Path("/dev/full").open("wb") as f:
         f.write(b"x" * 100_000)

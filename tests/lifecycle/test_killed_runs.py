@@ -87,7 +87,7 @@ def test_a_run_stopped_by_sigterm_while_training_says_so_and_continues(tmp_path:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
-    assert "the same command continues" in errors
+    assert "the same command continues at the next step" in errors
     done = nexus("train", str(QUICKSTART), "--json", *settings(SMALL), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     ids = {row["stage"]: row["id"] for row in done.json["stages"]}

@@ -77,7 +77,7 @@ def test_the_difference_of_two_runs_is_named_by_its_field(small_run: Run) -> Non
     made = nexus("data", str(QUICKSTART), "--json", *settings(changed), cwd=small_run.root)
     assert made.returncode == 0, made.stderr
     done = nexus("diff", small_run.ids["data"], made.json["stages"][-1]["id"], "--json", cwd=small_run.root)
-    assert ("data", "recipe.near_duplicates.jaccard", 0.7, 0.8) in [
+    assert ("data", "recipe.data.near_duplicates.jaccard", 0.7, 0.8) in [
         (row["artifact"], row["field"], row["before"], row["after"]) for row in done.json["differences"]
     ]
 

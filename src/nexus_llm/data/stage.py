@@ -207,8 +207,9 @@ def _check_enough(chosen: Any, recipe: DataRecipe, intake: Intake) -> None:
     found = Counter(chosen)
     if not found:
         reasons = _listed(dict(intake.rejected["rule"].value_counts().rows()))
+        places = ", ".join(source.path if isinstance(source, FilesSource) else source.name for source in recipe.sources)
         raise DataError(
-            f"not one usable document is left of {intake.read:,} that were read"
+            f"{places}: not one usable document is left of {intake.read:,} that were read"
             + (f" (rejected: {reasons})" if reasons else ""),
             fix="check the path and text_field of data.sources, or relax data.quality",
         )

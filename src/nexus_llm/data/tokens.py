@@ -101,7 +101,10 @@ class ShardWriter:
         self.shards += 1
 
     def _save(self, name: str, values: npt.NDArray[Any]) -> None:
-        np.save(self.folder / f"{self.split}-{self.shards:05d}.{name}.npy", values, allow_pickle=False)
+        # Not np.save: it hands the file to C, where a full disk becomes an error without a number.
+        with (self.folder / f"{self.split}-{self.shards:05d}.{name}.npy").open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
+            stream.write(np.ascontiguousarray(values).data)
 
 
 def _encode_conversation(document: Document, tokenizer: ChatTokenizer) -> EncodedDocument | RefusedDocument:

@@ -96,7 +96,7 @@ class Training:
                 if reason and not last:
                     raise TryAgainError(
                         f"training stopped by {reason} after step {self.step} of {recipe.max_steps}; all is saved",
-                        fix="run the same command again: it continues at the next step",
+                        fix="the same command continues at the next step",
                     )
 
     def metrics(self) -> list[MetricsRow]:
