@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from command_line import REPOSITORY, Run, nexus
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
