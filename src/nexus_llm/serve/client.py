@@ -12,8 +12,6 @@ import httpx
 from nexus_llm.errors import ServingError
 from nexus_llm.records import Message
 
-CONNECT_SECONDS = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
