@@ -77,7 +77,7 @@ def lower() -> npt.NDArray[np.uint32]:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def decode(data: Any, place: int) -> tuple[int, int]:  # pragma: no cover - compiled
+def decode(data: Any, place: int) -> tuple[Any, Any]:  # pragma: no cover - compiled
     """(code point, place behind it) of the character that starts at `place` of valid UTF-8."""
     first = np.int64(data[place])
     if first < 0x80:
@@ -93,7 +93,7 @@ def decode(data: Any, place: int) -> tuple[int, int]:  # pragma: no cover - comp
 
 @njit(cache=True, nogil=True, inline="always")
 def mix(value: Any) -> Any:  # pragma: no cover - compiled
-    """A 64-bit value whose every bit depends on every bit of `value` (the finaliser of Steele et al. 2014, SplitMix)."""
+    """Every bit of the 64-bit result depends on every bit of `value` (Steele et al. 2014, SplitMix's finaliser)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
