@@ -49,6 +49,12 @@ def buffers(texts: pl.Series) -> tuple[Bytes, Offsets]:
     return np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8), bounds
 
 
+def series_of(data: Bytes, offsets: Offsets) -> pl.Series:
+    """The column of strings whose buffers these are."""
+    column = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
+    return pl.Series("", column, dtype=pl.String)
+
+
 @functools.cache
 def classes() -> npt.NDArray[np.uint8]:
     """The flags above for each code point, shape (CODE_POINTS,)."""

@@ -1,26 +1,44 @@
-"""What happens to records one batch at a time: judged, cleaned, fingerprinted, and counted when they are not kept."""
+"""A block's records on their way in: judged as they came, cleaned, identified, redacted, checked, and signed.
+
+Everything here is a pure function of one block of records and of `Tools`: the embedded engine calls it in worker
+processes, Spark inside `mapInArrow`, and both get the same rows. The order matters: what a judge must see (line
+breaks, symbols) is judged before cleaning takes it away, and what is cheap comes before what is dear.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import polars as pl
 
-from nexus_llm.data import duplicates, minhash
-from nexus_llm.data.clean import clean_document
-from nexus_llm.data.quality import Limits, judge
+from nexus_llm.data import block_lists, decontaminate, language, minhash, pii, rules
+from nexus_llm.data.clean import clean
 from nexus_llm.data.readers import BrokenRecord
-from nexus_llm.data.rows import SCHEMA, frame_of
+from nexus_llm.data.rows import content_hash, messages_json
+from nexus_llm.recipe import DataRecipe
 from nexus_llm.records import Document
 
-# A batch ends at whichever comes first, so that a few huge records do not fill the memory.
-_BATCH_RECORDS = 512
-_BATCH_CHARACTERS = 16_000_000
 _EXCERPT_CHARACTERS = 200
 
+KEPT_SCHEMA = {
+    "ordinal": pl.UInt64,
+    "id": pl.String,
+    "source": pl.String,
+    "origin": pl.String,
+    "text": pl.String,
+    # A JSON list of {"role", "content"} for a conversation, null for running text.
+    "messages": pl.String,
+    "language": pl.String,
+    "characters": pl.UInt32,
+    "content_hash": pl.String,
+    "band_keys": pl.Array(pl.UInt64, minhash.BANDS),
+}
 REJECTED_SCHEMA = {
+    "ordinal": pl.UInt64,
     "id": pl.String,
     "source": pl.String,
     "origin": pl.String,
@@ -31,80 +49,222 @@ REJECTED_SCHEMA = {
 }
 
 
+@dataclass(frozen=True)
+class Tools:
+    """What judging needs besides the recipe, read once and the same for every block. Can be pickled."""
+
+    recipe: DataRecipe
+    spec: rules.Spec
+    language_model: language.Model | None = None
+    blocked: block_lists.BlockLists | None = None
+    evaluation_index: decontaminate.Index | None = None
+    erased_ids: frozenset[str] = frozenset()
+
+
 @dataclass
-class Intake:
-    """Everything that was read so far: what is kept, what is not and why."""
+class Taken:
+    """What became of the records of one or several blocks, each counted exactly once."""
 
-    limits: Limits
-    shingle_words: int
-    read: int = 0
-    """Usable records read, kept or not."""
+    kept: pl.DataFrame
+    """Columns of KEPT_SCHEMA, in the order of ordinals."""
+    rejected: pl.DataFrame
+    """Columns of REJECTED_SCHEMA, likewise."""
     broken: list[BrokenRecord] = field(default_factory=list)
-    _kept: list[pl.DataFrame] = field(default_factory=list)
-    _rejected: list[pl.DataFrame] = field(default_factory=list)
-    _hashes: list[str] = field(default_factory=list)
-    _signatures: list[minhash.Signatures] = field(default_factory=list)
+    read: Counter[str] = field(default_factory=Counter)
+    """Source → usable records."""
+    personal: Counter[str] = field(default_factory=Counter)
+    """Entity → how often it was found in text that was kept or dropped for it."""
+    contaminated: Counter[str] = field(default_factory=Counter)
+    """Evaluation set → documents that hold a part of it."""
 
-    def take(self, records: Iterable[Document | BrokenRecord]) -> Iterator[int]:
-        """Works through records in batches; yields how many each batch had."""
-        for batch in _batches(records):
-            documents = [one for one in batch if isinstance(one, Document)]
-            self.broken += [one for one in batch if isinstance(one, BrokenRecord)]
-            self.read += len(documents)
-            self._judge(documents)
-            yield len(batch)
 
-    @property
-    def documents(self) -> pl.DataFrame:
-        """Kept documents in the order they were read; columns of `rows.SCHEMA`."""
-        return pl.concat([pl.DataFrame(schema=SCHEMA), *self._kept])
+def take(records: Iterable[tuple[int, Document | BrokenRecord]], tools: Tools) -> Taken:
+    """What becomes of records, given as (ordinal, record)."""
+    taken = Taken(pl.DataFrame(schema=KEPT_SCHEMA), pl.DataFrame(schema=REJECTED_SCHEMA))
+    ordinals: list[int] = []
+    documents: list[Document] = []
+    for ordinal, record in records:
+        if isinstance(record, BrokenRecord):
+            taken.broken.append(record)
+        else:
+            ordinals.append(ordinal)
+            documents.append(record)
+    taken.read.update(one.source for one in documents)
+    if documents:
+        sieve = _Sieve(_frame_of(ordinals, documents), taken, tools)
+        sieve.run()
+    return taken
 
-    @property
-    def rejected(self) -> pl.DataFrame:
-        """Rejected documents in the order they were read; columns of REJECTED_SCHEMA."""
-        return pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *self._rejected])
 
-    @property
-    def content_hashes(self) -> list[str]:
-        """One a kept document."""
-        return self._hashes
+class _Sieve:
+    """The rows of one batch, getting fewer from step to step."""
 
-    @property
-    def signatures(self) -> minhash.Signatures:
-        """One row a kept document."""
-        return np.concatenate([minhash.signatures([]), *self._signatures])
+    def __init__(self, rows: pl.DataFrame, taken: Taken, tools: Tools) -> None:
+        self.rows = rows
+        self.taken = taken
+        self.tools = tools
+        self.rejected: list[pl.DataFrame] = []
 
-    def _judge(self, documents: list[Document]) -> None:
-        verdicts = judge((one.text for one in documents), self.limits)
-        passed = verdicts["rule"].is_null()
-        frame = frame_of(documents)
-        if not passed.all():
-            self._rejected.append(rejections(pl.concat([frame, verdicts], how="horizontal").filter(~passed)))
-        kept = [clean_document(one) for one, is_good in zip(documents, passed, strict=True) if is_good]
-        rows = frame_of(kept)
-        self._kept.append(rows)
-        self._hashes += [
-            duplicates.content_hash(messages or text) for text, messages in rows.select("text", "messages").iter_rows()
-        ]
-        self._signatures.append(
-            minhash.signatures(minhash.shingles(one.text, words=self.shingle_words) for one in kept)
+    def run(self) -> None:
+        """Fills `taken`."""
+        for step in (
+            self._erased,
+            self._blocked,
+            self._judged,
+            self._cleaned,
+            self._in_a_language,
+            self._not_evaluated_on,
+            self._without_personal_data,
+        ):
+            if self.rows.is_empty():
+                break
+            step()
+        if self.rejected:
+            self.taken.rejected = pl.concat(self.rejected).sort("ordinal")
+        self.taken.kept = _signed(self.rows, self.tools.recipe.near_duplicates.shingle_words)
+
+    def _reject(self, verdicts: pl.DataFrame) -> None:
+        """Takes out the rows for which `verdicts` (rule, reason, value; one row a row) names a rule."""
+        out = verdicts["rule"].is_not_null()
+        if out.any():
+            together = pl.concat([self.rows, verdicts.select("rule", "reason", "value")], how="horizontal")
+            self.rejected.append(rejections(together.filter(out)))
+            self.rows = self.rows.filter(~out)
+
+    def _erased(self) -> None:
+        if self.tools.erased_ids:
+            out = self.rows["id"].is_in(list(self.tools.erased_ids))
+            # No excerpt: what was to be erased must not live on in the list of rejections.
+            self.rows = self.rows.with_columns(text=pl.when(out).then(pl.lit("")).otherwise("text"))
+            self._reject(_verdicts(out, rule="erased", reason="its erasure was asked for"))
+
+    def _blocked(self) -> None:
+        if self.tools.blocked is not None:
+            self._reject(self.tools.blocked.verdicts(self.rows["url"], self.rows["license"]))
+
+    def _judged(self) -> None:
+        recipe = self.tools.recipe.quality
+        self._reject(
+            rules.judge(self.rows["text"], self.tools.spec, families=recipe.families, overrides=recipe.limits())
         )
+
+    def _cleaned(self) -> None:
+        self.rows = _on_every_text(self.rows, clean)
+        self._reject(_verdicts(self.rows["text"] == "", rule="empty", reason="nothing is left of it once cleaned"))
+
+    def _in_a_language(self) -> None:
+        model, recipe = self.tools.language_model, self.tools.recipe.language
+        if model is None:
+            return
+        found = language.identify(self.rows["text"], model)
+        self.rows = self.rows.with_columns(language=found["language"])
+        if recipe.keep:
+            # A text too short to be sure of has no language here, and stays.
+            is_other = ~found["language"].is_in(list(recipe.keep))
+            out = (is_other | (found["score"] < recipe.min_score)).fill_null(value=False)
+            verdicts = _verdicts(out, rule="language", reason="not surely in a language that is asked for")
+            self._reject(verdicts.with_columns(value=found["score"].cast(pl.Float64)))
+
+    def _not_evaluated_on(self) -> None:
+        index = self.tools.evaluation_index
+        if index is None:
+            return
+        hits = decontaminate.contaminated(self.rows["text"], index)
+        first = hits.unique("row", keep="first", maintain_order=True)
+        self.taken.contaminated.update(first["set"].to_list())
+        verdicts = pl.DataFrame({"row": pl.arange(len(self.rows), eager=True)}).join(
+            first.select(
+                row=pl.col("row").cast(pl.Int64),
+                rule=pl.lit("contaminated"),
+                reason=pl.format("holds a part of {} {}", "set", "item"),
+                value=pl.col("hits").cast(pl.Float64),
+            ),
+            on="row",
+            how="left",
+            maintain_order="left",
+        )
+        self._reject(verdicts)
+
+    def _without_personal_data(self) -> None:
+        recipe = self.tools.recipe.pii
+        if recipe.action == "keep":
+            return
+        counts: list[pl.DataFrame] = []
+
+        def redacted(texts: pl.Series) -> pl.Series:
+            clear, found = pii.redact(texts, recipe.entities)
+            counts.append(found)
+            return clear
+
+        before = self.rows
+        self.rows = _on_every_text(self.rows, redacted)
+        for found in counts:
+            self.taken.personal.update({name: int(found[name].sum()) for name in found.columns})
+        if recipe.action == "drop":
+            out = before["text"] != self.rows["text"]
+            self._reject(_verdicts(out, rule="pii", reason="holds personal data"))
 
 
 def rejections(frame: pl.DataFrame) -> pl.DataFrame:
     """Rows of REJECTED_SCHEMA from documents with their `reason`, `rule` and `value`."""
-    excerpt = pl.col("text").str.replace_all(r"\s+", " ").str.strip_chars().str.slice(0, _EXCERPT_CHARACTERS)
-    return frame.with_columns(excerpt=excerpt).select(pl.col(name).cast(kind) for name, kind in REJECTED_SCHEMA.items())
+    excerpt = pl.col("text").str.slice(0, 2 * _EXCERPT_CHARACTERS).str.replace_all(r"\s+", " ").str.strip_chars()
+    return frame.with_columns(excerpt=excerpt.str.slice(0, _EXCERPT_CHARACTERS)).select(
+        pl.col(name).cast(kind) for name, kind in REJECTED_SCHEMA.items()
+    )
 
 
-def _batches(records: Iterable[Document | BrokenRecord]) -> Iterator[list[Document | BrokenRecord]]:
-    batch: list[Document | BrokenRecord] = []
-    characters = 0
-    for record in records:
-        batch.append(record)
-        characters += len(record.text) if isinstance(record, Document) else 0
-        if len(batch) >= _BATCH_RECORDS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def _frame_of(ordinals: list[int], documents: list[Document]) -> pl.DataFrame:
+    columns: Mapping[str, tuple[Any, list[Any]]] = {
+        "ordinal": (pl.UInt64, ordinals),
+        "id": (pl.String, [one.id for one in documents]),
+        "source": (pl.String, [one.source for one in documents]),
+        "origin": (pl.String, [one.origin for one in documents]),
+        "text": (pl.String, [one.text for one in documents]),
+        "messages": (pl.String, [messages_json(one.messages) if one.messages else None for one in documents]),
+        "url": (pl.String, [one.metadata.get("url") for one in documents]),
+        "license": (pl.String, [one.metadata.get("license") for one in documents]),
+    }
+    frame = pl.DataFrame([pl.Series(name, values, dtype=kind) for name, (kind, values) in columns.items()])
+    return frame.with_columns(language=pl.lit(None, pl.String))
+
+
+def _on_every_text(rows: pl.DataFrame, change: Any) -> pl.DataFrame:
+    """The rows with `change` (texts → texts) applied to running texts and to each turn of conversations."""
+    is_conversation = rows["messages"].is_not_null()
+    if not is_conversation.any():
+        return rows.with_columns(text=change(rows["text"]))
+    conversations = [json.loads(one) for one in rows["messages"].drop_nulls()]
+    running = rows["text"].filter(~is_conversation)
+    turns = [str(message["content"]) for one in conversations for message in one]
+    changed = iter(change(pl.concat([running, pl.Series("text", turns, dtype=pl.String)])))
+    texts = {place: next(changed) for place in (~is_conversation).arg_true()}
+    messages: list[str | None] = [None] * len(rows)
+    for place, conversation in zip(is_conversation.arg_true(), conversations, strict=True):
+        for message in conversation:
+            message["content"] = next(changed)
+        messages[place] = messages_json(conversation)
+        texts[place] = "\n".join(message["content"] for message in conversation)
+    return rows.with_columns(
+        text=pl.Series([texts[place] for place in range(len(rows))], dtype=pl.String),
+        messages=pl.Series(messages, dtype=pl.String),
+    )
+
+
+def _signed(rows: pl.DataFrame, shingle_words: int) -> pl.DataFrame:
+    """Rows of KEPT_SCHEMA: the kept ones with their hash and signature."""
+    if rows.is_empty():
+        return pl.DataFrame(schema=KEPT_SCHEMA)
+    hashes = [content_hash(messages or text) for text, messages in rows.select("text", "messages").iter_rows()]
+    keys = minhash.band_keys(rows["text"], words=shingle_words)
+    return rows.with_columns(
+        characters=pl.col("text").str.len_chars(),
+        content_hash=pl.Series(hashes, dtype=pl.String),
+        band_keys=pl.Series(keys, dtype=KEPT_SCHEMA["band_keys"]),
+    ).select(pl.col(name).cast(kind) for name, kind in KEPT_SCHEMA.items())
+
+
+def _verdicts(out: pl.Series, *, rule: str, reason: str) -> pl.DataFrame:
+    """One row a document: `rule` and `reason` where `out` holds, else null."""
+    return pl.select(
+        rule=pl.when(out).then(pl.lit(rule)), reason=pl.when(out).then(pl.lit(reason)), value=pl.lit(None, pl.Float64)
+    )

@@ -10,6 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Epochs = Annotated[float, Field(gt=0, le=100)]
+"""How often training sees a source's documents in one pass over the mix; 0.5 leaves out every other one. With weights:
+how often at most. More than 4 teach little new (Muennighoff et al. 2023, arXiv:2305.16264)."""
+Weight = Annotated[float, Field(gt=0)] | None
+"""Share of the training tokens relative to the other sources' weights: all sources have one, or none has."""
 
 
 class Section(BaseModel):
@@ -31,10 +36,12 @@ class PythonDocsSource(Section):
     type: Literal["python-docs"]
     name: str = "python-docs"
     """Appears in counts and lineage."""
+    epochs: Epochs = 1.0
+    weight: Weight = None
 
 
 class FilesSource(Section):
-    """Your own files: jsonl, jsonl.gz, jsonl.zst, parquet, txt, md."""
+    """Your own files: jsonl, parquet, csv, txt, md, HTML, WARC, PDF, mail; the text formats also as .gz or .zst."""
 
     type: Literal["files"]
     path: str
@@ -46,6 +53,14 @@ class FilesSource(Section):
     conversations instead."""
     max_broken_share: Share = 0.01
     """Broken lines are counted and set aside with their line numbers; above this share the stage refuses."""
+    format: Literal["jsonl", "csv", "parquet", "txt", "md", "html", "warc", "pdf", "mail"] | None = None
+    """What the files are; null goes by their endings."""
+    chat_format: Literal["messages", "prompt-completion", "alpaca", "sharegpt", "preference", "kto", "text"] | None = (
+        None
+    )
+    """How rows hold conversations; null looks at each row's fields."""
+    epochs: Epochs = 1.0
+    weight: Weight = None
 
 
 Source = Annotated[PythonDocsSource | FilesSource, Field(discriminator="type")]
@@ -66,6 +81,90 @@ class QualityRecipe(Section):
     """Mean word length below which text is rarely prose."""
     max_mean_word_characters: Annotated[float, Field(gt=0)] = 12
     """Mean word length above which text is rarely prose."""
+    families: tuple[Literal["nexus", "gopher_quality", "gopher_repetition", "c4", "fineweb"], ...] = ("nexus",)
+    """Sets of rules that apply, in this order: the six above (`nexus`), and those that published web corpora were made
+    with. docs/data-rules.md lists every rule with its paper."""
+    thresholds: dict[str, float | None] = {}
+    """Other thresholds for rules by name; null switches a rule off."""
+
+    def limits(self) -> dict[str, float | None]:
+        """Rule → threshold, for all that the recipe decides."""
+        own = ("min_characters", "max_characters", "min_alphabetic_share", "max_repeated_line_share")
+        own += ("min_mean_word_characters", "max_mean_word_characters")
+        return {**{name: getattr(self, name) for name in own}, **self.thresholds}
+
+
+class LanguageRecipe(Section):
+    """Which language a document is in, by fastText's lid.176 (Joulin et al. 2016, arXiv:1612.03651)."""
+
+    identify: bool = True
+    """Look at every document of 500 characters and more; shorter ones are undetermined and stay."""
+    keep: tuple[str, ...] = ()
+    """ISO 639 codes, such as `[en, de]`; empty keeps all."""
+    min_score: Share = 0.65
+    """Documents whose language is less sure are rejected, where `keep` names any (FineWeb's threshold: Penedo et al.
+    2024, arXiv:2406.17557)."""
+
+
+Entity = Literal[
+    "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "SECRET", "PERSON"
+]
+
+
+class PiiRecipe(Section):
+    """Personal data and secrets in the text."""
+
+    action: Literal["redact", "drop", "keep"] = "redact"
+    """`redact` writes the entity's name in its place, `drop` rejects the whole document, `keep` does not look."""
+    entities: tuple[Entity, ...] = ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "SECRET")
+    """What is looked for. IP_ADDRESS is left out by default: technical text is full of harmless ones. PERSON needs
+    Presidio."""
+
+
+class BlockRecipe(Section):
+    """What must not be learned because of where it comes from: matched with the fields `url` and `license` of rows."""
+
+    domains_path: str | None = None
+    """A file with one domain a line; its subdomains are blocked too."""
+    urls_path: str | None = None
+    """A file with one URL a line."""
+    licenses: tuple[str, ...] = ()
+    """Licence names, as SPDX writes them."""
+
+
+class EvaluationSet(Section):
+    """Text that the model will be judged on and must therefore not learn."""
+
+    name: str
+    path: str
+    """A file, folder or glob as in `sources`; every string field of a row counts."""
+
+
+class SparkRecipe(Section):
+    """Where Spark runs."""
+
+    master: str = "local[2]"
+    partitions: Annotated[int, Field(ge=1)] = 64
+    """Of every shuffle."""
+
+
+class AwsDataRecipe(Section):
+    """Where the data stage's AWS jobs run."""
+
+    role_arn: str | None = None
+    bucket: str | None = None
+    """Scripts, wheels and the output lie here."""
+    worker_type: str = "G.2X"
+    workers: Annotated[int, Field(ge=2)] = 10
+    security_configuration: str | None = None
+    """Name of the Glue security configuration (KMS for S3, logs and bookmarks)."""
+    application_id: str | None = None
+    """Of the EMR Serverless application."""
+    job_queue: str | None = None
+    job_definition: str | None = None
+    """Of AWS Batch."""
+    database: str | None = None
+    """Glue Data Catalog database that gets a table of the output; null registers none."""
 
 
 class NearDuplicateRecipe(Section):
@@ -93,12 +192,26 @@ class DataRecipe(Section):
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] = (PythonDocsSource(type="python-docs"),)
     quality: QualityRecipe = QualityRecipe()
+    block: BlockRecipe = BlockRecipe()
+    language: LanguageRecipe = LanguageRecipe()
+    pii: PiiRecipe = PiiRecipe()
+    decontaminate: tuple[EvaluationSet, ...] = ()
+    """Documents that share 13 words in a row with one of these sets are rejected (Brown et al. 2020, arXiv:2005.14165,
+    appendix C)."""
+    erase_path: str | None = None
+    """A file with ids of records that must be forgotten, one a line; `nexus data erase` writes it."""
     near_duplicates: NearDuplicateRecipe = NearDuplicateRecipe()
     split: SplitRecipe = SplitRecipe()
     max_documents: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many documents were read; null reads all."""
     shard_tokens: Annotated[int, Field(ge=1_000)] = 100_000_000
     """Largest number of tokens in one shard file."""
+    engine: Literal["embedded", "spark", "glue", "emr-serverless", "batch"] = "embedded"
+    """Who does the work; the result is the same, so it is no part of the key."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Processes of the embedded engine; null takes one a core. No part of the key either."""
+    spark: SparkRecipe = SparkRecipe()
+    aws: AwsDataRecipe = AwsDataRecipe()
 
 
 class TrainRecipe(Section):
@@ -218,6 +331,9 @@ class Recipe(Section):
         split = self.data.split
         if split.validation_share + split.test_share >= 1:
             raise ValueError("data.split leaves nothing to train on: validation_share + test_share must be below 1")
+        weights = [source.weight for source in self.data.sources]
+        if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
+            raise ValueError("data.sources: only some have a weight: give one to each, or to none")
         names = [source.name for source in self.data.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"data.sources have the same name twice ({', '.join(names)}): give each its own `name`")
