@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 Split = Literal["train", "validation", "test"]
@@ -32,6 +33,8 @@ class Document:
     """Running text; for a conversation, its contents joined by newlines (what filters and dedup judge)."""
     messages: tuple[Message, ...] = ()
     """The conversation, in order; empty for running text."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the source says about it, out of `url`, `license` and `date`."""
 
 
 @dataclass(frozen=True, slots=True)

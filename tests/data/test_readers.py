@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data import readers
+from nexus_llm.data import blocks
 from nexus_llm.data.readers import BrokenRecord, read_file
 from nexus_llm.errors import DataError
 from nexus_llm.records import Document
@@ -108,7 +108,7 @@ def test_a_broken_line_is_set_aside_with_its_number_and_the_next_is_read(
 def test_a_line_without_end_is_set_aside_without_filling_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(blocks, "MAX_RECORD_BYTES", 100)
     found = read(write(tmp_path / "a.jsonl", b'{"text": "' + b"x" * 1_000 + b'"}\n{"text": "b"}\n'))
     assert isinstance(found[0], BrokenRecord)
     assert texts(found) == ["b"]
