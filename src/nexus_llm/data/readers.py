@@ -135,6 +135,8 @@ def _row_content(row: object, settings: ReadSettings) -> tuple[str, str, tuple[A
         raise UnusableError(f"no text in {field!r}, no messages, no prompt and completion, only: {known}")
     messages = to_messages(row, format)
     text = "\n".join(message["content"] for message in messages) if messages else row[field]
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UnusableError("the text holds half of a surrogate pair, which is no character")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UnusableError("the text holds half of a surrogate pair, which is no character") from error
     return format, text, messages
