@@ -88,6 +88,11 @@ class ChatTokenizer:
         }
 
     @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as the content of a `tokenizer.json`, in the form that Hugging Face's library writes today."""
+        return self._tokenizer.to_str()
+
+    @property
     def vocabulary_size(self) -> int:
         """Number of token ids, control tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
