@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_llm.errors import DataError
-from nexus_llm.train.packing import NOT_LEARNED, PackedRows, best_fit_decreasing, cut, pack, read_shards
+from nexus_llm.train.packing import NOT_LEARNED, PackedRows, Shard, best_fit_decreasing, cut, pack, read_shards
 from tiny_training import VOCABULARY, make_shard, write_shard
 
 document_lengths = st.lists(st.integers(0, 60), min_size=1, max_size=25)
@@ -119,3 +120,44 @@ def test_shards_are_read_in_order_and_checked_against_the_vocabulary(tmp_path: P
         read_shards(tmp_path, "train", vocabulary=50)
     with pytest.raises(DataError, match="no token shards for test"):
         read_shards(tmp_path, "test", vocabulary=VOCABULARY)
+
+
+def with_repeats(shard: Shard, repeats: list[int]) -> Shard:
+    return replace(shard, repeats=np.array(repeats, np.uint16))
+
+
+@given(lengths=document_lengths, max_length=row_lengths)
+def test_repeats_of_one_pack_the_very_rows_that_no_repeats_pack(lengths, max_length):
+    shard = make_shard(lengths)
+    plain = pack([shard], max_length=max_length, objective="continued-pretraining")
+    once = pack([with_repeats(shard, [1] * len(lengths))], max_length=max_length, objective="continued-pretraining")
+    np.testing.assert_array_equal(plain.pieces, once.pieces)
+    np.testing.assert_array_equal(plain.row_starts, once.row_starts)
+    if plain.rows:
+        one, other = plain.batch(3, 1, size=2), once.batch(3, 1, size=2)
+        np.testing.assert_array_equal(one.token_ids, other.token_ids)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+@given(
+    documents=st.lists(st.tuples(st.integers(2, 60), st.integers(0, 4)), min_size=1, max_size=20),
+    max_length=row_lengths,
+)
+def test_an_epoch_has_every_document_as_often_as_its_repeats_say(documents, max_length):
+    lengths, repeats = ([pair[place] for pair in documents] for place in (0, 1))
+    shard = make_shard(lengths)
+    packed = pack([with_repeats(shard, repeats)], max_length=max_length, objective="continued-pretraining")
+    document_of = np.searchsorted(shard.offsets, packed.pieces[:, 1], side="right") - 1
+    pieces = [len(cut(0, length, max_length=max_length)) for length in lengths]
+    found = np.bincount(document_of, minlength=len(lengths)).tolist()
+    assert found == [one * times for one, times in zip(pieces, repeats, strict=True)]
+    assert packed.dropped.get("not in the mix", 0) == repeats.count(0)
+
+
+def test_repeats_are_read_where_the_data_has_them(tmp_path: Path):
+    write_shard(tmp_path, "train", make_shard([5, 6]))
+    assert read_shards(tmp_path, "train", vocabulary=VOCABULARY)[0].repeats is None
+    np.save(tmp_path / "train-00000.repeats.npy", np.array([2, 0], np.uint16))
+    (shard,) = read_shards(tmp_path, "train", vocabulary=VOCABULARY)
+    assert shard.repeats is not None
+    assert pack([shard], max_length=8, objective="continued-pretraining").pieces.tolist() == [[0, 0, 5], [0, 0, 5]]

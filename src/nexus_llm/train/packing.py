@@ -35,6 +35,8 @@ class Shard:
     offsets: Integers
     loss_mask: npt.NDArray[np.bool_]
     is_conversation: npt.NDArray[np.bool_]
+    repeats: npt.NDArray[np.uint16] | None = None
+    """How often an epoch sees each document; None: once."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,10 @@ def read_shards(folder: Path, split: Split, *, vocabulary: int) -> list[Shard]:
     shards = []
     for path in sorted(folder.glob(f"{split}-*.tokens.npy")):
         base = path.name.removesuffix(".tokens.npy")
-        fields = (np.load(folder / f"{base}.{name}.npy", mmap_mode="r") for name in _FIELDS)
-        shards.append(Shard(*fields))
+        paths = {name: folder / f"{base}.{name}.npy" for name in _FIELDS}
+        if not paths["repeats"].exists():  # made before there was a mix
+            del paths["repeats"]
+        shards.append(Shard(**{name: np.load(file, mmap_mode="r") for name, file in paths.items()}))
         if shards[-1].tokens.size and (highest := int(shards[-1].tokens.max())) >= vocabulary:
             raise DataError(
                 f"{path} holds token id {highest}, and the model's vocabulary ends at {vocabulary - 1}",
@@ -129,15 +133,23 @@ def read_shards(folder: Path, split: Split, *, vocabulary: int) -> list[Shard]:
     return shards
 
 
-_FIELDS = ("tokens", "offsets", "loss_mask", "is_conversation")
+_FIELDS = ("tokens", "offsets", "loss_mask", "is_conversation", "repeats")
 
 
 def pack(shards: Sequence[Shard], *, max_length: int, objective: Objective) -> PackedRows:
-    """Every usable document, cut into pieces and packed into rows of `max_length` tokens."""
-    dropped = {"conversation longer than max_length": 0, "nothing to learn": 0}
-    pieces: list[tuple[int, int, int]] = []
+    """Every usable document, cut into pieces and packed into rows of `max_length` tokens.
+
+    A document with repeats has its pieces as often, one with 0 repeats has none. An epoch is once through all rows.
+    """
+    dropped = {"conversation longer than max_length": 0, "nothing to learn": 0, "not in the mix": 0}
+    # Repeat number → pieces: all first times, then all second times, so that equal pieces are packed far apart.
+    passes: list[list[tuple[int, int, int]]] = [[]]
     for shard_index, shard in enumerate(shards):
         for document, (start, stop) in enumerate(zip(shard.offsets[:-1], shard.offsets[1:], strict=True)):
+            times = 1 if shard.repeats is None else int(shard.repeats[document])
+            if not times:
+                dropped["not in the mix"] += 1
+                continue
             if shard.is_conversation[document] and stop - start > max_length:
                 dropped["conversation longer than max_length"] += 1
                 continue
@@ -148,7 +160,10 @@ def pack(shards: Sequence[Shard], *, max_length: int, objective: Objective) -> P
                 or (shard.is_conversation[document] and _learned(shard, first, length, objective).any())
             ]
             dropped["nothing to learn"] += not found
-            pieces += found
+            passes += [[] for _ in range(times - len(passes))]
+            for repeat in passes[:times]:
+                repeat.extend(found)
+    pieces = [piece for one in passes for piece in one]
     rows = best_fit_decreasing([length for _, _, length in pieces], capacity=max_length)
     ordered = [pieces[index] for row in rows for index in row]
     row_starts = np.cumsum([0, *(len(row) for row in rows)])
