@@ -6,11 +6,13 @@ Two requests of its API are enough, so that progress, resuming and hashes stay i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nexus_llm.cloud.downloads import stream_into
+from nexus_llm.cloud.growing_file import sha256_of
+from nexus_llm.data.download import mismatch
 from nexus_llm.errors import ModelError
 from nexus_llm.ports import HubFile, HubListing
 
@@ -41,7 +43,7 @@ class HuggingFaceHub:
                 answer = client.get(url, params={"blobs": "true"})
             if answer.status_code < 500:
                 self._refuse(answer.status_code, repository, revision)
-                return _listing(answer.json())
+                return listing_of(answer.json())
         except (httpx.TransportError, ValueError, KeyError, TypeError):
             pass  # no network, or a page of some proxy instead of the hub's answer
         return None
@@ -54,10 +56,14 @@ class HuggingFaceHub:
         partial = target.with_name(target.name + ".partial")
         url = f"{self._endpoint}/{repository}/resolve/{commit}/{file.path}"
         failure: Exception | None = None
+
+        def refuse(status: int) -> None:
+            self._refuse(status, repository, commit)
+
         with self._client(timeout_seconds=DOWNLOAD_TIMEOUT_SECONDS) as client:
             for _ in range(ATTEMPTS):
                 try:
-                    self._continue(client, url, partial, on_bytes, repository=repository, revision=commit)
+                    stream_into(client, url, partial, refuse=refuse, on_bytes=on_bytes)
                     break
                 except httpx.TransportError as error:
                     failure = error  # what arrived stays; the next attempt asks for the rest
@@ -73,22 +79,6 @@ class HuggingFaceHub:
 
         headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
         return httpx.Client(headers=headers, timeout=timeout_seconds, follow_redirects=True, transport=self._transport)
-
-    def _continue(
-        self, client: Any, url: str, partial: Path, on_bytes: Callable[[int], None], *, repository: str, revision: str
-    ) -> None:
-        """Appends to `partial` what it lacks."""
-        have = partial.stat().st_size if partial.exists() else 0
-        with client.stream("GET", url, headers={"range": f"bytes={have}-"} if have else {}) as answer:
-            if answer.status_code == 416:
-                return  # nothing lies behind the last byte
-            self._refuse(answer.status_code, repository, revision)
-            is_rest = answer.status_code == 206
-            on_bytes(have if is_rest else 0)
-            with partial.open("ab" if is_rest else "wb") as stream:
-                for piece in answer.iter_bytes():
-                    stream.write(piece)
-                    on_bytes(len(piece))
 
     def _refuse(self, status: int, repository: str, revision: str) -> None:
         """Raises for a status that is not success."""
@@ -110,11 +100,17 @@ def hub_from_environment(environment: Mapping[str, str]) -> HuggingFaceHub:
     return HuggingFaceHub(
         endpoint=environment.get("HF_ENDPOINT") or DEFAULT_ENDPOINT,
         token=environment.get("HF_TOKEN") or None,
-        is_offline=environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+        is_offline=is_offline(environment),
     )
 
 
-def _listing(answer: dict[str, Any]) -> HubListing:
+def is_offline(environment: Mapping[str, str]) -> bool:
+    """Whether the user wants no hub to be asked."""
+    return environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def listing_of(answer: dict[str, Any]) -> HubListing:
+    """The listing in an answer of the hub's API about a model or a data set."""
     files = [
         HubFile(path=one["rfilename"], size=int(one.get("size") or 0), sha256=(one.get("lfs") or {}).get("sha256"))
         for one in answer["siblings"]
@@ -126,12 +122,12 @@ def _listing(answer: dict[str, Any]) -> HubListing:
 
 
 def _check(partial: Path, file: HubFile, url: str) -> None:
-    size = partial.stat().st_size
-    wrong = f"{size} bytes instead of {file.size}" if file.size and size != file.size else None
-    if not wrong and file.sha256:
-        with partial.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        wrong = f"sha256 {found} instead of {file.sha256}" if found != file.sha256 else None
+    wrong = mismatch(
+        size=partial.stat().st_size,
+        sha256=sha256_of(partial) if file.sha256 else "",
+        wanted_size=file.size or None,
+        wanted_sha256=file.sha256,
+    )
     if wrong:
         partial.unlink()
         raise ModelError(f"{url} arrived with {wrong}", fix="run the same command again: the file was deleted")
