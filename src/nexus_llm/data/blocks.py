@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nexus_llm.data.streams import ByteStream
@@ -34,6 +35,15 @@ class UnusableError(Exception):
     def too_long(cls, thing: str) -> UnusableError:
         """For a `thing` above MAX_RECORD_BYTES."""
         return cls(f"the {thing} is longer than {MAX_RECORD_BYTES} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class TextRecord:
+    """The text of one record, and what is known about it."""
+
+    text: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """As `records.Document.metadata`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,8 @@ class Block:
     """Where each record lies, for formats whose records are no lines."""
     columns: tuple[str, ...] = ()
     """The header of a csv file."""
+    delimiter: str = ","
+    """What separates the fields of a csv file."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Kind → number of records that are no text by their declared type (images in a WARC file): counted, not read."""
 
@@ -83,6 +95,65 @@ def line_blocks(stream: ByteStream, *, source: str, format: str) -> Iterator[Blo
         long_lines = tuple(first + index for index in too_long)
         yield Block(stream.origin, source, format, number, first, payload, stream.encoding, long_lines)
         number, first = number + 1, first + payload.count(b"\n")
+
+
+def item_blocks(
+    items: Iterable[tuple[int, bytes | None]], stream: ByteStream, *, source: str, format: str, skipped: Counter[str]
+) -> Iterator[Block]:
+    """Blocks of (number, bytes) items, whose bytes are None where they are above MAX_RECORD_BYTES.
+
+    What `items` has counted in `skipped` goes with the block that is made next; it is cleared.
+    """
+    number = size = 0
+    batch: list[tuple[int, bytes | None]] = []
+    for item in items:
+        batch.append(item)
+        size += len(item[1] or b"")
+        if size >= BLOCK_BYTES:
+            yield _item_block(batch, stream, source, format, number, skipped)
+            number, size, batch = number + 1, 0, []
+    if batch or skipped:
+        yield _item_block(batch, stream, source, format, number, skipped)
+
+
+def _item_block(
+    items: Sequence[tuple[int, bytes | None]],
+    stream: ByteStream,
+    source: str,
+    format: str,
+    number: int,
+    skipped: Counter[str],
+) -> Block:
+    spans: list[Span] = []
+    end = 0
+    for item_number, raw in items:
+        if raw is not None:
+            spans.append((item_number, end, end + len(raw)))
+            end += len(raw)
+    counted = dict(skipped)
+    skipped.clear()
+    return Block(
+        origin=stream.origin,
+        source=source,
+        format=format,
+        number=number,
+        encoding=stream.encoding,
+        first=items[0][0] if items else 1,
+        payload=b"".join(raw for _, raw in items if raw is not None),
+        too_long=tuple(item_number for item_number, raw in items if raw is None),
+        spans=tuple(spans),
+        skipped=counted,
+    )
+
+
+def items_of(block: Block, thing: str) -> Iterator[tuple[int, bytes | UnusableError]]:
+    """(number, bytes or why not) of the items that `item_blocks` put into a block, numbers ascending."""
+    view = block.payload
+    found: list[tuple[int, bytes | UnusableError]] = [(number, view[start:end]) for number, start, end in block.spans]
+    if block.too_long:
+        found += [(number, UnusableError.too_long(thing)) for number in block.too_long]
+        found.sort(key=lambda item: item[0])
+    return iter(found)
 
 
 def whole_file_block(stream: ByteStream, *, source: str, format: str) -> Block:
