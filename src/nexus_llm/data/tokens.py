@@ -26,7 +26,7 @@ import numpy.typing as npt
 import polars as pl
 
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data.fast_tokenizers import Encoder, Offsets, TokenIds, bounds_of, first_difference, reference
+from nexus_llm.data.fast_tokenizers import Encoder, Offsets, TokenIds, bounds_of, first_difference, merged, reference
 from nexus_llm.errors import ModelError
 from nexus_llm.records import SPLITS, Document
 
@@ -104,10 +104,11 @@ def encode_block(frame: pl.DataFrame, encoder: Encoder, tokenizer: ChatTokenizer
     if differences:
         encoder = reference(tokenizer)
     ids, offsets = _with_ends(*encoder.encode(running["text"].to_list()), tokenizer)
-    if len(running) == len(frame):
+    masks = np.ones(len(ids), np.bool_)
+    if is_conversation.any():
+        ids, offsets = merged(is_conversation, (ids, offsets), conversations[:2])
         masks = np.ones(len(ids), np.bool_)
-    else:
-        ids, offsets, masks = _merged(is_conversation, (ids, offsets), conversations)
+        masks[np.repeat(is_conversation, np.diff(offsets))] = conversations[2]
     kept = np.diff(offsets) > 0  # a refused conversation has no tokens; every other document has its end
     documents = frame.with_columns(tokens=pl.Series(np.diff(offsets), dtype=pl.UInt32)).filter(kept)
     return EncodedBlock(
@@ -273,20 +274,25 @@ _ARRAYS = ("tokens", "offsets", "loss_mask", "is_conversation")
 
 def _encode_conversations(
     frame: pl.DataFrame, tokenizer: ChatTokenizer
-) -> tuple[list[tuple[list[int], list[bool]]], list[RefusedConversation]]:
-    """(ids, loss mask) of every conversation, both empty for one that the template refuses; and the refusals."""
-    encoded: list[tuple[list[int], list[bool]]] = []
+) -> tuple[tuple[TokenIds, Offsets, npt.NDArray[np.bool_]], list[RefusedConversation]]:
+    """(ids, bounds, loss mask) of all conversations, without ids for one that the template refuses; the refusals."""
+    ids: list[TokenIds] = [np.empty(0, np.uint32)]
+    masks: list[npt.NDArray[np.bool_]] = [np.empty(0, np.bool_)]
+    sizes: list[int] = []
     refused: list[RefusedConversation] = []
     for ordinal, identity, messages in frame.select("ordinal", "id", "messages").iter_rows():
+        sizes.append(0)
         try:
             one = tokenizer.encode_conversation(json.loads(messages))
-            if not one.token_ids:
-                raise ModelError("the chat template makes no text of it", fix="check its messages")
-            encoded.append((one.token_ids, one.is_assistant))
         except ModelError as error:
-            encoded.append(([], []))
             refused.append(RefusedConversation(ordinal, identity, error.what))
-    return encoded, refused
+            continue
+        if not one.token_ids:
+            refused.append(RefusedConversation(ordinal, identity, "the chat template makes no text of it"))
+        sizes[-1] = len(one.token_ids)
+        ids.append(np.array(one.token_ids, np.uint32))
+        masks.append(np.array(one.is_assistant, np.bool_))
+    return (np.concatenate(ids), bounds_of(sizes), np.concatenate(masks)), refused
 
 
 def _sampled_differences(running: pl.DataFrame, encoder: Encoder, tokenizer: ChatTokenizer) -> int:
@@ -322,26 +328,6 @@ def _with_ends(ids: TokenIds, offsets: Offsets, tokenizer: ChatTokenizer) -> tup
     is_text[bounds[1:] - 1] = False
     whole[is_text] = ids
     return whole, bounds
-
-
-def _merged(
-    is_conversation: npt.NDArray[np.bool_],
-    running: tuple[TokenIds, Offsets],
-    conversations: Sequence[tuple[list[int], list[bool]]],
-) -> tuple[TokenIds, Offsets, npt.NDArray[np.bool_]]:
-    """(ids, bounds, loss mask) of all documents in the frame's order."""
-    ids, offsets = running
-    sizes = np.empty(len(is_conversation), np.int64)
-    sizes[~is_conversation] = np.diff(offsets)
-    sizes[is_conversation] = [len(token_ids) for token_ids, _ in conversations]
-    bounds = bounds_of(sizes)
-    is_running = np.repeat(~is_conversation, sizes)
-    whole, mask = np.empty(bounds[-1], np.uint32), np.ones(bounds[-1], np.bool_)
-    whole[is_running] = ids
-    for document, (token_ids, learned) in zip(np.flatnonzero(is_conversation), conversations, strict=True):
-        whole[bounds[document] : bounds[document + 1]] = token_ids
-        mask[bounds[document] : bounds[document + 1]] = learned
-    return whole, bounds, mask
 
 
 def _sizes_by_split(splits: pl.Series, tokens: pl.Series) -> dict[str, npt.NDArray[np.int64]]:
