@@ -24,6 +24,8 @@ class FileInfo:
 
     location: str
     size: int
+    etag: str = ""
+    """What an object store says of the content: changes when it does. Empty on a disk."""
 
 
 def list_files(location: str) -> list[FileInfo]:
@@ -43,7 +45,7 @@ def list_files(location: str) -> list[FileInfo]:
             found = {}
     base = path.split("*")[0]
     infos = [
-        FileInfo(_unresolve(location, name), int(info["size"] or 0))
+        FileInfo(_unresolve(location, name), int(info["size"] or 0), str(info.get("ETag") or "").strip('"'))
         for name, info in found.items()
         if info["type"] == "file" and not _is_hidden(name.removeprefix(base))
     ]

@@ -50,7 +50,9 @@ class Decisions:
             value=pl.when(is_copy).then(1.0).otherwise("jaccard"),
         )
         staying = rows.filter(pl.col("rule").is_null()).select(*kept.columns, "cluster")
-        staying = staying.with_columns(split=split_of(cluster_numbers(staying["cluster"], seed=self.seed), self.borders))
+        staying = staying.with_columns(
+            split=split_of(cluster_numbers(staying["cluster"], seed=self.seed), self.borders)
+        )
         return Decided(staying, rejections(rows.filter(pl.col("rule").is_not_null())))
 
 
@@ -72,4 +74,3 @@ def clusters_of(kept: pl.DataFrame, duplicates: pl.DataFrame) -> pl.DataFrame:
         representative=pl.coalesce("representative", "ordinal"),
         copy_of=pl.coalesce("copy_of", "ordinal"),
     )
-

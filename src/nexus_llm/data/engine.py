@@ -10,8 +10,7 @@ Nothing that comes out depends on the number of workers or on where a task ends.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.data.blocks import Block
+from nexus_llm.chat import ChatTokenizer
+from nexus_llm.data import minhash, shards, split, tokens
 from nexus_llm.data.decide import DUPLICATES_SCHEMA, Decisions, clusters_of
-from nexus_llm.data.intake import BrokenRecord, Tools, take
-from nexus_llm.data.segments import Segments, Summary, summary_of
-from nexus_llm.data.tasks import Task, records
+from nexus_llm.data.duplicates import Signed, find_duplicates
+from nexus_llm.data.intake import REJECTED_SCHEMA, Tools
+from nexus_llm.data.passes import EncodeJob, EncodeResult, EncodeWorker, ShardWorker, TakeWorker
+from nexus_llm.data.segments import EncodedSegments, Segments, Summary, rejection_writer
+from nexus_llm.data.shards import Shard, WrittenShard
+from nexus_llm.data.tasks import Task
 from nexus_llm.data.workers import run_all
 
 if TYPE_CHECKING:
+    from nexus_llm.data.facts import Facts
     from nexus_llm.ports import Progress
 
 # Of the one process that compares documents; the rest of the engine needs about as much again.
@@ -78,9 +82,6 @@ class Engine:
 
     def decide(self, summaries: Sequence[Summary]) -> Decisions:
         """What only all documents together can say."""
-        # Imported here: the process that hands out tasks needs no compiled kernels until now.
-        from nexus_llm.data.duplicates import find_duplicates
-
         recipe = self.tools.recipe
         numbers = [one.number for one in summaries if one.kept]
         self.progress.start("finding duplicates", total=None, unit="pairs")
@@ -106,7 +107,9 @@ class Engine:
         rows = self.taken.kept(number, ["ordinal", "content_hash", "characters", "band_keys"])
         return Signed.of(rows)
 
-    def _shingles(self, numbers: Sequence[int], ordinals: npt.NDArray[np.uint64]) -> Iterator[tuple[int, minhash.Hashes]]:
+    def _shingles(
+        self, numbers: Sequence[int], ordinals: npt.NDArray[np.uint64]
+    ) -> Iterator[tuple[int, minhash.Hashes]]:
         """The shingle set of each document in `ordinals`, which ascend."""
         words = self.tools.recipe.near_duplicates.shingle_words
         for number in numbers:
@@ -137,29 +140,83 @@ class Engine:
 
     def _borders(self, numbers: Sequence[int], duplicates: pl.DataFrame) -> split.Borders:
         """Where the held-out splits begin and end among the numbers of all clusters."""
-        extremes = split.Extremes()
+        count, lowest, highest = 0, np.empty(0), np.empty(0)
         for number in numbers:
             rows = clusters_of(self.taken.kept(number, ["ordinal", "content_hash"]), duplicates)
             is_first = (rows["representative"] == rows["ordinal"]) & (rows["copy_of"] == rows["ordinal"])
-            extremes.add(split.cluster_numbers(rows["cluster"].filter(is_first), seed=self.seed))
-        return split.split_borders(extremes, self.tools.recipe.split)
+            found = split.cluster_numbers(rows["cluster"].filter(is_first), seed=self.seed).to_numpy()
+            count += len(found)
+            lowest = np.sort(np.concatenate([lowest, found]))[: split.BORDER_CLUSTERS]
+            highest = np.sort(np.concatenate([highest, found]))[-split.BORDER_CLUSTERS :]
+        return split.split_borders(count, lowest.tolist(), highest.tolist(), self.tools.recipe.split)
 
+    def encode(self, summaries: Sequence[Summary], decisions: Decisions, model_folder: Path, facts: Facts) -> list[int]:
+        """The second pass: token arrays of every task that keeps something; counts what it sees into `facts`. Gives the
+        numbers of those tasks."""
+        kept = [one for one in summaries if one.kept]
+        self.progress.start("writing tokens", total=sum(one.kept for one in kept), unit="documents")
+        jobs = (EncodeJob(one.number, decisions.about(*self._range(one.number))) for one in kept)
+        results = run_all(
+            EncodeWorker,
+            (model_folder, self.taken, self.encoded, kept[0].number if kept else 0),
+            jobs,
+            workers=self.workers,
+            stop_if_asked=self.stop_if_asked,
+            finished=lambda job: EncodeResult() if tokens.is_saved(self.encoded.block(job.number)) else None,
+        )
+        for one, result in zip(kept, results, strict=True):
+            rows = self.encoded.documents(one.number)
+            facts.add_encoded(rows, self.encoded.rejected(one.number), result.backend)
+            self.progress.advance(one.kept)
+        self.progress.finish(f"{sum(facts.tokens.values()):,} tokens")
+        return [one.number for one in kept]
 
-class TakeWorker:
-    """The first pass on one task, in a worker process."""
+    def write(
+        self, numbers: Sequence[int], epochs: Mapping[str, float], model_folder: Path, folder: Path
+    ) -> list[tuple[Shard, WrittenShard]]:
+        """The shards of all splits, in `folder`."""
+        plan = shards.plan_shards(
+            ((number, tokens.load_sizes(self.encoded.block(number))) for number in numbers),
+            shard_tokens=self.tools.recipe.shard_tokens,
+        )
+        self.progress.start("writing shards", total=len(plan), unit="shards")
+        (self.work / "shards").mkdir(parents=True, exist_ok=True)
+        worker = (
+            self.encoded,
+            self.work / "shards",
+            tokens.token_type(ChatTokenizer.load(model_folder).vocabulary_size),
+            dict(epochs),
+            self.seed,
+        )
+        written = []
+        for one in run_all(
+            ShardWorker, worker, plan, workers=min(self.workers, len(plan)), stop_if_asked=self.stop_if_asked
+        ):
+            written.append(one)
+            self.progress.advance(1)
+        for shard in plan:
+            for name in shard.files:
+                (self.work / "shards" / name).rename(folder / name)
+        self.progress.finish()
+        return list(zip(plan, written, strict=True))
 
-    def __init__(self, tools: Tools, segments: Segments) -> None:
-        self._tools = tools
-        self._segments = segments
+    def write_rejected(self, summaries: Sequence[Summary], path: Path) -> None:
+        """All rejections, ordered by ordinal."""
+        with path.open("wb") as stream, rejection_writer(stream) as write:
+            for one in summaries:
+                rows = [pl.DataFrame(schema=REJECTED_SCHEMA)]
+                if one.rejected:
+                    rows.append(self.taken.rejected(one.number))
+                if one.kept:
+                    rows.append(self.encoded.rejected(one.number))
+                write(pl.concat(rows).sort("ordinal"))
 
-    def __call__(self, task: Task) -> Summary:
-        formats: dict[str, Counter[str]] = defaultdict(Counter)
-        skipped: dict[str, Counter[str]] = defaultdict(Counter)
-        broken: Counter[str] = Counter()
-        for piece in task.pieces:
-            if isinstance(piece.content, Block):
-                skipped[piece.content.source].update(piece.content.skipped)
-        taken = take(records(task, formats_seen=formats), self._tools)
-        summary = summary_of(task.number, taken, formats=formats, skipped=skipped)
-        self._segments.save(summary, taken)
-        return summary
+    @property
+    def encoded(self) -> EncodedSegments:
+        """Results of the second pass."""
+        return EncodedSegments(self.work / "encoded")
+
+    def _range(self, number: int) -> tuple[int, int]:
+        """The first and last ordinal that a task keeps."""
+        ordinals = self.taken.kept(number, ["ordinal"])["ordinal"]
+        return ordinals[0], ordinals[-1]

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from nexus_llm.data import mix
 from nexus_llm.data.segments import Summary
+from nexus_llm.data.shards import Shard, WrittenShard
+from nexus_llm.recipe import Source
 from nexus_llm.records import SPLITS
 
 LENGTH_BOUNDS = (0, *(2**power for power in range(8, 21)))
@@ -100,6 +103,28 @@ class Facts:
             self.lengths[place] += count
         if len(rows):
             self.tokenizer_backends.add(backend)
+
+    def set_epochs(self, sources: Sequence[Source]) -> None:
+        """Works out how often an epoch sees each source."""
+        epochs = mix.effective_epochs(
+            {one.name: self.sources[one.name].train_tokens for one in sources},
+            epochs={one.name: one.epochs for one in sources},
+            weights={one.name: one.weight for one in sources if one.weight is not None},
+        )
+        for name, value in epochs.items():
+            self.sources[name].epochs = value
+
+    @property
+    def epochs(self) -> dict[str, float]:
+        """Source → how often an epoch sees its training documents."""
+        return {name: one.epochs for name, one in self.sources.items()}
+
+    def add_written(self, written: Sequence[tuple[Shard, WrittenShard]]) -> None:
+        """Counts of all shards."""
+        self.shards = {split: sum(shard.split == split for shard, _ in written) for split in SPLITS}
+        for shard, counts in written:
+            for source, count in counts.sources.items() if shard.split == "train" else ():
+                self.sources[source].tokens_per_epoch += count.tokens_per_epoch
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's facts; every count of documents adds up."""

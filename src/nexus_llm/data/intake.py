@@ -120,7 +120,12 @@ class _Sieve:
                 break
             step()
         if self.rejected:
-            self.taken.rejected = pl.concat(self.rejected).sort("ordinal")
+            rejected = pl.concat(self.rejected).sort("ordinal")
+            if self.tools.recipe.pii.action != "keep":
+                # Most were rejected before anybody looked for personal data.
+                clear, _ = pii.redact(rejected["excerpt"], self.tools.recipe.pii.entities)
+                rejected = rejected.with_columns(excerpt=clear)
+            self.taken.rejected = rejected
         self.taken.kept = _signed(self.rows, self.tools.recipe.near_duplicates.shingle_words)
 
     def _reject(self, verdicts: pl.DataFrame) -> None:

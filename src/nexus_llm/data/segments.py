@@ -5,19 +5,23 @@ A summary that exists means that the task is done, so that a killed run goes on 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 
 from nexus_llm.data.blocks import BrokenRecord
-from nexus_llm.data.intake import Taken
+from nexus_llm.data.intake import REJECTED_SCHEMA, Taken
+
+# Of rejected.parquet.
+_ROW_GROUP_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,7 @@ class Segments:
         """Keeps a task's rows, then its summary."""
         for name, rows in (("kept", taken.kept), ("rejected", taken.rejected)):
             if len(rows):
-                buffer = io.BytesIO()
-                rows.write_parquet(buffer, compression="lz4", statistics=False)
-                write_durably(self._path(summary.number, f"{name}.parquet"), buffer.getbuffer())
+                write_durably(self._path(summary.number, f"{name}.parquet"), _parquet(rows))
         text = json.dumps(asdict(summary), ensure_ascii=False)
         write_durably(self._path(summary.number, "json"), text.encode())
 
@@ -76,6 +78,63 @@ class Segments:
 
     def _path(self, number: int, ending: str) -> Path:
         return self.folder / f"{number:07d}.{ending}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSegments:
+    """The folder of the second pass: encoded blocks, and who was found to repeat others or was refused."""
+
+    folder: Path
+
+    def block(self, number: int) -> Path:
+        """The folder of a task's `tokens.EncodedBlock`; it exists when the task is done."""
+        return self.folder / f"{number:07d}"
+
+    def save_rejected(self, number: int, rows: pl.DataFrame) -> None:
+        """Keeps rows of `intake.REJECTED_SCHEMA`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(self._rejected(number), _parquet(rows.sort("ordinal")))
+
+    def rejected(self, number: int) -> pl.DataFrame:
+        """Rows of `intake.REJECTED_SCHEMA`."""
+        return pl.read_parquet(self._rejected(number), glob=False)
+
+    def documents(self, number: int) -> pl.DataFrame:
+        """`split`, `source`, `language`, `characters` and `tokens` of each document that stays."""
+        path = self.block(number) / "documents.arrow"
+        rows = pl.read_ipc(path, columns=["split", "source", "language", "tokens", "text"])
+        return rows.with_columns(characters=pl.col("text").str.len_chars()).drop("text")
+
+    def _rejected(self, number: int) -> Path:
+        return self.folder / f"{number:07d}.rejected.parquet"
+
+
+@contextlib.contextmanager
+def rejection_writer(stream: BinaryIO) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Takes rows of `intake.REJECTED_SCHEMA`, and writes them in row groups of a fixed size: same rows, same bytes."""
+    import pyarrow.parquet
+
+    pending = pl.DataFrame(schema=REJECTED_SCHEMA)
+
+    def write(rows: pl.DataFrame, least: int = _ROW_GROUP_ROWS) -> None:
+        nonlocal pending
+        pending = pl.concat([pending, rows])
+        while len(pending) >= least and len(pending):
+            group = pending.head(_ROW_GROUP_ROWS).rechunk()
+            writer.write_table(group.to_arrow(compat_level=pl.CompatLevel.oldest()), row_group_size=_ROW_GROUP_ROWS)
+            pending = pending.slice(len(group))
+
+    schema = pending.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    with pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
+        yield write
+        write(pl.DataFrame(schema=REJECTED_SCHEMA), least=1)
+
+
+def _parquet(rows: pl.DataFrame) -> memoryview:
+    """The rows as the bytes of a file that is read once more and thrown away."""
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer, compression="lz4", statistics=False)
+    return buffer.getbuffer()
 
 
 def write_durably(path: Path, content: Any) -> None:

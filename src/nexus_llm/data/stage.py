@@ -2,73 +2,91 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
-from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data import duplicates, minhash, python_docs, tokens
-from nexus_llm.data.intake import REJECTED_SCHEMA, Intake, rejections
-from nexus_llm.data.readers import BrokenRecord, format_of, read_file
-from nexus_llm.data.rows import documents_in
-from nexus_llm.data.split import splits
+from nexus_llm.data import python_docs
+from nexus_llm.data.readers import ReadSettings, blocks_of, format_of
+from nexus_llm.data.tasks import Piece, PythonModule
 from nexus_llm.errors import DataError, TryAgainError
 from nexus_llm.ports import Ports
-from nexus_llm.recipe import DataRecipe, FilesSource, Recipe, Source
-from nexus_llm.records import SPLITS, Document
+from nexus_llm.recipe import DataRecipe, FilesSource, PythonDocsSource, Recipe, Source
 
-_ENDINGS = "jsonl, parquet, txt, md (jsonl, txt and md also as .gz or .zst)"
+if TYPE_CHECKING:
+    from nexus_llm.data.engine import Engine
+    from nexus_llm.data.facts import Facts
+    from nexus_llm.data.intake import Tools
+    from nexus_llm.data.segments import Summary
+
+_ENDINGS = "jsonl, parquet, csv, txt, md, html, warc, pdf, eml, mbox (text formats also as .gz or .zst)"
 _PYTHON_DOCS_BYTES = 2_000_000  # CPython 3.11: 1.93 million characters
-# Row groups of a fixed size, so that the same rows give the same bytes.
-_ROW_GROUP_ROWS = 10_000
-_PROGRESS_STEP = 256
-
-
-@dataclass
-class _SourceCount:
-    """What one source gave."""
-
-    files: int = 0
-    read: int = 0
-    broken: int = 0
+# Below this size, starting worker processes takes longer than they save.
+_SMALL_CORPUS_BYTES = 24 * 2**20
+# Fields that say who does the work, not what comes out.
+_NOT_IN_KEY = {"engine", "workers", "spark", "aws"}
 
 
 def _recipe_part(recipe: Recipe) -> dict[str, Any]:
-    return {"data": recipe.data.model_dump(mode="json"), "seed": recipe.seed}
+    return {"data": recipe.data.model_dump(mode="json", exclude=_NOT_IN_KEY), "seed": recipe.seed}
 
 
 def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: ARG001 - the port of every stage
     hashes: dict[str, str] = {}
     for source in recipe.data.sources:
-        if isinstance(source, FilesSource):
-            for file in _usable_files(source):
-                hashes[file.location] = f"sha256:{_sha256(file.location)}"
-        else:
+        if isinstance(source, PythonDocsSource):
             hashes[source.name] = f"sha256:{python_docs.fingerprint(python_docs.standard_library())}"
+        else:
+            hashes.update({file.location: _fingerprint(file) for file in _usable_files(source)})
+    for path in _other_paths(recipe.data):
+        files = storage.list_files(path)
+        if not files:
+            raise DataError(f"{path} does not exist", fix="correct the path in the recipe's data section")
+        hashes.update({file.location: _fingerprint(file) for file in files})
+    if recipe.data.language.identify:
+        from nexus_llm.data import language
+
+        model = language.model_path()
+        hashes[model.name] = f"sha256:{file_sha256(model)}"
     return hashes
 
 
 def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports) -> Artifact:
-    tokenizer = ChatTokenizer.load(inputs["model"].folder)
+    from nexus_llm.data.engine import Engine
+    from nexus_llm.data.facts import missing_documents
+
+    model_folder = inputs["model"].folder
     with storage.explained(str(draft.folder)):
-        intake, counts = _read_sources(recipe.data, draft.work, ports)
-        kept, repeated = _without_duplicates(intake, recipe.data, ports)
-        chosen = splits(kept["cluster"], recipe.data.split, seed=recipe.seed)
-        _check_enough(chosen.values(), recipe.data, intake)
-        kept = kept.with_columns(split=pl.col("cluster").replace_strict(dict(chosen), return_dtype=pl.String))
-        facts, refused = _write_splits(kept, tokenizer, recipe.data, draft.folder, ports)
-        rejected = pl.concat([intake.rejected, repeated, refused])
-        _write_parquet(rejected, draft.folder / "rejected.parquet")
-        _write_quarantine(intake.broken, draft.folder / "quarantine.jsonl")
-    return draft.finish(facts={**facts, **_funnel(intake, rejected, counts, recipe.data)})
+        files = {source.name: _files_of(source) for source in recipe.data.sources}
+        engine = Engine(
+            tools=_tools(recipe.data, draft.work),
+            seed=recipe.seed,
+            work=draft.work,
+            workers=_workers(recipe.data, files),
+            progress=ports.progress,
+            stop_if_asked=lambda: _stop_if_asked(ports),
+        )
+        facts = _new_facts(recipe.data, files)
+        summaries = _take(engine, recipe.data, files, facts, draft.work, ports)
+        decisions = engine.decide(summaries)
+        encoded = engine.encode(summaries, decisions, model_folder, facts)
+        _check_enough(facts, recipe.data, engine, encoded)
+        facts.set_epochs(recipe.data.sources)
+        facts.add_written(engine.write(encoded, facts.epochs, model_folder, draft.folder))
+        engine.write_rejected(summaries, draft.folder / "rejected.parquet")
+        _write_quarantine(summaries, draft.folder / "quarantine.jsonl")
+        found = facts.to_json()
+        assert missing_documents(found) == 0, found
+        _write_report(found, recipe.name, draft.folder)
+    return draft.finish(facts=found)
 
 
 def _estimate(recipe: Recipe) -> Estimate:
@@ -76,8 +94,8 @@ def _estimate(recipe: Recipe) -> Estimate:
     for source in recipe.data.sources:
         files = storage.list_files(source.path) if isinstance(source, FilesSource) else []
         size += sum(file.size for file in files if format_of(file.location)) if files else _PYTHON_DOCS_BYTES
-    # 1.9 MB took 6 s and 9.2 MB took 15 s with HF tokenizers on 2 cores of an AMD EPYC, 2026-11.
-    return Estimate(seconds=4 + size / 750_000, memory_bytes=400 * 2**20 + 6 * size)
+    # Start-up, and the rate of one core of an AMD EPYC, 2026-11 (benchmarks/data.py).
+    return Estimate(seconds=8 + size / 10_000_000 / (os.cpu_count() or 1), memory_bytes=900 * 2**20)
 
 
 def _usable_files(source: FilesSource) -> list[storage.FileInfo]:
@@ -94,123 +112,183 @@ def _usable_files(source: FilesSource) -> list[storage.FileInfo]:
             fix=f"put text files there ({_ENDINGS}), or correct data.sources' path; "
             "it is relative to the folder that nexus runs in",
         )
-    usable = [file for file in files if format_of(file.location)]
+    usable = [file for file in files if source.format or format_of(file.location)]
     if not usable:
         raise DataError(
             f"source {source.name!r}: {source.path} has no file that can be read, "
             f"only {_listed(_unknown_endings(files))}",
-            fix=f"known endings: {_ENDINGS}",
+            fix=f"known endings: {_ENDINGS}; or name the format: data.sources' `format`",
         )
     return usable
 
 
-def _read_sources(recipe: DataRecipe, work: Path, ports: Ports) -> tuple[Intake, dict[str, _SourceCount]]:
-    """Everything that the sources hold, judged and cleaned, up to `max_documents` records."""
-    intake = Intake(recipe.quality, shingle_words=recipe.near_duplicates.shingle_words)
-    counts: dict[str, _SourceCount] = {}
-    for source in recipe.sources:
-        count = counts[source.name] = _SourceCount()
-        read, broken = intake.read, len(intake.broken)
-        left = None if recipe.max_documents is None else recipe.max_documents - intake.read
-        for _ in intake.take(islice(_records(source, work, ports, count), left)):
-            _stop_if_asked(ports, "reading the text")
-            ports.progress.advance(0, f"{intake.read:,} documents")
-        ports.progress.finish(f"{intake.read - read:,} documents")
-        count.read, count.broken = intake.read - read, len(intake.broken) - broken
-        if isinstance(source, FilesSource):
-            _check_broken(intake.broken[broken:], count, source)
-    return intake, counts
-
-
-def _records(source: Source, work: Path, ports: Ports, count: _SourceCount) -> Iterator[Document | BrokenRecord]:
+def _files_of(source: Source) -> list[storage.FileInfo]:
+    """What a source consists of, in the order in which it is read; modules of the standard library for python-docs."""
     if isinstance(source, FilesSource):
-        files = _usable_files(source)
-        ports.progress.start(f"reading {source.name}", total=sum(file.size for file in files), unit="B")
-        for file in files:
-            yield from _file_records(file.location, source, work)
-            count.files += 1
-            ports.progress.advance(file.size)
-        return
+        return _usable_files(source)
     library = python_docs.standard_library()
-    paths = python_docs.source_files(library)
-    ports.progress.start(f"reading {source.name}", total=len(paths), unit="files")
-    for path in paths:
-        yield from python_docs.documents_of(library, path, source=source.name)
-        count.files += 1
-        ports.progress.advance(1)
-
-
-def _file_records(location: str, source: FilesSource, work: Path) -> Iterator[Document | BrokenRecord]:
-    """Records of one file, which is fetched first where it is not on this disk."""
-    path = Path(location).expanduser()
-    is_remote = "://" in location
-    if is_remote:
-        path = storage.copy_to(location, work / "fetched" / Path(location).name)
-    with storage.explained(location):
-        yield from read_file(path, origin=location, source=source.name, text_field=source.text_field)
-    if is_remote:
-        path.unlink()
-
-
-def _check_broken(broken: list[BrokenRecord], count: _SourceCount, source: FilesSource) -> None:
-    records = count.read + count.broken
-    if records and count.broken / records > source.max_broken_share:
-        first = broken[0]
-        raise DataError(
-            f"{first.file}:{first.line}: {first.error}; {count.broken:,} of the {records:,} records in source "
-            f"{source.name!r} are broken, more than max_broken_share {source.max_broken_share:g}",
-            fix="mend the files, or raise max_broken_share of that source to set broken records aside",
-        )
-
-
-def _without_duplicates(intake: Intake, recipe: DataRecipe, ports: Ports) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Kept documents with their `cluster`, and the rejections of their duplicates."""
-    documents = intake.documents
-    texts, words = documents["text"], recipe.near_duplicates.shingle_words
-
-    def shingles_of(index: int) -> minhash.Hashes:
-        return minhash.shingles(texts[index], words=words)
-
-    ports.progress.start("finding duplicates", total=None, unit="pairs")
-    pairs = duplicates.similar_pairs(
-        intake.signatures, shingles_of, min_jaccard=recipe.near_duplicates.jaccard, checked=ports.progress.advance
-    )
-    clustered = duplicates.cluster(intake.content_hashes, texts.str.len_chars().to_list(), pairs)
-    keep_all = recipe.near_duplicates.keep == "all"
-    reasons = [_repetition(index, one, documents["id"], keep_all) for index, one in enumerate(clustered)]
-    values = [
-        minhash.jaccard(shingles_of(index), shingles_of(one.representative)) if reason else None
-        for index, (one, reason) in enumerate(zip(clustered, reasons, strict=True))
+    return [
+        storage.FileInfo(path.as_posix(), (library / path).stat().st_size) for path in python_docs.source_files(library)
     ]
-    documents = documents.with_columns(
-        cluster=pl.Series([one.cluster for one in clustered], dtype=pl.String),
-        reason=pl.Series([reason and reason[1] for reason in reasons], dtype=pl.String),
-        rule=pl.Series([reason and reason[0] for reason in reasons], dtype=pl.String),
-        value=pl.Series(values, dtype=pl.Float64),
+
+
+def _other_paths(recipe: DataRecipe) -> list[str]:
+    """Files besides the sources that decide what comes out."""
+    paths = [recipe.block.domains_path, recipe.block.urls_path, recipe.erase_path]
+    return [path for path in paths if path] + [one.path for one in recipe.decontaminate]
+
+
+def _tools(recipe: DataRecipe, work: Path) -> Tools:
+    """Everything that judging needs, read once."""
+    from nexus_llm.data import block_lists, decontaminate, language, rules
+    from nexus_llm.data.intake import Tools
+
+    block = recipe.block
+    spec = rules.load_spec()
+    rules.check_names(spec, recipe.quality.thresholds)
+    return Tools(
+        recipe=recipe,
+        spec=spec,
+        language_model=language.load(language.model_path()) if recipe.language.identify else None,
+        blocked=block_lists.load(
+            domains=_lines(block.domains_path), urls=_lines(block.urls_path), licenses=block.licenses
+        )
+        if block.domains_path or block.urls_path or block.licenses
+        else None,
+        evaluation_index=decontaminate.build_index(
+            {one.name: _evaluation_items(one.path, work) for one in recipe.decontaminate}
+        )
+        if recipe.decontaminate
+        else None,
+        erased_ids=frozenset(_lines(recipe.erase_path)),
     )
-    repeated = rejections(documents.filter(pl.col("rule").is_not_null()))
-    ports.progress.finish(f"{len(repeated):,} duplicates")
-    return documents.filter(pl.col("rule").is_null()).drop("reason", "rule", "value"), repeated
 
 
-def _repetition(index: int, one: duplicates.Clustered, ids: pl.Series, keep_all: bool) -> tuple[str, str] | None:
-    """(rule, reason) for a document that repeats another, None for one that stays."""
-    if one.copy_of != index:
-        return "exact_duplicate", f"equal to {ids[one.copy_of]}"
-    if one.representative != index and not keep_all:
-        return "near_duplicate", f"nearly equal to {ids[one.representative]}"
-    return None
+def _lines(path: str | None) -> list[str]:
+    """The lines of a list file without comments and empty ones."""
+    text = storage.read_bytes(path).decode() if path else ""
+    lines = (line.split("#", maxsplit=1)[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]
 
 
-def _check_enough(chosen: Any, recipe: DataRecipe, intake: Intake) -> None:
+def _evaluation_items(path: str, work: Path) -> Iterator[tuple[str, str]]:
+    from nexus_llm.data.decontaminate import items_of
+
+    for file in storage.list_files(path):
+        if format_of(file.location):
+            with _at_hand(file.location, work) as local:
+                yield from items_of(local, origin=file.location)
+
+
+def _workers(recipe: DataRecipe, files: Mapping[str, Sequence[storage.FileInfo]]) -> int:
+    if recipe.workers is not None:
+        return recipe.workers
+    size = sum(file.size for group in files.values() for file in group)
+    return 1 if size < _SMALL_CORPUS_BYTES else os.cpu_count() or 1
+
+
+def _new_facts(recipe: DataRecipe, files: Mapping[str, Sequence[storage.FileInfo]]) -> Facts:
+    from nexus_llm.data.facts import Facts, SourceFacts
+
+    facts = Facts({name: SourceFacts(files=len(group)) for name, group in files.items()})
+    for source in recipe.sources:
+        if isinstance(source, FilesSource) and not source.format:
+            facts.sources[source.name].unknown_endings = _unknown_endings(storage.list_files(source.path))
+    return facts
+
+
+def _take(
+    engine: Engine,
+    recipe: DataRecipe,
+    files: Mapping[str, Sequence[storage.FileInfo]],
+    facts: Facts,
+    work: Path,
+    ports: Ports,
+) -> list[Summary]:
+    """The first pass over all sources."""
+    from nexus_llm.data.tasks import tasks
+
+    total = sum(file.size for group in files.values() for file in group)
+    ports.progress.start("reading the text", total=total, unit="B")
+    summaries = []
+    for summary in engine.take(tasks(_pieces(recipe, files, work, ports))):
+        facts.add_taken(summary)
+        summaries.append(summary)
+    ports.progress.finish(f"{sum(one.read for one in facts.sources.values()):,} documents")
+    for source in recipe.sources:
+        if isinstance(source, FilesSource):
+            _check_broken(source, facts, summaries)
+    return summaries
+
+
+def _pieces(
+    recipe: DataRecipe, files: Mapping[str, Sequence[storage.FileInfo]], work: Path, ports: Ports
+) -> Iterator[Piece]:
+    """Every file of every source as pieces, in the order of the recipe and of names."""
+    index = 0
+    for source in recipe.sources:
+        settings = ReadSettings()
+        if isinstance(source, FilesSource):
+            settings = ReadSettings(text_field=source.text_field, chat_format=source.chat_format)
+        for file in files[source.name]:
+            if isinstance(source, PythonDocsSource):
+                yield Piece(index, PythonModule(Path(file.location), source.name), settings)
+                ports.progress.advance(file.size)
+            else:
+                left = file.size
+                with _at_hand(file.location, work) as path, storage.explained(file.location):
+                    for block in blocks_of(path, origin=file.location, source=source.name):
+                        yield Piece(index, block, settings)
+                        # Compressed files hold more than their size: the bar waits at their end.
+                        step = min(left, len(block.payload))
+                        left -= step
+                        ports.progress.advance(step)
+                ports.progress.advance(left)
+            index += 1
+
+
+@contextlib.contextmanager
+def _at_hand(location: str, work: Path) -> Iterator[Path]:
+    """A local path of a file, which is fetched first where it is not on this disk."""
+    if "://" not in location:
+        yield Path(location).expanduser()
+        return
+    path = storage.copy_to(location, work / "fetched" / Path(location).name)
+    yield path
+    path.unlink()
+
+
+def _check_broken(source: FilesSource, facts: Facts, summaries: Sequence[Summary]) -> None:
+    """Refuses a source with too many broken records, naming the first."""
+    one = facts.sources[source.name]
+    records = one.read + one.broken
+    if not records or one.broken / records <= source.max_broken_share:
+        return
+    names = {file.location for file in _usable_files(source)}
+    first = next(broken for summary in summaries for broken in summary.broken if broken.file in names)
+    raise DataError(
+        f"{first.file}:{first.line}: {first.error}; {one.broken:,} of the {records:,} records in source "
+        f"{source.name!r} are broken, more than max_broken_share {source.max_broken_share:g}",
+        fix="mend the files, or raise max_broken_share of that source to set broken records aside",
+    )
+
+
+def _check_enough(facts: Facts, recipe: DataRecipe, engine: Engine, numbers: Sequence[int]) -> None:
     """Something must be left to learn from and, where asked for, to hold out."""
-    found = Counter(chosen)
-    if not found:
-        reasons = _listed(dict(intake.rejected["rule"].value_counts().rows()))
+    found, counts = facts.documents, facts.to_json()
+    if counts["rejected"].get("chat_template") and not found["train"]:
+        rows = (row for number in numbers for row in engine.encoded.rejected(number).rows(named=True))
+        first = next(row for row in rows if row["rule"] == "chat_template")
+        raise DataError(
+            f"the model's chat template refuses every conversation; the first: {first['reason']}",
+            fix="check the order and roles of the messages, or choose a model with another template",
+        )
+    if not found.total():
+        rules = _listed(counts["rejected"])
         places = ", ".join(source.path if isinstance(source, FilesSource) else source.name for source in recipe.sources)
         raise DataError(
-            f"{places}: not one usable document is left of {intake.read:,} that were read"
-            + (f" (rejected: {reasons})" if reasons else ""),
+            f"{places}: not one usable document is left of {counts['read']:,} that were read"
+            + (f" (rejected: {rules})" if rules else ""),
             fix="check the path and text_field of data.sources, or relax data.quality",
         )
     wanted = {"validation": recipe.split.validation_share, "test": recipe.split.test_share, "train": 1.0}
@@ -221,79 +299,7 @@ def _check_enough(chosen: Any, recipe: DataRecipe, intake: Intake) -> None:
         )
 
 
-def _write_splits(
-    kept: pl.DataFrame, tokenizer: ChatTokenizer, recipe: DataRecipe, folder: Path, ports: Ports
-) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Shards and documents of every split; gives their counts, and conversations that the template refuses."""
-    facts: dict[str, dict[str, int]] = {"documents": {}, "tokens": {}, "characters": {}, "shards": {}}
-    refused: list[tokens.RefusedDocument] = []
-    ports.progress.start("writing tokens", total=len(kept), unit="documents")
-    for split in SPLITS:
-        rows = kept.filter(split=split).drop("split")
-        writer = tokens.ShardWriter(
-            folder, split, tokens.token_type(tokenizer.vocabulary_size), shard_tokens=recipe.shard_tokens
-        )
-        for number, one in enumerate(tokens.encode(list(documents_in(rows)), tokenizer), start=1):
-            if isinstance(one, tokens.RefusedDocument):
-                refused.append(one)
-            else:
-                writer.add(one)
-            ports.progress.advance(1)
-            if number % _PROGRESS_STEP == 0:
-                _stop_if_asked(ports, "writing tokens")
-        writer.close()
-        rows = rows.filter(~pl.col("id").is_in([one.id for one in refused]))
-        _write_parquet(rows, folder / f"{split}.parquet")
-        facts["documents"][split] = len(rows)
-        facts["tokens"][split] = writer.tokens
-        facts["characters"][split] = int(rows["text"].str.len_chars().sum())
-        facts["shards"][split] = writer.shards
-    ports.progress.finish(f"{sum(facts['tokens'].values()):,} tokens")
-    if refused and not facts["documents"]["train"]:
-        raise DataError(
-            f"the model's chat template refuses every conversation; the first: {refused[0].error}",
-            fix="check the order and roles of the messages, or choose a model with another template",
-        )
-    return facts, _template_rejections(kept, refused)
-
-
-def _template_rejections(kept: pl.DataFrame, refused: list[tokens.RefusedDocument]) -> pl.DataFrame:
-    reasons = {one.id: one.error for one in refused}
-    rows = kept.filter(pl.col("id").is_in(list(reasons)))
-    if rows.is_empty():
-        return pl.DataFrame(schema=REJECTED_SCHEMA)
-    return rejections(
-        rows.with_columns(
-            reason=pl.col("id").replace_strict(reasons, return_dtype=pl.String),
-            rule=pl.lit("chat_template"),
-            value=pl.lit(None),
-        )
-    )
-
-
-def _funnel(
-    intake: Intake, rejected: pl.DataFrame, counts: dict[str, _SourceCount], recipe: DataRecipe
-) -> dict[str, Any]:
-    """Counts that add up: read = kept + rejected + duplicates; broken records are on top of what was read."""
-    rules = dict(sorted(rejected["rule"].value_counts().rows()))
-    unknown = {
-        source.name: _unknown_endings(storage.list_files(source.path))
-        for source in recipe.sources
-        if isinstance(source, FilesSource)
-    }
-    return {
-        "read": intake.read,
-        "kept": intake.read - len(rejected),
-        "duplicates": {"exact": rules.pop("exact_duplicate", 0), "near": rules.pop("near_duplicate", 0)},
-        "rejected": rules,
-        "quarantined": len(intake.broken),
-        "sources": {
-            name: {**asdict(count), "unknown_endings": unknown.get(name, {})} for name, count in counts.items()
-        },
-    }
-
-
-def _unknown_endings(files: list[storage.FileInfo]) -> dict[str, int]:
+def _unknown_endings(files: Sequence[storage.FileInfo]) -> dict[str, int]:
     """Ending → number of files that nobody here reads, sorted by ending."""
     endings = Counter(Path(file.location).suffix or "no ending" for file in files if not format_of(file.location))
     return dict(sorted(endings.items()))
@@ -303,37 +309,41 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
 
 
-def _sha256(location: str) -> str:
-    if "://" not in location:
-        with storage.explained(location):
-            return file_sha256(Path(location).expanduser())
-    import hashlib
-
-    with storage.open_binary(location) as stream:
-        total = hashlib.sha256()
-        while chunk := stream.read(2**20):
-            total.update(chunk)
-        return total.hexdigest()
+def _fingerprint(file: storage.FileInfo) -> str:
+    """What changes when the file's content does: its sha256, or what the object store says of it."""
+    if file.etag:
+        return f"etag:{file.etag}"
+    if "://" not in file.location:
+        with storage.explained(file.location):
+            return f"sha256:{file_sha256(Path(file.location).expanduser())}"
+    with storage.open_binary(file.location) as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
-def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    frame.write_parquet(path, row_group_size=_ROW_GROUP_ROWS)
-
-
-def _write_quarantine(broken: list[BrokenRecord], path: Path) -> None:
+def _write_quarantine(summaries: Sequence[Summary], path: Path) -> None:
     with path.open("w", encoding="utf-8") as stream:
-        for one in broken:
-            stream.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
+        for summary in summaries:
+            for one in summary.broken:
+                stream.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
 
 
-def _stop_if_asked(ports: Ports, doing: str) -> None:
+def _write_report(facts: Mapping[str, Any], name: str, folder: Path) -> None:
+    import polars as pl
+
+    from nexus_llm.data import report
+
+    shown = report.examples(pl.scan_parquet(folder / "rejected.parquet", glob=False))
+    (folder / "report.html").write_text(report.page(facts, shown, f"{name}: the data"), encoding="utf-8")
+
+
+def _stop_if_asked(ports: Ports) -> None:
     if reason := ports.interrupt.requested():
-        raise TryAgainError(f"stopped by {reason} while {doing}", fix="run the same command again")
+        raise TryAgainError(f"stopped by {reason} in the data stage", fix="run the same command again: it continues")
 
 
 STAGE = Stage(
     kind="data",
-    version=1,
+    version=2,
     needs=("model",),
     recipe_part=_recipe_part,
     outside_inputs=_outside_inputs,

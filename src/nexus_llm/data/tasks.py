@@ -59,10 +59,8 @@ def tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
         yield Task(number, tuple(group))
 
 
-def records(
-    task: Task, *, formats_seen: Mapping[str, Counter[str]]
-) -> Iterator[tuple[int, Document | BrokenRecord]]:
-    """(ordinal, record) of every record of a task, ascending. `formats_seen` counts the layouts of each source's rows."""
+def records(task: Task, *, formats_seen: Mapping[str, Counter[str]]) -> Iterator[tuple[int, Document | BrokenRecord]]:
+    """(ordinal, record) of every record of a task, ascending. `formats_seen` counts each source's layouts of rows."""
     left = task.limit
     for piece in task.pieces:
         for number, record in _records_of(piece, formats_seen[piece.content.source]):

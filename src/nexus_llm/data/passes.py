@@ -1,0 +1,122 @@
+"""What worker processes do: one class a pass, made once in each process and called with one task at a time."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nexus_llm.chat import ChatTokenizer
+from nexus_llm.data import fast_tokenizers, mix, shards, tokens
+from nexus_llm.data.blocks import Block
+from nexus_llm.data.decide import Decisions
+from nexus_llm.data.intake import REJECTED_SCHEMA, Tools, rejections, take
+from nexus_llm.data.segments import EncodedSegments, Segments, Summary, summary_of, write_durably
+from nexus_llm.data.tasks import Task, records
+
+# Documents of the corpus on which a fast tokenizer must repeat the reference before it is taken.
+_PROBES = 64
+
+
+class TakeWorker:
+    """The first pass on one task, in a worker process."""
+
+    def __init__(self, tools: Tools, segments: Segments) -> None:
+        self._tools = tools
+        self._segments = segments
+
+    def __call__(self, task: Task) -> Summary:
+        formats: dict[str, Counter[str]] = defaultdict(Counter)
+        skipped: dict[str, Counter[str]] = defaultdict(Counter)
+        source_of: dict[str, str] = {}
+        for piece in task.pieces:
+            if isinstance(piece.content, Block):
+                skipped[piece.content.source].update(piece.content.skipped)
+                source_of[piece.content.origin] = piece.content.source
+        taken = take(records(task, formats_seen=formats), self._tools)
+        broken = Counter(source_of[one.file] for one in taken.broken)
+        summary = summary_of(task.number, taken, formats=formats, skipped=skipped, broken_sources=broken)
+        self._segments.save(summary, taken)
+        return summary
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """One task of the second pass."""
+
+    number: int
+    decisions: Decisions
+    """About its documents alone."""
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """Which tokenizer did it; empty where an earlier run did."""
+
+    backend: str = ""
+
+
+class EncodeWorker:
+    """The second pass on one task: who stays is encoded, who does not is listed."""
+
+    def __init__(self, model_folder: Path, taken: Segments, encoded: EncodedSegments, probed: int) -> None:
+        self._taken = taken
+        self._encoded = encoded
+        self._tokenizer = ChatTokenizer.load(model_folder)
+        probes = taken.kept(probed, ["text"])["text"].head(_PROBES).to_list()
+        self._encoder = fast_tokenizers.choose(self._tokenizer, probes)
+
+    def __call__(self, job: EncodeJob) -> EncodeResult:
+        part = job.decisions.part(self._taken.kept(job.number))
+        block = tokens.encode_block(part.staying, self._encoder, self._tokenizer)
+        self._encoded.save_rejected(job.number, pl.concat([part.repeated, refusals(part.staying, block)]))
+        # The block last: its folder says that the task is done.
+        tokens.save_block(block, self._encoded.block(job.number))
+        return EncodeResult(self._encoder.name)
+
+
+class ShardWorker:
+    """The last pass: one shard out of encoded blocks."""
+
+    def __init__(
+        self, encoded: EncodedSegments, folder: Path, dtype: Any, epochs: Mapping[str, float], seed: int
+    ) -> None:
+        self._encoded = encoded
+        self._folder = folder
+        self._dtype = dtype
+        self._epochs = epochs
+        self._seed = seed
+
+    def __call__(self, shard: shards.Shard) -> shards.WrittenShard:
+        counts = self._folder / f"{shard.name}.json"
+        if counts.exists() and shards.is_written(self._folder, shard):
+            values = json.loads(counts.read_bytes())
+            sources = {name: shards.SourceCount(**one) for name, one in values["sources"].items()}
+            return shards.WrittenShard(tuple(values["files"]), sources)
+        written = shards.write_shard(
+            self._folder,
+            shard,
+            block=lambda number: tokens.load_block(self._encoded.block(number)),
+            dtype=self._dtype,
+            repeats=lambda rows: mix.repeats(rows["id"], rows["source"], epochs=self._epochs, seed=self._seed),
+        )
+        write_durably(counts, json.dumps(asdict(written)).encode())
+        return written
+
+
+def refusals(staying: pl.DataFrame, block: tokens.EncodedBlock) -> pl.DataFrame:
+    """Rejections of the conversations that the chat template refuses."""
+    if not block.refused:
+        return pl.DataFrame(schema=REJECTED_SCHEMA)
+    reasons = pl.DataFrame(
+        [(one.ordinal, one.rule, one.error) for one in block.refused],
+        schema={"ordinal": pl.UInt64, "rule": pl.String, "reason": pl.String},
+        orient="row",
+    )
+    rows = staying.join(reasons, on="ordinal", how="inner", maintain_order="left")
+    return rejections(rows.with_columns(value=pl.lit(None, pl.Float64)))
