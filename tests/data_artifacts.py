@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def write_shard(folder: Path, shard: str, documents: Sequence[Kept], tokenizer: 
             masks.append([True] * len(ids[-1]))
     sizes = [len(one) for one in ids]
     arrays = {
-        "tokens": np.array(sum(ids, []), np.uint16),
+        "tokens": np.array(list(chain.from_iterable(ids)), np.uint16),
         "offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        "loss_mask": np.array(sum(masks, []), np.bool_),
+        "loss_mask": np.array(list(chain.from_iterable(masks)), np.bool_),
         "is_conversation": np.array([bool(one.messages) for one in documents], np.bool_),
         "repeats": np.array([one.repeats for one in documents], np.uint16),
     }

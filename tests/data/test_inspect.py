@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -147,4 +148,4 @@ def test_a_cut_shard_is_named(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
 def test_spans_cover_the_mask_without_gaps_and_alternate(mask: list[bool]) -> None:
     found = inspect.spans(np.array(mask, np.bool_))
     assert [value for begin, end, value in found for _ in range(begin, end)] == mask
-    assert all(one[2] != other[2] for one, other in zip(found, found[1:], strict=False))
+    assert all(one[2] != other[2] for one, other in pairwise(found))
