@@ -1,7 +1,7 @@
 """Tokenizing: MB of text per CPU second and MiB of memory of every library that gives exactly Hugging Face's ids.
 
 Run `python benchmarks/data_tokens.py TOKENIZER_FOLDER TEXT_FOLDER... [--megabytes 20]`. Needs the libraries that shall
-be compared (`pip install splintr-rs fastokens gigatoken`); an absent one is reported as absent. Every library runs in a
+be compared (`pip install splintr-rs fastokens`); an absent one is reported as absent. Every library runs in a
 process of its own, on one thread, through the adapter that the data stage uses; then `encode_block` as a whole, and
 writing the shards.
 """
@@ -175,7 +175,7 @@ def main() -> None:
         "megabytes": arguments.megabytes,
         "texts": [folder.name for folder in arguments.texts],
     }
-    for only in ("tokenizers", "splintr", "fastokens", "gigatoken", "blocks"):
+    for only in ("tokenizers", "splintr", "fastokens", "blocks"):
         command = [sys.executable, __file__, str(arguments.tokenizer), *map(str, arguments.texts), "--only", only]
         command += ["--megabytes", str(arguments.megabytes)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
