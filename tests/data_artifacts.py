@@ -159,13 +159,14 @@ def facts(tokens: dict[str, int]) -> dict[str, Any]:
                 "epochs": 1.0,
                 "tokens_per_epoch": sum(tokens.values()),
                 "formats": {"text": 9, "messages": 1},
+                "skipped": {"response of another kind": 3},
                 "unknown_endings": {".png": 2},
             }
         },
         "languages": {"en": 3, "undetermined": 1},
         "pii": {"EMAIL_ADDRESS": 4, "CREDIT_CARD": 1},
-        "lengths": {"bounds": [0, 10, 100, 1000], "documents": [0, 4, 0]},
-        "contamination": {"gsm8k": {"documents": 0, "items": 0}},
+        "lengths": {"bounds": [0, 10, 100, 1000], "documents": [0, 4, 0, 0]},
+        "contamination": {"gsm8k": 0},
         "tokenizer_backend": "hf",
     }
 

@@ -67,7 +67,7 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def test_help_shows_the_recipe_and_the_commands_and_the_verb_has_its_own_help(tmp_path: Path) -> None:
     shown = nexus("data", "--help", cwd=tmp_path).stdout
     assert "nexus data [OPTIONS] RECIPE | COMMAND" in shown
-    for command in ("why", "preview", "erase"):
+    for command in ("sources", "fetch", "why", "preview", "erase"):
         assert f"  {command} " in shown
     verb = nexus("data", "any.yaml", "--help", cwd=tmp_path).stdout
     assert "--dry-run" in verb
@@ -91,7 +91,7 @@ def test_a_recipe_still_follows_the_verb_with_options_on_both_sides(
     [
         (["wy", "abc"], "wy is neither a recipe file nor a command", "did you mean: nexus data why"),
         (["prevew"], "prevew is neither", "did you mean: nexus data preview"),
-        (["zzzzzz"], "zzzzzz is neither", "why, preview, erase"),
+        (["zzzzzz"], "zzzzzz is neither", "preview, erase"),
         (["no.yaml"], "no.yaml cannot be read", "check the path"),
         (["sub/no"], "sub/no cannot be read", "check the path"),
         ([], "RECIPE", "nexus data --help"),
@@ -145,6 +145,10 @@ def test_why_tells_rule_value_and_threshold_of_a_rejected_record(
 ) -> None:
     (record,) = document(capsys, "why", "docs/a.jsonl:3")["records"]
     assert (record["rule"], record["value"], record["threshold"]) == ("min_characters", 5.0, 50)
+    assert record["unit"] == "characters"
+    assert record["bound"] == "at least"
+    _, text = call(capsys, "why", "docs/a.jsonl:3")
+    assert "at least 50 (characters)" in text
     (copy,) = document(capsys, "why", "docs/a.jsonl:2")["records"]
     assert copy["duplicate_of"] == FIRST
 

@@ -72,7 +72,7 @@ def test_everything_from_outside_is_escaped_and_control_characters_are_made_visi
     odd = copy.deepcopy(FACTS)
     odd["sources"] = {evil: odd["sources"]["files"] | {"unknown_endings": {f".{evil}": 1}}}
     odd["languages"] = {evil: 4}
-    odd["contamination"] = {evil: {"documents": 0, "items": 0}}
+    odd["contamination"] = {evil: 1}
     rows = [(1, evil, "min_characters", evil, 1.0, evil), (2, "o:2", "exact_duplicate", f"equal to {FIRST}", 1.0, evil)]
     html = report.page(odd, report.examples(rejected(rows)), evil)
     assert "script" not in Page(html).tags

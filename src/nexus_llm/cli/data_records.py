@@ -212,8 +212,10 @@ def _print_examples(found: Artifact, rule: str, count: int, *, as_json: bool) ->
 
 def _print_record(record: Record, relatives: list[Record], found: Artifact) -> None:
     row = _as_row(record, found)
+    if "bound" in row:
+        row["limit"] = f"{row['bound']} {row['threshold']:g} ({row['unit']})"
     print(f"{record.id or '(no id)'}  {printable(record.origin)}\n{record.state}: {printable(_what(record))}")
-    shown = ("source", "language", "cluster", "value", "threshold", "unit", "paper", "deviation")
+    shown = ("source", "language", "cluster", "value", "limit", "paper", "deviation")
     for name in shown:
         if row.get(name) is not None:
             print(f"  {name:<10} {printable(str(row[name]))}")
@@ -258,9 +260,21 @@ def _brief(record: Record) -> dict[str, Any]:
 
 
 def _rule_facts(rule: str, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The threshold that the recipe gave a rule, and what the published rules say about it."""
+    """What the published rules say about a rule, with the threshold that the recipe gave it; empty for other steps."""
+    from nexus_llm.data.rules import load_spec
+
+    published = next((one for one in load_spec().rules if one.id == rule), None)
+    if published is None:
+        return {}
     quality = recipe.get("data", {}).get("quality", {})
-    return {"threshold": quality.get(rule)}
+    thresholds = quality | quality.get("thresholds", {})
+    return {
+        "threshold": thresholds.get(rule, published.threshold),
+        "bound": "at least" if published.at_most is None else "at most",
+        "unit": published.unit,
+        "paper": published.source,
+        "deviation": published.deviation,
+    }
 
 
 def _amount(count: int, *, most: int | None = 50) -> str:

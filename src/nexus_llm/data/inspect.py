@@ -198,7 +198,8 @@ def nearest_origins(folder: Path, name: str, *, count: int = 5) -> list[str]:
     if same_file:
         return sorted(set(same_file), key=lambda one: (abs(_divided(one)[1] - line), one))[:count]
     files: set[str] = set()
-    for rows in (*map(pl.scan_parquet, _shards(folder)), _rejections(folder)):
+    documents = (pl.scan_parquet(path, glob=False) for path in _shards(folder))
+    for rows in (*documents, _rejections(folder)):
         file = pl.col("origin").str.replace(_LINE, "")
         files |= set(rows.select(file.unique()).head(20_000).collect(engine="streaming").to_series())
     by_name = {one.rsplit("/", 1)[-1]: one for one in sorted(files, reverse=True)}
@@ -258,7 +259,7 @@ def _kept(folder: Path, condition: pl.Expr, *, most: int | None = _MOST_MATCHES)
 
 
 def _rows_of(path: Path, condition: pl.Expr, *, most: int | None) -> list[Record]:
-    rows = pl.scan_parquet(path, row_index_name="row").filter(condition).select("row", *_KEPT_COLUMNS)
+    rows = pl.scan_parquet(path, row_index_name="row", glob=False).filter(condition).select("row", *_KEPT_COLUMNS)
     frame = (rows if most is None else rows.head(most)).collect(engine="streaming")
     if frame.is_empty():
         return []
@@ -279,7 +280,7 @@ def _rejections(folder: Path) -> pl.LazyFrame:
         raise DataError(
             f"{folder} has no rejected.parquet, so it is no data artifact", fix="run nexus data RECIPE again"
         )
-    return pl.scan_parquet(path)
+    return pl.scan_parquet(path, glob=False)
 
 
 def _rejected(folder: Path, condition: pl.Expr, *, most: int | None) -> list[Record]:

@@ -25,11 +25,11 @@ _NAMED_ID = r"\b([0-9a-f]{32})\b"
 # (funnel step, rules that it takes out), in the order of the engine; every other rule judges quality.
 _STEPS = (
     ("on the erasure list", ("erased",)),
-    ("quality rules", ()),
     ("block lists", ("blocked_",)),
+    ("quality rules", ()),
     ("language", ("language",)),
-    ("personal data", ("pii",)),
     ("contaminated", ("contaminated",)),
+    ("personal data", ("pii",)),
 )
 _LATE_STEPS = (("chat template", ("chat_template",)),)
 _QUALITY = "quality rules"
@@ -165,6 +165,8 @@ def page(facts: Mapping[str, Any], examples: Examples, title: str) -> str:
     source = (resources.files("nexus_llm.data") / "report_page.html").read_text(encoding="utf-8")
     lengths = facts.get("lengths")
     languages = _top(facts.get("languages", {}), 15)
+    if [name for name, _ in languages] == ["undetermined"]:  # nobody looked
+        languages = []
     rejections = _top(
         {**facts["rejected"], **{f"{k}_duplicate": n for k, n in facts["duplicates"].items()}}, _MOST_ROWS
     )
