@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nexus_llm.data.blocks import UnusableError
+import orjson
+
+from nexus_llm.data.blocks import Block, BrokenRecord, TextRecord, UnusableError
 from nexus_llm.data.chat_formats import (
     ChatFormat,
     Conversation,
     Row,
     Turn,
+    detect,
     from_json,
     json_text,
     read_conversation,
 )
+from nexus_llm.data.readers import blocks_of, content_of
 
 TARGETS: tuple[ChatFormat, ...] = ("messages", "prompt-completion", "alpaca", "sharegpt", "preference", "text")
 _LAYOUT_FIELDS = {
@@ -120,10 +126,62 @@ def _text(turns: Sequence[Turn]) -> dict[str, Any]:
     return {"text": "\n".join(turn["content"] for turn in turns)}
 
 
-_WRITERS = {
+_WRITERS: Mapping[str, Callable[[Sequence[Turn]], dict[str, Any]]] = {
     "messages": _messages,
     "prompt-completion": _prompt_completion,
     "alpaca": _alpaca,
     "sharegpt": _sharegpt,
     "text": _text,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedRow:
+    """One record of a file in its new layout."""
+
+    number: int
+    """As in `records_of`: line, row or position in the file."""
+    found: str
+    """The layout that it had, or the kind of file for text that came in no row."""
+    row: Mapping[str, Any]
+    line: bytes
+    """The new row as one line of JSON, with its line end."""
+    loses_answer: bool
+    """It was a preference, and its rejected answer is not in the new row."""
+
+
+def converted_records(
+    path: Path, *, origin: str, target: ChatFormat, text_field: str = "text", format: str | None = None
+) -> Iterator[ConvertedRow | BrokenRecord]:
+    """Every record of a file in the layout `target`, or why it cannot be said in it, in order.
+
+    `format` is that of the file where its ending does not tell. Raises as `readers.blocks_of`.
+    """
+    for block in blocks_of(path, origin=origin, source="", format=format):
+        for number, content in content_of(block):
+            try:
+                yield _converted_record(number, content, block, target, text_field)
+            except UnusableError as error:
+                yield BrokenRecord(origin, number, str(error))
+
+
+def _converted_record(number: int, content: Any, block: Block, target: ChatFormat, text_field: str) -> ConvertedRow:
+    if isinstance(content, UnusableError):
+        raise content
+    if isinstance(content, TextRecord):
+        row: dict[str, Any] = {"text": content.text, **content.metadata}
+        found: str = block.format
+        new = converted(row, found="text", target=target)
+    else:
+        if not isinstance(content, Mapping):
+            raise UnusableError(f"the record is no object but {type(content).__name__}")
+        layout = detect(content, text_field=text_field)
+        if layout is None:
+            known = ", ".join(map(str, content)) or "nothing"
+            raise UnusableError(f"no text in {text_field!r} and no conversation of a known layout, only: {known}")
+        found, new = layout, converted(content, found=layout, target=target, text_field=text_field)
+    try:
+        line = orjson.dumps(new, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError as error:
+        raise UnusableError(f"it cannot be written as JSON ({error})") from error
+    return ConvertedRow(number, found, new, line, loses_answer=found == "preference" and target != "preference")

@@ -36,7 +36,9 @@ def main_text(page: str) -> str:
         raise MissingExtraError.for_extra("documents", "trafilatura") from error
     _reset_now_and_then()
     try:
-        text = trafilatura.extract(page, fast=True, include_comments=False, include_tables=True)
+        # favor_recall has the best F1 on trafilatura's own ground truth, .916 beside .913 as it comes and .906 with
+        # fast=True, and is 1.4 times as fast as the first (benchmarks/data_extraction.py, 2026-11).
+        text = trafilatura.extract(page, favor_recall=True, include_comments=False)
     except (RecursionError, ValueError, AttributeError, TypeError, AssertionError) as error:
         raise UnusableError(f"the page is damaged ({type(error).__name__}: {error})") from error
     if not text or not text.strip():

@@ -39,7 +39,7 @@ def pdf_text(raw: bytes) -> TextRecord:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of every oddity; damage is an error here
     try:
         file = pypdf.PdfReader(io.BytesIO(raw), strict=False)
-        if file.is_encrypted and not file.decrypt(""):
+        if file.is_encrypted and not _opens_without_password(file):
             raise UnusableError("the PDF file is encrypted")
         if len(file.pages) > MAX_PAGES:
             raise UnusableError(f"the PDF file has {len(file.pages):,} pages, more than {MAX_PAGES:,}")
@@ -55,6 +55,15 @@ def pdf_text(raw: bytes) -> TextRecord:
         raise UnusableError("the PDF file has no text (scanned pages are not recognised)")
     text = "\n\n".join(page.strip() for page in pages if page.strip())
     return TextRecord(text + "\n", {"date": made.isoformat()} if made else {})
+
+
+def _opens_without_password(file: Any) -> bool:
+    from pypdf.errors import DependencyError
+
+    try:
+        return bool(file.decrypt(""))
+    except DependencyError as error:
+        raise UnusableError("the PDF file is encrypted with AES, which needs pip install 'pypdf[crypto]'") from error
 
 
 def _page_texts(file: Any) -> list[str]:
