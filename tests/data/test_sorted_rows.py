@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,10 @@ def test_rows_come_out_sorted_whatever_the_memory(
             pieces = list(sorter.pieces())
             assert all(len(piece) for piece in pieces)
             assert [tuple(row) for piece in pieces for row in piece.tolist()] == sorted(rows)
-        distinct = [tuple(row) for piece in sorter.distinct_pieces() for row in piece.tolist()]
+        distinct = [tuple(row) for piece in sorter.first_of_each(2) for row in piece.tolist()]
         assert distinct == sorted(set(rows))
+        smallest = [tuple(row) for piece in sorter.first_of_each(1) for row in piece.tolist()]
+        assert smallest == [min(group) for _, group in groupby(sorted(rows), key=lambda row: row[0])]
         assert sorter.count == len(rows)
 
 

@@ -67,7 +67,8 @@ class SortedRows:
                 self._write_run()
 
     def pieces(self) -> Iterator[Rows]:
-        """All rows in order, piece by piece, none of them empty; can be read again and again, one reading at a time."""
+        """All rows in order, piece by piece, none of them empty; can be read again and again, once rows are no
+        longer added."""
         if self._file is None:
             if self._buffered:
                 self._buffer = [_sorted(np.concatenate(self._buffer), self._sorted_by)]
@@ -80,11 +81,11 @@ class SortedRows:
             self._write_run()
         yield from self._merged(self._file)
 
-    def distinct_pieces(self) -> Iterator[Rows]:
-        """As `pieces`, without the rows whose `sorted_by` columns equal those of the row before."""
+    def first_of_each(self, columns: int) -> Iterator[Rows]:
+        """As `pieces`, without the rows whose first `columns` numbers equal those of the row before."""
         before: Rows | None = None
         for piece in self.pieces():
-            keys = piece[:, : self._sorted_by]
+            keys = piece[:, :columns]
             is_new = np.ones(len(piece), np.bool_)
             is_new[1:] = (keys[1:] != keys[:-1]).any(axis=1)
             is_new[0] = before is None or bool((keys[0] != before).any())
@@ -115,16 +116,22 @@ class SortedRows:
             unread = [run for run, end in enumerate(ends) if places[run] < end]
             if not unread:
                 break
-            bound = min(tuple(loaded[run][-1, : self._sorted_by].tolist()) for run in unread)
-            taken = [_behind(rows, bound) for rows in loaded]
-            yield _sorted(
-                np.concatenate([rows[:stop] for rows, stop in zip(loaded, taken, strict=True)]), self._sorted_by
-            )
-            # Copies, so that the parts already given can be freed.
-            loaded = [rows[stop:].copy() if stop else rows for rows, stop in zip(loaded, taken, strict=True)]
+            bound = min(self._key(loaded[run][-1]) for run in unread)
+            parts = []
+            for run, rows in enumerate(loaded):
+                # Most often all runs overlap; where they follow one another, only one has anything to give.
+                if len(rows) and self._key(rows[0]) <= bound:
+                    stop = _behind(rows, bound)
+                    parts.append(rows[:stop])
+                    # A copy, so that the part given away can be freed.
+                    loaded[run] = rows[stop:].copy()
+            yield _sorted(np.concatenate(parts), self._sorted_by)
         rest = [rows for rows in loaded if len(rows)]
         if rest:
             yield _sorted(np.concatenate(rest), self._sorted_by)
+
+    def _key(self, row: Column) -> tuple[int, ...]:
+        return tuple(row[: self._sorted_by].tolist())
 
 
 class Lookup:
