@@ -176,7 +176,8 @@ def _cut_at_lines(stream: ByteStream) -> Iterator[tuple[bytes, list[int]]]:
     """(whole lines, indices of those that were too long and are empty now)."""
     rest = b""
     while chunk := stream.read(BLOCK_BYTES):
-        cut = chunk.rfind(b"\n") + 1
+        is_last = len(chunk) < BLOCK_BYTES
+        cut = len(chunk) if is_last else chunk.rfind(b"\n") + 1
         if not cut:
             if len(rest) + len(chunk) <= MAX_RECORD_BYTES:
                 rest += chunk
