@@ -23,7 +23,7 @@ def rows(texts: list[str], *, first: int = 1, splits: tuple[str, ...] = ("train"
     content = [
         {
             "ordinal": first + number,
-            "id": f"{first + number:032x}",
+            "id": identity(first + number),
             "source": "ab"[number % 2],
             "origin": f"file.jsonl:{first + number}",
             "text": text,
@@ -36,6 +36,11 @@ def rows(texts: list[str], *, first: int = 1, splits: tuple[str, ...] = ("train"
         for number, text in enumerate(texts)
     ]
     return pl.DataFrame(content, schema=COLUMNS)
+
+
+def identity(ordinal: int) -> str:
+    """An id whose order is not that of ordinals."""
+    return f"{ordinal * 0x9E3779B97F4A7C15 % 2**64:032x}"
 
 
 def conversation(*contents: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoded_blocks import TINY, conversation, rows
+from encoded_blocks import TINY, conversation, identity, rows
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data import tokens
 from nexus_llm.data.fast_tokenizers import Encoder, reference
@@ -106,7 +108,7 @@ def test_a_conversation_that_the_template_refuses_is_named_and_left_out() -> Non
     )
     block = encode_block(frame, reference(REFUSING), REFUSING)
     (refused,) = block.refused
-    assert (refused.ordinal, refused.id, refused.rule) == (1, f"{1:032x}", "chat_template")
+    assert (refused.ordinal, refused.id, refused.rule) == (1, identity(1), "chat_template")
     assert "roles must alternate" in refused.error
     assert block.documents["ordinal"].to_list() == [2, 3]
     assert block.is_conversation.tolist() == [False, True]
@@ -199,6 +201,25 @@ def test_a_block_that_was_interrupted_is_absent_and_can_be_saved_again(tmp_path:
     save_block(block, tmp_path / "0")
     assert is_saved(tmp_path / "0")
     assert_equal(load_block(tmp_path / "0"), block)
+
+
+def test_a_full_disk_is_an_error_with_a_number(tmp_path: Path) -> None:
+    def saved(limit: int) -> int:
+        # Text that compresses badly and makes few tokens, so that the limit meets the documents.
+        frame = rows([f"{number:x}" for number in range(3_000)])
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        block = encode_block(frame, EXACT, TINY)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            save_block(block, tmp_path / "0")
+        except OSError as error:
+            return error.errno or 0
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return -1
+
+    assert saved(40_000) == errno.EFBIG
+    assert saved(10**9) == -1
 
 
 def test_vocabularies_of_more_than_65536_tokens_take_four_bytes() -> None:

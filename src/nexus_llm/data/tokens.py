@@ -135,7 +135,8 @@ def save_block(block: EncodedBlock, folder: Path) -> None:
         with _durable(partial / f"{name}.npy") as stream:
             write_array(stream, getattr(block, name))
     with _durable(partial / "documents.arrow") as stream:
-        block.documents.write_ipc(stream, compression="lz4")
+        # Not into the stream: polars turns a full disk into an error without a number.
+        stream.write(block.documents.write_ipc(None, compression="lz4").getbuffer())
     with _durable(partial / "refused.json") as stream:
         content = {"refused": [asdict(one) for one in block.refused], "differences": block.differences}
         stream.write(json.dumps(content, ensure_ascii=False).encode())
