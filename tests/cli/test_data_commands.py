@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from command_line import REPOSITORY, nexus
@@ -320,3 +321,38 @@ def test_other_data_artifacts_with_the_record_and_unfinished_ones_are_named(
     found = document(capsys, "erase", FIRST, "--dry-run")
     assert {one["id"] for one in found["data"]} == {shop.data.id, other.id}
     assert found["unfinished"] == ["artifacts/train/dddd"]
+
+
+@pytest.mark.lifecycle
+def test_erase_with_rebuild_makes_shards_without_the_text_and_promotes_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEXUS_CACHE", str(tmp_path / "cache"))
+    write_tiny_model(tmp_path / "tiny")
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "omicron"]
+    texts = [" ".join(f"{word} {number} and {other}" for word in words for other in words[:3]) for number in range(12)]
+    lines = [json.dumps({"text": text}) for text in (*texts, texts[5], texts[5])]
+    Path("docs.jsonl").write_text("\n".join(lines) + "\n")
+    Path("recipe.yaml").write_text(
+        "name: small\nmodel: {base: tiny}\ndata:\n  sources: [{type: files, name: docs, path: docs.jsonl}]\n"
+        "  language: {identify: false}\n  near_duplicates: {jaccard: 0.99}\n  workers: 1\n"
+    )
+    assert cli.run_command(["data", "recipe.yaml", "--json"]) == 0
+    capsys.readouterr()
+    before = document(capsys, "why", "docs.jsonl:6")
+    assert before["records"][0]["state"] == "kept"
+    assert len(before["same_text"]) == 2
+    found = document(capsys, "erase", "docs.jsonl:6", "--yes", "--rebuild")
+    assert found["rebuilt"]["path"] != before["artifact"]
+    for line in (6, 13, 14):
+        (record,) = document(capsys, "why", f"docs.jsonl:{line}")["records"]
+        assert (record["rule"], record["excerpt"]) == ("erased", None)
+    folder = Path(found["rebuilt"]["path"])
+    kept = pl.concat([pl.read_parquet(path) for path in folder.glob("*.documents.parquet")])
+    assert len(kept) == 11
+    assert texts[5] not in kept["text"].to_list()
+    assert not pl.read_parquet(folder / "rejected.parquet")["excerpt"].str.contains("alpha 5").any()
+    assert [row["path"] for row in document(capsys, "erase", "docs.jsonl:6", "--dry-run")["data"]] == [
+        before["artifact"]
+    ]

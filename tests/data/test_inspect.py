@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_artifacts import FIRST, KEPT, identity, write_files, write_rejected
+from data_artifacts import FIRST, KEPT, Kept, identity, write_files, write_rejected, write_shard
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data import inspect
 from nexus_llm.errors import DataError
@@ -79,6 +79,16 @@ def test_copies_and_copies_of_copies_are_found_from_each_of_them(folder: Path, l
     start = {1: group[0], 2: group[1], 5: group[2], 3: group[3]}[line]
     found = inspect.same_text(folder, inspect.find(folder, start))
     assert origins(found) == [one for one in group if one != start]
+
+
+def test_near_duplicates_that_were_all_kept_are_found_by_their_cluster(
+    tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    kept = [Kept(number, f"f:{number}", "What is it?", cluster) for number, cluster in ((1, "a"), (2, "b"), (4, "a"))]
+    write_shard(tmp_path, "train-00000", kept, tokenizer)
+    write_rejected(tmp_path, [(3, "f:3", "exact_duplicate", f"equal to {identity('f:4')}", 1.0, "What is it?")])
+    for start, others in (("f:1", ["f:3", "f:4"]), ("f:3", ["f:1", "f:4"]), ("f:2", [])):
+        assert origins(inspect.same_text(tmp_path, inspect.find(tmp_path, start))) == others
 
 
 def test_a_record_without_copies_has_none(folder: Path) -> None:
