@@ -111,11 +111,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     data.mkdir()
     texts = [f"Page {number}: the quick brown fox jumps over {number} lazy dogs." for number in range(12)]
     encoded = ChatTokenizer.load(base).encode_documents(texts)
-    for shard, part in enumerate((encoded[:5], encoded[5:])):
+    ids = [f"id{number}" for number in range(12)]
+    rows = pl.DataFrame({"id": ids, "origin": [f"book:{name}" for name in ids]})
+    for shard, (start, stop) in enumerate(((0, 5), (5, 12))):
+        part = encoded[start:stop]
         np.save(data / f"test-{shard:05d}.tokens.npy", np.concatenate(part).astype(np.uint16))
         np.save(data / f"test-{shard:05d}.offsets.npy", np.cumsum([0, *map(len, part)]).astype(np.int64))
-    ids = [f"id{number}" for number in range(12)]
-    pl.DataFrame({"id": ids, "origin": [f"book:{name}" for name in ids]}).write_parquet(data / "test.parquet")
+        rows[start:stop].write_parquet(data / f"test-{shard:05d}.documents.parquet")
     folders = {"model": base, "data": data, "package": tuned}
     return {kind: folder_as_artifact(kind, folder) for kind, folder in folders.items()}
 

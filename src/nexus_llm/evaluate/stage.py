@@ -94,14 +94,17 @@ def _domain_documents(
     Raises:
         DataError: the split has no document of two tokens or more.
     """
-    rows = pl.read_parquet(folder / "test.parquet", columns=["id", "origin"])
     found: list[tuple[str, list[int]]] = []
-    ids = iter(rows["id"])
+    origins: dict[str, str] = {}
     for shard in sorted(folder.glob("test-*.tokens.npy")):
+        base = shard.name.removesuffix(".tokens.npy")
         tokens = np.load(shard, mmap_mode="r", allow_pickle=False)
-        bounds = np.load(shard.with_name(shard.name.replace(".tokens.", ".offsets.")), allow_pickle=False)
-        for start, end in pairwise(bounds):
-            found.append((next(ids), tokens[start:end].tolist()))
+        bounds = np.load(folder / f"{base}.offsets.npy", allow_pickle=False)
+        rows = pl.read_parquet(folder / f"{base}.documents.parquet", columns=["id", "origin"])
+        origins.update(rows.iter_rows())
+        found += [
+            (name, tokens[start:end].tolist()) for name, (start, end) in zip(rows["id"], pairwise(bounds), strict=True)
+        ]
     documents = _to_score(found, recipe.evaluate, tokenizer)
     if not documents:
         raise DataError(
@@ -109,7 +112,7 @@ def _domain_documents(
             fix="raise data.split.test_share, or give more text",
         )
     drawn = np.random.default_rng(recipe.seed).permutation(len(documents))[: recipe.evaluate.domain_documents]
-    return [documents[index] for index in sorted(drawn)], dict(rows.iter_rows())
+    return [documents[index] for index in sorted(drawn)], origins
 
 
 def _general_documents(recipe: EvaluateRecipe, tokenizer: ChatTokenizer) -> list[TokenizedDocument]:
