@@ -150,7 +150,10 @@ def _alpaca_question(row: Row) -> Iterator[Turn]:
     """System, earlier turns, and the instruction with its input on the next line."""
     if system := row.get("system"):
         yield _turn({"role": "system", "content": system}, 1)
-    for number, pair in enumerate(row.get("history") or (), start=1):
+    history = row.get("history") or ()
+    if not isinstance(history, list | tuple):
+        raise UnusableError("the history is no list")
+    for number, pair in enumerate(history, start=1):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
             raise UnusableError(f"pair {number} of the history is no [question, answer]")
         yield {"role": "user", "content": pair[0]}
