@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_SECONDS = 30.0  # without a single byte; a slow line is fine, a dead one is not
+_MAX_PAGE_BYTES = 65_536
 _LINKED = ("x-linked-etag", "x-linked-size")  # the hub says them only in its redirect
 
 
@@ -100,6 +101,9 @@ class HttpRemote:
     @contextlib.contextmanager
     def open(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
         with _explained_transport(url), self._client.stream("GET", url, headers=dict(headers)) as answer:
+            length = answer.headers.get("content-length", "")
+            if answer.status_code not in (200, 206) and length.isdecimal() and int(length) <= _MAX_PAGE_BYTES:
+                answer.read()  # an error page that is read to its end leaves the connection usable
             yield _HttpAnswer(answer.status_code, _headers(answer), answer)
 
 

@@ -207,7 +207,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     if value is None:
         return None
     if value.strip().isdecimal():
-        seconds = float(value)
+        seconds = float(value.strip())
     else:
         try:
             moment = parsedate_to_datetime(value)
