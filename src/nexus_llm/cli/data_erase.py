@@ -83,7 +83,7 @@ def erase(
         _confirm(len(ids), target, is_sure=yes, as_json=as_json)
         document["added"] = _append(target, dict.fromkeys(ids, reason))
         if rebuild:
-            document["rebuilt"] = _rebuild(runs[0], target, place)
+            document["rebuilt"] = _rebuild(_meant(run, runs), target, place)
     if as_json:
         print_json(document)
     elif not dry_run:
@@ -249,6 +249,12 @@ def _locked(target: Path) -> Iterator[None]:
 def _list_of(found: Artifact, place: Workspace) -> Path:
     named = found.manifest.recipe.get("data", {}).get("erase_path")
     return Path(named) if named else place.root / _DEFAULT_LIST
+
+
+def _meant(name: str | None, runs: list[Path]) -> Path:
+    """The run that the user named, else the latest of those that use the artifact."""
+    named = [run for run in runs if name and run.name == Path(name).name]
+    return named[0] if named else max(runs, key=lambda run: (run / "artifacts.json").stat().st_mtime_ns)
 
 
 def _rebuild(run: Path, target: Path, place: Workspace) -> dict[str, Any]:
