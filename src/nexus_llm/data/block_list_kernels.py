@@ -119,12 +119,12 @@ def _without_www(data: Any, begin: int, end: int) -> int:  # pragma: no cover - 
     return begin + 4 if is_www else begin
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _small(byte: int) -> int:  # pragma: no cover - compiled
     return byte + 32 if 65 <= byte <= 90 else byte
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _step(value: Any, byte: int) -> Any:  # pragma: no cover - compiled
     return (value ^ np.uint64(byte)) * _PRIME
 

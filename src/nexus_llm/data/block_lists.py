@@ -30,7 +30,7 @@ DOMAIN_RULE, URL_RULE, LICENSE_RULE = "blocked_domain", "blocked_url", "blocked_
 _NOT_ASCII_LINE = re.compile(rb"[^\n]*[\x80-\xff][^\n]*")
 _HOST = re.compile(r"^((?:[A-Za-z][\w+.-]*:)?//)?([^/?#@]*@)?([^/?#:]*)")
 # SPDX 2.3, annex D: operators in capitals; "GPL v2 or later" is a name.
-_OPERATOR = re.compile(r"\s+(AND|OR)\s+|\s*([(),;])\s*")
+_OPERATOR = re.compile(r"\s*(?:(?<![\w.+-])(AND|OR)(?![\w.+-])|([(),;]))\s*")
 
 
 @dataclass(frozen=True)
