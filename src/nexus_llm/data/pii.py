@@ -140,12 +140,19 @@ def _hits(texts: pl.Series, wanted: list[str]) -> Iterator[_Hit]:
     view = memoryview(data.data)
     for row, kind, start, end, detail in zip(*(column.tolist() for column in found), strict=True):
         first = max(bounds[row], start - pii_patterns.BEFORE_BYTES)
-        reach = pii_patterns.SECRET_BYTES if kind == SECRET else pii_patterns.AFTER_BYTES
+        reach = _reach(kind, detail)
         window = bytes(view[first : min(bounds[row + 1], end + reach)])
         origin = first - bounds[row]
         for entity, begin, stop in _judged(window, kind, start - first, end - first, detail, first):
             if entity in wanted:
                 yield row, begin + origin, ENTITIES.index(entity), stop + origin
+
+
+def _reach(kind: int, detail: int) -> int:
+    """How many bytes behind a candidate belong to its window."""
+    if kind != SECRET:
+        return pii_patterns.AFTER_BYTES
+    return pii_patterns.SECRET_BYTES if detail in pii_candidates.LONG_SECRETS else pii_patterns.TOKEN_BYTES
 
 
 def _judged(window: bytes, kind: int, begin: int, end: int, detail: int, first: int) -> Iterator[tuple[str, int, int]]:

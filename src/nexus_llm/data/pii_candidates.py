@@ -23,6 +23,8 @@ SECRET_PREFIXES = (
     b"xoxa-", b"xoxb-", b"xoxe-", b"xoxp-", b"xoxr-", b"xoxs-", b"-----BEGIN ",
 )  # fmt: skip
 """How tokens and keys begin; the number of the prefix is a SECRET candidate's detail."""
+LONG_SECRETS = frozenset((SECRET_PREFIXES.index(b"eyJ"), SECRET_PREFIXES.index(b"-----BEGIN ")))
+"""The prefixes of what may be kilobytes long."""
 AWS_SECRET = len(SECRET_PREFIXES)
 """Detail of the candidates that are only the word "key" near "secret": an AWS secret key has no prefix of its own."""
 
@@ -149,22 +151,22 @@ def _keep(
     return count + 1
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_digit(byte: int) -> bool:  # pragma: no cover - compiled
     return 48 <= byte <= 57
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_letter(byte: int) -> bool:  # pragma: no cover - compiled
     return 97 <= (byte | 32) <= 122
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_word(byte: int) -> bool:  # pragma: no cover - compiled
     return _is_letter(byte) or _is_digit(byte) or byte == 95
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_separator(byte: int) -> bool:  # pragma: no cover - compiled
     """Between the digits of one number: space ( ) - . /"""
     return byte in (32, 40, 41, 45, 46, 47)
@@ -215,7 +217,7 @@ def _email(data: Any, begin: int, at: int, end: int) -> tuple[int, int]:  # prag
     while stop < end and stop - at <= _DOMAIN_BYTES:
         byte = data[stop]
         if byte == 46:
-            has_dot = has_dot or (stop + 1 < end and _is_letter(data[stop + 1]))
+            has_dot = has_dot or (stop + 2 < end and _is_letter(data[stop + 1]) and _is_letter(data[stop + 2]))
         elif not (_is_letter(byte) or _is_digit(byte) or byte == 45 or byte >= 128):
             break
         stop += 1
@@ -224,7 +226,7 @@ def _email(data: Any, begin: int, at: int, end: int) -> tuple[int, int]:  # prag
     return start, stop
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_local(byte: int) -> bool:  # pragma: no cover - compiled
     """What the part before the @ may hold: letters, digits, other scripts and _ . + % ' -"""
     return _is_word(byte) or byte >= 128 or byte in (37, 39, 43, 45, 46)
@@ -247,7 +249,7 @@ def _ipv6(data: Any, begin: int, colon: int, end: int) -> tuple[int, int, bool]:
     return start, stop, (has_gap or colons >= 6) and stop - start <= _IPV6_BYTES + 1
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_hexadecimal(byte: int) -> bool:  # pragma: no cover - compiled
     return _is_digit(byte) or 97 <= (byte | 32) <= 102
 
@@ -285,6 +287,12 @@ def _is_secret_key(data: Any, begin: int, place: int, end: int) -> bool:  # prag
 
 
 @njit(cache=True, nogil=True)
+def _begins_word(data: Any, begin: int, start: int) -> bool:  # pragma: no cover - compiled
+    """Whether no letter, digit, _ or - stands before `start`; before a dash (-----BEGIN) anything may."""
+    return start == begin or data[start] == 45 or not (_is_word(data[start - 1]) or data[start - 1] == 45)
+
+
+@njit(cache=True, nogil=True)
 def _prefix(
     data: Any, begin: int, rare: int, end: int, prefix_bytes: Any, prefix_bounds: Any, prefix_table: Any
 ) -> tuple[int, int]:  # pragma: no cover - compiled
@@ -294,7 +302,7 @@ def _prefix(
             start = rare - prefix_table[entry, 1]
             number = prefix_table[entry, 2]
             length = prefix_bounds[number + 1] - prefix_bounds[number]
-            if start >= begin and end - start >= length and (start == begin or not _is_word(data[start - 1])):
+            if start >= begin and end - start >= length and _begins_word(data, begin, start):
                 same = 0
                 while same < length and data[start + same] == prefix_bytes[prefix_bounds[number] + same]:
                     same += 1

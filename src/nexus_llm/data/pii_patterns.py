@@ -19,10 +19,13 @@ BEFORE_BYTES = 96
 AFTER_BYTES = 32
 """The same behind it: an extension number, a word such as "fax"."""
 SECRET_BYTES = 16_384
-"""Longest secret: a private key of 16,384 bits takes 12.7 kB as PEM."""
+"""Longest secret: a private key of 16,384 bits takes 12.7 kB as PEM. Those with a prefix of their own are shorter:"""
+TOKEN_BYTES = 640
+"""the longest but private keys and JSON web tokens."""
 
 Spans = Iterator[tuple[int, int]]
 
+_AT = re.compile(b"@")
 _LETTER_BYTES = rb"[A-Za-z0-9_]|[\xc3-\xdf][\x80-\xbf]"  # ASCII; Latin, Greek, Cyrillic, Hebrew, Arabic (U+00C0–U+07FF)
 _LOCAL_PART = re.compile(rb"(?:" + _LETTER_BYTES + rb")(?:[.+%'-]|" + _LETTER_BYTES + rb"){0,63}\Z")
 _LABEL = rb"(?:[A-Za-z0-9]|[\xc3-\xdf][\x80-\xbf])(?:[A-Za-z0-9-]|[\xc3-\xdf][\x80-\xbf]){0,62}"
@@ -33,7 +36,7 @@ _FILE_ENDINGS = frozenset((b"css", b"gif", b"html", b"jpeg", b"jpg", b"js", b"pn
 
 def email(window: bytes, begin: int, end: int) -> Spans:
     """Addresses as in use (RFC 5321 without quoted parts), whose @ lies in `[begin, end)`."""
-    for at in re.compile(b"@").finditer(window, begin, end):
+    for at in _AT.finditer(window, begin, end):
         before = window[max(0, at.start() - 64) : at.start()]
         local = _LOCAL_PART.search(before)
         domain = _DOMAIN.match(window, at.end())
@@ -65,13 +68,19 @@ _ISSUERS = (
 )
 
 
+_CARD_BEFORE = re.compile(rb"\b(?:cards?|cc|visa|mastercard|amex)\b[^0-9]{0,24}\Z", re.IGNORECASE)
+
+
 def credit_card(window: bytes, begin: int, end: int) -> Spans:
-    """Numbers of a known issuer's prefix and length that pass the Luhn test; in groups of four (4-6-5) or bare."""
+    """Numbers that pass the Luhn test, bare or in groups of four (4-6-5), of a known issuer's prefix and length.
+
+    Behind a word such as "card" any prefix will do.
+    """
     for match in _CARD.finditer(window, begin):
         if match.start() >= end:
             return
         digits = match[0].replace(b" ", b"").replace(b"-", b"").decode()
-        if passes_luhn(digits) and is_issued(digits):  # the quick test first: one in ten passes
+        if passes_luhn(digits) and (is_issued(digits) or _CARD_BEFORE.search(_before(window, match))):
             yield match.span()
 
 
@@ -84,6 +93,10 @@ def is_issued(digits: str) -> bool:
     return any(
         len(digits) in lengths and low <= int(digits[: len(str(low))]) <= high for low, high, lengths in _ISSUERS
     )
+
+
+def _before(window: bytes, match: re.Match[bytes]) -> bytes:
+    return window[max(0, match.start() - BEFORE_BYTES) : match.start()]
 
 
 def passes_luhn(digits: str) -> bool:
@@ -106,6 +119,7 @@ IBAN_LENGTHS = {
     33: "RU",
 }  # fmt: skip
 _IBAN_LENGTH_OF = {country: length for length, countries in IBAN_LENGTHS.items() for country in countries.split()}
+_SIGNS = {signs: re.compile(rb"[A-Za-z0-9](?: ?[A-Za-z0-9]){%d}(?!\w)" % (signs - 1)) for signs in IBAN_LENGTHS}
 
 
 def iban(window: bytes, begin: int, end: int) -> Spans:
@@ -123,7 +137,7 @@ def iban(window: bytes, begin: int, end: int) -> Spans:
 
 def _end_of_signs(window: bytes, start: int, signs: int) -> int:
     """Place behind the first `signs` letters or digits from `start`, single spaces skipped; 0 inside a word."""
-    match = re.compile(rb"[A-Za-z0-9](?: ?[A-Za-z0-9]){%d}(?!\w)" % max(signs - 1, 0)).match(window, start)
+    match = _SIGNS[signs].match(window, start) if signs else None
     return match.end() if match else 0
 
 
@@ -148,7 +162,7 @@ def us_ssn(window: bytes, begin: int, end: int) -> Spans:
     for match in _SSN.finditer(window, begin):
         if match.start() >= end:
             return
-        if match[1] == b"-" or _SSN_CONTEXT.search(window[max(0, match.start() - BEFORE_BYTES) : match.start()]):
+        if match[1] == b"-" or _SSN_CONTEXT.search(_before(window, match)):
             yield match.span()
 
 
@@ -259,13 +273,19 @@ def phone(window: bytes, begin: int, end: int) -> Spans:
     first = max(0, begin - 3)  # a candidate begins at its first digit, a number at "(+"
     for match in _INTERNATIONAL.finditer(window, first, end + AFTER_BYTES):
         if match.start() < end and _is_international(match):
-            yield match.span()
+            yield _without_open_bracket(match)
     for match in _NORTH_AMERICAN.finditer(window, first, end + AFTER_BYTES):
         if match.start() < end:
             yield match.span()
     for match in _ANY_NUMBER.finditer(window, first, end + AFTER_BYTES):
         if match.start() < end and _is_called_a_phone(window, match):
-            yield match.span()
+            yield _without_open_bracket(match)
+
+
+def _without_open_bracket(match: re.Match[bytes]) -> tuple[int, int]:
+    """The place of a number; of "(+46 8 928 57" without the bracket that the sentence closes."""
+    is_open = match[0][:1] == b"(" and match[0].count(b"(") > match[0].count(b")")
+    return match.start() + is_open, match.end()
 
 
 def _is_international(match: re.Match[bytes]) -> bool:
@@ -278,8 +298,7 @@ def _is_international(match: re.Match[bytes]) -> bool:
 def _is_called_a_phone(window: bytes, match: re.Match[bytes]) -> bool:
     if _DATE.match(match[0]):
         return False
-    before = window[max(0, match.start() - BEFORE_BYTES) : match.start()]
-    return bool(_PHONE_BEFORE.search(before) or _PHONE_BEHIND.match(window, match.end()))
+    return bool(_PHONE_BEFORE.search(_before(window, match)) or _PHONE_BEHIND.match(window, match.end()))
 
 
 # Formats as their makers' documents and secret scanners give them (docs.github.com "secret scanning patterns",
@@ -307,7 +326,7 @@ _SECRETS = tuple(
 )
 _KEY_BLOCK_BEGIN = re.compile(rb"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_BLOCK_END = re.compile(rb"-----END [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----")
-_KEY_BLOCK_BODY = re.compile(rb"(?:[A-Za-z0-9+/=\s]|\\[nr])*")
+_KEY_BLOCK_BODY = re.compile(rb"(?:(?:\s|\\[nr])*+[A-Za-z0-9+/=]{16,}+)*+")
 _AWS_SECRET = re.compile(
     rb"secret[\w -]{0,16}key[\"'\s]{0,3}(?:[:=]|=>|is)[\"'\s]{0,3}(?P<key>[A-Za-z0-9+/]{40})(?![A-Za-z0-9+/=])",
     re.IGNORECASE,
@@ -323,7 +342,7 @@ def secret(window: bytes, start: int) -> tuple[int, int] | None:
         last = _KEY_BLOCK_END.search(window, header.end(), start + SECRET_BYTES)
         body = _KEY_BLOCK_BODY.match(window, header.end(), start + SECRET_BYTES)
         assert body is not None  # an empty body matches
-        return start, last.end() if last else max(header.end(), len(window[: body.end()].rstrip()))
+        return start, last.end() if last else body.end()
     for pattern in _SECRETS:
         if match := pattern.match(window, start):
             return match.span()
