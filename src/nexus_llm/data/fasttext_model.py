@@ -24,6 +24,9 @@ SUPERVISED = 3
 LABEL_PREFIX = "__label__"
 END_OF_LINE = b"</s>"
 CENTROIDS = 256
+MOST_BUCKETS = 2**27  # 0.5 GB of row numbers; fastText's default is 2 million
+LONGEST_NGRAM = 64
+MOST_COUNTED = 10**15  # fastText's sentinel for "no node yet"
 FNV_OFFSET, FNV_PRIME = 2166136261, 16777619
 
 
@@ -111,29 +114,33 @@ def _model(file: _Reader, path: Path) -> Model:
         raise ModelError(
             f"{path} is not a fastText model of version {VERSION}", fix="give a .ftz or .bin file, such as lid.176.ftz"
         )
-    _dim, _, _, _, _, word_ngrams, loss, kind, buckets, shortest, longest, _, _ = file.numbers("12id")
-    if kind != SUPERVISED or word_ngrams != 1 or loss not in (HIERARCHICAL_SOFTMAX, SOFTMAX) or longest < 1:
+    dimensions, _, _, _, _, word_ngrams, loss, kind, buckets, shortest, longest, _, _ = file.numbers("12id")
+    if (
+        kind != SUPERVISED
+        or word_ngrams != 1
+        or loss not in (HIERARCHICAL_SOFTMAX, SOFTMAX)
+        or not 0 < shortest <= longest <= LONGEST_NGRAM
+    ):
         raise ModelError(
-            f"{path} has model kind {kind}, {word_ngrams} words at once, loss {loss}, n-grams up to {longest}",
+            f"{path}: model kind {kind}, {word_ngrams} words at once, loss {loss}, n-grams of {shortest} to {longest}",
             fix="give a language identifier: supervised (3), no word n-grams (1), (hierarchical) softmax (1 or 3)",
         )
     words, labels, label_counts, pruned = _dictionary(file)
     quantised = file.numbers("?")[0]
     rows = _quantised(file) if quantised else _dense(file)
     output = _quantised(file) if file.numbers("?")[0] and quantised else _dense(file)
+    _check_shapes(dimensions, len(words), len(labels), rows, output)
     bounds = np.zeros(len(words) + 1, np.int64)
     np.cumsum([len(word) for word in words], out=bounds[1:])
     tree = loss == HIERARCHICAL_SOFTMAX
     left, right = huffman_tree(label_counts) if tree else (np.empty(0, np.int32), np.empty(0, np.int32))
-    bucket_rows = _bucket_rows(pruned, buckets, len(words))
-    if bucket_rows.max(initial=0) >= len(rows) or len(words) > len(rows) or len(output) < len(labels):
-        raise ValueError(f"{len(rows)} rows and {len(output)} outputs for {len(words)} words and {len(labels)} labels")
+    bucket_rows = _bucket_rows(pruned, buckets, words=len(words), rows=len(rows))
     arrays = ModelArrays(
         rows=rows,
         output=output,
         bucket_rows=bucket_rows,
         word_slots=_word_slots(words),
-        word_bytes=np.frombuffer(b"".join(words), np.uint8),
+        word_bytes=np.frombuffer(bytearray(b"".join(words)), np.uint8),  # writable, as it is after pickling
         word_bounds=bounds,
         left=left,
         right=right,
@@ -202,12 +209,28 @@ def _decoded(
     return np.ascontiguousarray(matrix)
 
 
-def _bucket_rows(pruned: npt.NDArray[np.int32] | None, buckets: int, words: int) -> npt.NDArray[np.int32]:
+def _check_shapes(
+    dimensions: int, words: int, labels: int, rows: npt.NDArray[np.float32], output: npt.NDArray[np.float32]
+) -> None:
+    """What compiled code relies on: it checks no place that it reads."""
+    if rows.shape[1] != dimensions or output.shape != (labels, dimensions) or len(rows) < words:
+        raise ValueError(f"matrices of {rows.shape} and {output.shape} for {words} words, {labels} labels")
+    if not (np.isfinite(rows).all() and np.isfinite(output).all()):
+        raise ValueError("a number that is not finite")
+
+
+def _bucket_rows(pruned: npt.NDArray[np.int32] | None, buckets: int, *, words: int, rows: int) -> npt.NDArray[np.int32]:
+    if not 0 < buckets <= MOST_BUCKETS:
+        raise ValueError(f"{buckets} buckets")
     if pruned is None:
+        if rows != words + buckets:
+            raise ValueError(f"{rows} rows for {words} words and {buckets} buckets")
         return np.arange(words, words + buckets, dtype=np.int32)
-    rows = np.full(max(buckets, 1), -1, np.int32)
-    rows[pruned[:, 0]] = pruned[:, 1] + words
-    return rows
+    if len(pruned) and (pruned.min() < 0 or pruned[:, 0].max() >= buckets or pruned[:, 1].max() >= rows - words):
+        raise ValueError(f"kept buckets point outside of {buckets} buckets or {rows} rows")
+    table = np.full(buckets, -1, np.int32)
+    table[pruned[:, 0]] = pruned[:, 1] + words
+    return table
 
 
 def word_hash(word: bytes) -> int:
@@ -240,8 +263,10 @@ def huffman_tree(counts: list[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[
     >>> [side.tolist() for side in huffman_tree([5, 2, 1])]
     [[-1, -1, -1, 2, 3], [-1, -1, -1, 1, 0]]
     """
+    if min(counts) < 0 or sum(counts) >= MOST_COUNTED or sorted(counts, reverse=True) != counts:
+        raise ValueError("label counts that do not fall")
     leaves = len(counts)
-    weight = [*counts, *[10**15] * (leaves - 1)]
+    weight = [*counts, *[MOST_COUNTED] * (leaves - 1)]
     left = np.full(2 * leaves - 1, -1, np.int32)
     right = np.full(2 * leaves - 1, -1, np.int32)
     leaf, inner = leaves - 1, leaves

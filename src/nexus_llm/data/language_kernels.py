@@ -16,7 +16,6 @@ _SIGN_BITS = np.uint32(0xFFFFFF00)
 _WORD_BEGIN, _WORD_END = np.uint8(ord("<")), np.uint8(ord(">"))
 _END_OF_LINE = np.frombuffer(b"</s>", np.uint8)
 _LABEL_PREFIX = np.frombuffer(b"__label__", np.uint8)
-_STACK_NODES = 512
 
 # Most words of a block repeat: remembering a word's summed vector spares its n-grams. A word of 32 bytes or more, or a
 # sentence without spaces, is computed each time. The sum is the same either way, so that no answer depends on its
@@ -80,13 +79,13 @@ def predict(
     return numbers, scores
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _add(total: Any, vector: Any) -> None:  # pragma: no cover - compiled
     for column in range(len(total)):
         total[column] += vector[column]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _next_word(data: Any, place: int, stop: int, token: Any) -> tuple[int, int]:  # pragma: no cover - compiled
     """(bytes of the next word, now `token[1:length + 1]` between its bounds; the place behind it)."""
     while place < stop and _is_space(data[place]):
@@ -101,7 +100,7 @@ def _next_word(data: Any, place: int, stop: int, token: Any) -> tuple[int, int]:
     return length, place
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_remembered(token: Any, length: int, slot: Any) -> bool:  # pragma: no cover - compiled
     if slot[0] != length:  # which also holds for words too long to be remembered
         return False
@@ -126,7 +125,7 @@ def _end_of_reading(data: Any, begin: int, end: int, count_to: int, read_to: int
     return stop, characters
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _is_space(byte: int) -> bool:  # pragma: no cover - compiled
     """What ends a word in fastText's `Dictionary::readWord`: space, \\t \\n \\v \\f \\r and NUL."""
     return byte == 32 or 9 <= byte <= 13 or byte == 0
@@ -140,7 +139,7 @@ def _is_control_word(token: Any, length: int) -> bool:  # pragma: no cover - com
     return length >= len(_LABEL_PREFIX) and bool(np.all(token[1 : len(_LABEL_PREFIX) + 1] == _LABEL_PREFIX))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _hash_step(value: Any, byte: Any) -> Any:  # pragma: no cover - compiled
     """FNV-1a with fastText's signed bytes."""
     step = np.uint32(byte)
@@ -227,8 +226,8 @@ def _best_label(hidden: Any, model: ModelArrays) -> tuple[int, float]:  # pragma
         for label in range(label_count):
             total += np.exp(values[label] - best_value)
         return best, 1.0 / total
-    nodes = np.empty(_STACK_NODES, np.int64)
-    logs = np.empty(_STACK_NODES, np.float64)
+    nodes = np.empty(len(left) + 1, np.int64)
+    logs = np.empty(len(left) + 1, np.float64)
     nodes[0], logs[0] = len(left) - 1, 0.0
     depth = 1
     best, best_log = -1, -np.inf
@@ -252,7 +251,7 @@ def _best_label(hidden: Any, model: ModelArrays) -> tuple[int, float]:  # pragma
     return best, min(np.exp(best_log), 1.0)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _dot(hidden: Any, row: Any) -> float:  # pragma: no cover - compiled
     total = 0.0
     for column in range(len(hidden)):
