@@ -50,7 +50,7 @@ def test_a_file_in_many_blocks_gives_the_records_of_one_block(tmp_path: Path, en
         "jsonl": json_lines(50),
         "json": b"[\n" + b",\n".join(json_lines(50).splitlines()) + b"]\n",
         "csv": b"id,text\n" + b"".join(b'%d,"%d ""\n\n%s,"\n' % (n, n, b"x" * 100) for n in range(50)),
-        "mbox": b"".join(b"From a@b Mon\nSubject: s\n\n%d %s\n\n" % (n, b"x" * 100) for n in range(50)),
+        "mbox": b"".join(b"From a@b 10:00\nSubject: s\n\n%d %s\n\n" % (n, b"x" * 100) for n in range(50)),
     }
     found = cut(tmp_path / f"a.{ending}", contents[ending])
     assert len(found) > 3

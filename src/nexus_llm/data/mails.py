@@ -16,8 +16,9 @@ from nexus_llm.data.blocks import TextRecord, UnusableError
 from nexus_llm.data.pages import main_text
 from nexus_llm.data.streams import ByteStream
 
-# A message starts at a line "From …" behind an empty line or the file's start (RFC 4155). The line itself is no mail.
-_START = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\r\n\r\n))From [^\n]*\n")
+# A message starts at a line "From … 12:08:34 …" behind an empty line or the file's start (RFC 4155); it is no part of
+# the mail. The time is asked for because not every program quotes a "From " that begins a paragraph.
+_START = re.compile(rb"(?:\AFrom [^\n]*\n|(?:(?<=\n\n)|(?<=\r\n\r\n))From [^\n]{0,300}?\d\d:\d\d[^\n]{0,300}\n)")
 _QUOTED_START = re.compile(rb"^>(>*From )", re.MULTILINE)
 _LONGEST_START_BYTES = 2_000
 
@@ -59,7 +60,7 @@ def mail_text(raw: bytes, *, skipped: Counter[str] | None = None) -> TextRecord:
         plain, pages = _parts(mail, skipped)
         text = "\n\n".join(plain) if any(part.strip() for part in plain) else "\n\n".join(map(_page_text, pages))
         subject = _header(mail, "Subject")
-        date = email.utils.parsedate_to_datetime(_header(mail, "Date")).isoformat() if mail["Date"] else ""
+        date = _date(mail)
     except (RecursionError, TypeError, ValueError, LookupError, AttributeError, IndexError) as error:
         # The standard library's parser raises all of these on headers that no mail program would write.
         raise UnusableError(f"the mail is damaged ({type(error).__name__}: {error})") from error
@@ -100,6 +101,14 @@ def _page_text(page: str) -> str:
     try:
         return main_text(page)
     except UnusableError:
+        return ""
+
+
+def _date(mail: Message) -> str:
+    """As ISO 8601, empty where there is none or it is no date."""
+    try:
+        return email.utils.parsedate_to_datetime(_header(mail, "Date")).isoformat()
+    except (ValueError, TypeError, OverflowError):
         return ""
 
 

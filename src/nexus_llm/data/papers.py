@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from nexus_llm.data.blocks import TextRecord, UnusableError
@@ -13,7 +14,14 @@ from nexus_llm.errors import MissingExtraError
 # about half a minute; books have below 2,000 pages and 2 million drawing operations.
 MAX_PAGES = 5_000
 MAX_OPERATIONS = 3_000_000
-MAX_STREAM_BYTES = 16 * 2**20
+_BOUNDS: Mapping[str, Any] = {
+    "zlib_maximum_output_length": 16 * 2**20,
+    "lzw_maximum_output_length": 16 * 2**20,
+    "run_length_maximum_output_length": 16 * 2**20,
+    "page_tree_maximum_entries": 4 * MAX_PAGES,
+    "xform_maximum_invocations_per_extraction": 1_000,
+}
+"""pypdf's own bounds (`pypdf.Configuration`) where its defaults would let a page take minutes."""
 
 
 class _TooManyOperations(BaseException):
@@ -31,20 +39,18 @@ def pdf_text(raw: bytes) -> TextRecord:
     """
     try:
         import pypdf
-        from pypdf import filters
     except ImportError as error:
         raise MissingExtraError.for_extra("documents", "pypdf") from error
-    filters.ZLIB_MAX_OUTPUT_LENGTH = filters.LZW_MAX_OUTPUT_LENGTH = MAX_STREAM_BYTES
-    filters.RUN_LENGTH_MAX_OUTPUT_LENGTH = MAX_STREAM_BYTES
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of every oddity; damage is an error here
     try:
-        file = pypdf.PdfReader(io.BytesIO(raw), strict=False)
-        if file.is_encrypted and not _opens_without_password(file):
-            raise UnusableError("the PDF file is encrypted")
-        if len(file.pages) > MAX_PAGES:
-            raise UnusableError(f"the PDF file has {len(file.pages):,} pages, more than {MAX_PAGES:,}")
-        pages = _page_texts(file)
-        made = file.metadata.creation_date if file.metadata else None
+        with pypdf.apply_configuration(**_BOUNDS):
+            file = pypdf.PdfReader(io.BytesIO(raw), strict=False)
+            if file.is_encrypted and not _opens_without_password(file):
+                raise UnusableError("the PDF file is encrypted")
+            if len(file.pages) > MAX_PAGES:
+                raise UnusableError(f"the PDF file has {len(file.pages):,} pages, more than {MAX_PAGES:,}")
+            pages = _page_texts(file)
+            date = _creation_date(file)
     except UnusableError:
         raise
     except _TooManyOperations:
@@ -54,7 +60,7 @@ def pdf_text(raw: bytes) -> TextRecord:
     if not any(page.strip() for page in pages):
         raise UnusableError("the PDF file has no text (scanned pages are not recognised)")
     text = "\n\n".join(page.strip() for page in pages if page.strip())
-    return TextRecord(text + "\n", {"date": made.isoformat()} if made else {})
+    return TextRecord(text + "\n", {"date": date} if date else {})
 
 
 def _opens_without_password(file: Any) -> bool:
@@ -64,6 +70,15 @@ def _opens_without_password(file: Any) -> bool:
         return bool(file.decrypt(""))
     except DependencyError as error:
         raise UnusableError("the PDF file is encrypted with AES, which needs pip install 'pypdf[crypto]'") from error
+
+
+def _creation_date(file: Any) -> str:
+    """As ISO 8601, empty where there is none or it is no date."""
+    try:
+        made = file.metadata.creation_date if file.metadata else None
+    except ValueError:
+        return ""
+    return made.isoformat() if made else ""
 
 
 def _page_texts(file: Any) -> list[str]:

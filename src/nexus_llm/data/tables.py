@@ -41,7 +41,9 @@ def parquet_blocks(path: Path, *, origin: str, source: str) -> Iterator[Block]:
                     writer.write_batch(batch)
                 yield Block(origin, source, "parquet", number, first, sink.getvalue().to_pybytes())
                 number, first = number + 1, first + len(batch)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's own trouble
         raise DataError(
             f"{origin}:{first}: the parquet file is damaged ({first_line(error)})",
             fix="fetch the file again, or take it out of the source's folder",
