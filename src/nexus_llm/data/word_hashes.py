@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from numba import njit
 
-from nexus_llm.data.characters import CODE_POINTS, MARK, WORD, classes, decode, lower, mix
+from nexus_llm.data.characters import CODE_POINTS, MARK, WORD, Bytes, Offsets, buffers, classes, decode, lower, mix
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -32,6 +33,14 @@ def tables() -> Tables:
     small = np.full(256, _NOT_ASCII, np.uint8)
     small[:128] = np.where(classes()[:128] & WORD, lower()[:128], 0)
     return small, classes(), lower()
+
+
+def text_buffers(texts: pl.Series) -> tuple[Bytes, Offsets]:
+    """`characters.buffers`, always read-only: writable arrays are another type, for which a kernel compiles again."""
+    data, offsets = buffers(texts)
+    data, offsets = data.view(), offsets.view()
+    data.flags.writeable = offsets.flags.writeable = False
+    return data, offsets
 
 
 @njit(cache=True, nogil=True)
