@@ -68,7 +68,7 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def test_help_shows_the_recipe_and_the_commands_and_the_verb_has_its_own_help(tmp_path: Path) -> None:
     shown = nexus("data", "--help", cwd=tmp_path).stdout
     assert "nexus data [OPTIONS] RECIPE | COMMAND" in shown
-    for command in ("sources", "fetch", "why", "preview", "erase"):
+    for command in ("sources", "fetch", "convert", "why", "preview", "erase"):
         assert f"  {command} " in shown
     verb = nexus("data", "any.yaml", "--help", cwd=tmp_path).stdout
     assert "--dry-run" in verb

@@ -39,12 +39,12 @@ def register(app: typer.Typer) -> None:
 
     The verb must be registered already: typer lets a group win over a command of the same name and keeps its place.
     """
-    from nexus_llm.cli import data_erase, data_records, data_sources
+    from nexus_llm.cli import data_convert, data_erase, data_records, data_sources
 
     verb = next(command for command in app.registered_commands if command.name == "data")
     assert verb.callback is not None
     data.command(_RECIPE, hidden=True, help=verb.help)(verb.callback)
-    for module in (data_sources, data_records, data_erase):
+    for module in (data_sources, data_convert, data_records, data_erase):
         module.register(data)
     app.add_typer(data, name="data", help=_help(verb.help or ""))
 
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
 def _help(what: str) -> str:
     return (
         f"{what}\n\nnexus data RECIPE makes the token shards of a recipe (its options: nexus data RECIPE --help). "
-        "The commands find and fetch text, and look into what came out."
+        "The commands find, fetch and convert text, and look into what came out."
     )
 
 
