@@ -179,9 +179,10 @@ def test_asking_a_run_to_stop_is_no_reason_to_reject_a_library() -> None:
 def test_only_strange_characters_are_rare() -> None:
     rare = rare_characters()
     assert not any(
-        rare[ord(character)] for character in "aé中\n\t\r\x0c\x85\xa0\u200b\ufeff👩\u200d\ufe0f\u0301नमस्तेမြန်မာ"
+        rare[ord(character)]
+        for character in "aé中\n\t\r\x0c\x85\xa0\u200b\ufeff👩\u200d\ufe0f\u0301नमस्तेမြန်မာ\uf0b7🏴\U000e0067\U000e007f"
     )
-    assert all(rare[ord(character)] for character in "\0\x1d\x7f\ue000\u1ac4\U000f0000\U0010ffff")
+    assert all(rare[ord(character)] for character in "\0\x1d\x7f\u1ac4\u0378\U0003ffff\U000e0fff")
 
 
 @given(parts=st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 9), max_size=5))))

@@ -1,14 +1,14 @@
 """Running text to token ids, by the fastest library that gives exactly the ids of Hugging Face's `tokenizers`.
 
-Hugging Face's library is the reference and the fallback. Others are 6 to 30 times as fast, and none is exact for every
+Hugging Face's library is the reference and the fallback. Others are 3 to 20 times as fast, and none is exact for every
 tokenizer: each must first repeat the reference's ids on strings that are known to trip tokenizers, and on documents of
 the corpus. They are tried in a fixed order, not by a stopwatch, so that every process of a run takes the same one.
 
-Texts with `rare_characters` always go to the reference. There the fast ones were found to differ, by 250,000 random
-strings and by every code point in seven surroundings, for SmolLM2, GPT-NeoX, Llama 2 and the patterns of Llama 3 and
-Qwen 2: a control character that the vocabulary lacks leaves a gap that splintr does not merge across, and a combining
-mark younger than the reference's tables (Unicode 9) is put elsewhere by NFC. No other difference was found in splintr
-(but Llama 2's added tokens) or fastokens.
+Texts with `rare_characters` always go to the reference. There the fast ones were found to differ, by 300,000 random
+strings and by every code point up to U+3FFFF in seven surroundings, for SmolLM2, GPT-NeoX, Llama 2 and the patterns of
+Llama 3 and Qwen 2: a control character that the vocabulary lacks leaves a gap that splintr does not merge across, and
+a combining mark younger than the reference's tables (Unicode 9) is put elsewhere by NFC. No other difference was found
+in splintr (but Llama 2's added tokens) or fastokens.
 
 MB of text per CPU second, and MiB of memory that one process pays (4.5 MB of English documentation and web text, first
 pass, AMD EPYC, 2026-11, `benchmarks/data_tokens.py`):
@@ -47,6 +47,7 @@ REFERENCE = "tokenizers"
 
 # The reference keeps about 100 bytes a token until it answers: a batch of 2 MB of text then needs 50 MB.
 _REFERENCE_BATCH_CHARACTERS = 2_000_000
+_SCANNED_CHARACTERS = 2**20
 # Of each probe document: the self-check of 64 documents then takes the reference under a second.
 _PROBE_CHARACTERS = 20_000
 
@@ -146,18 +147,20 @@ def merged(
 def rare_characters() -> npt.NDArray[np.bool_]:
     """Code point → whether texts with it are left to the reference, shape (0x110000,).
 
-    Control characters of ASCII but white space, code points that Unicode has not assigned or leaves to private use,
-    everything beyond plane 2, and combining marks that the reference's normalisers do not know.
+    Control characters of ASCII but white space, code points that Unicode has not assigned, all of planes 3 to 13, and
+    combining marks that the reference's normalisers do not know. Private use is not rare: old fonts put their bullets
+    there.
     """
     table = np.zeros(0x110000, np.bool_)
-    table[:0x20] = table[0x7F] = table[0x30000:] = True
-    table[9:14] = False
-    for point in range(0x30000):
-        category = unicodedata.category(chr(point))
-        if category in ("Cn", "Co", "Cs"):
+    table[:0x20] = table[0x7F] = table[0x30000:0xF0000] = True
+    table[9:14] = table[0xE0020:0xE0080] = False  # white space; the tags that make flags of regions
+    for point in range(0x80, 0x30000):
+        character = chr(point)
+        category = unicodedata.category(character)
+        if category == "Cn":
             table[point] = True
-        elif category[0] == "M" and _is_normalised_otherwise(chr(point)):
-            table[[ord(part) for part in (chr(point), *unicodedata.normalize("NFD", chr(point)))]] = True
+        elif category[0] == "M" and _is_normalised_otherwise(character):
+            table[[ord(part) for part in (character, *unicodedata.normalize("NFD", character))]] = True
     return table
 
 
@@ -232,8 +235,7 @@ def _with_rare_texts_by(exact: Encode, fast: Encode) -> Encode:
     """`fast`, but `exact` for texts with a rare character."""
 
     def encode(texts: Sequence[str]) -> tuple[TokenIds, Offsets]:
-        rare = rare_characters()
-        is_rare = np.array([rare[_code_points(text)].any() for text in texts], np.bool_)
+        is_rare = np.array([_has_rare_character(text) for text in texts], np.bool_)
         if not is_rare.any():
             return fast(texts)
         common = [text for text, one in zip(texts, is_rare, strict=True) if not one]
@@ -242,9 +244,14 @@ def _with_rare_texts_by(exact: Encode, fast: Encode) -> Encode:
     return encode
 
 
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    # surrogatepass: a lone surrogate is refused by the encoders, which say so better than this would.
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+def _has_rare_character(text: str) -> bool:
+    rare = rare_characters()
+    # A million at a time: the code points of a text of 1 GB would take 4.
+    for start in range(0, len(text), _SCANNED_CHARACTERS):
+        points = np.frombuffer(text[start : start + _SCANNED_CHARACTERS].encode("utf-32-le", "surrogatepass"), "<u4")
+        if rare[points].any():
+            return True
+    return False
 
 
 def _splintr(tokenizer_json: str) -> Encode:
