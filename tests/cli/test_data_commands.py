@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,21 +246,16 @@ def test_preview_colours_a_terminal_unless_the_user_wants_none(
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     environment |= {"TERM": "xterm", **variables}
-    process, terminal = pty.fork()
-    if process == 0:
-        command = [sys.executable, "-m", "nexus_llm.cli", "data", "preview", "--id", "docs/a.jsonl:4"]
-        os.execve(sys.executable, command, environment)
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-m", "nexus_llm.cli", "data", "preview", "--id", "docs/a.jsonl:4"]
+    process = subprocess.Popen(command, stdout=its_end, env=environment)
+    os.close(its_end)
     shown = b""
-    while True:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:  # Linux's way to say that the other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.waitpid(process, 0)
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+        while piece := os.read(terminal, 65536):
+            shown += piece
     os.close(terminal)
+    assert process.wait() == 0
     assert (b"\x1b[1;32mIt is what it is.<|im_end|>\x1b[0m" in shown) is is_coloured
     assert (b"[[It is what it is.<|im_end|>]]" in shown) is not is_coloured
 

@@ -32,7 +32,9 @@ def origins(records: list[inspect.Record]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [FIRST, FIRST[:8], "docs/a.jsonl:1", "a.jsonl:1"], ids=["id", "start of id", "origin", "end of path"]
+    "name",
+    [FIRST, FIRST[:8], FIRST.upper(), "docs/a.jsonl:1", "a.jsonl:1"],
+    ids=["id", "start of id", "id in capitals", "origin", "end of path"],
 )
 def test_a_kept_record_is_found_by_each_of_its_names_with_its_place(folder: Path, name: str) -> None:
     (record,) = inspect.find(folder, name)

@@ -99,8 +99,8 @@ def find(folder: Path, name: str) -> list[Record]:
     """
     column = pl.col("origin")
     attempts = [((pl.col("id") == name) | (column == name), lambda origin: origin == name)]
-    if re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX_DIGITS},32}}", name):
-        attempts.append((pl.col("id").str.starts_with(name), lambda _: False))
+    if re.fullmatch(rf"[0-9a-fA-F]{{{_MIN_PREFIX_DIGITS},32}}", name):
+        attempts.append((pl.col("id").str.starts_with(name.lower()), lambda _: False))
     attempts.append((column.str.ends_with(f"/{name}"), lambda origin: origin.endswith(f"/{name}")))
     file = column.str.replace(_LINE, "")
     attempts.append(
