@@ -177,6 +177,15 @@ def test_bytes_of_unknown_origin_are_not_continued(server: LyingServer, run: Run
     assert "range" not in server.gets("/f")[0]
 
 
+def test_bytes_of_another_url_are_not_continued_even_with_the_same_tag(server: LyingServer, run: Run) -> None:
+    url = server.add("/f", CONTENT)
+    (run.folder / "f.part").write_bytes(b"x" * 1000)
+    other = PartialFile(f"{server.url}/other/f", len(CONTENT), server.pages["/f"].etag, None)
+    (run.folder / "f.part.json").write_bytes(partial_document(other))
+    run.get(url)
+    assert run.content == CONTENT
+
+
 def test_less_than_announced_is_continued_and_in_the_end_refused(server: LyingServer, run: Run) -> None:
     url = server.add("/f", CONTENT, etag=None, tricks=[Trick(announce=len(CONTENT) + 5)] * 4)
     with pytest.raises(TryAgainError, match=f"at byte {len(CONTENT)}"):
