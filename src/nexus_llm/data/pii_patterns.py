@@ -80,7 +80,8 @@ def credit_card(window: bytes, begin: int, end: int) -> Spans:
         if match.start() >= end:
             return
         digits = match[0].replace(b" ", b"").replace(b"-", b"").decode()
-        if passes_luhn(digits) and (is_issued(digits) or _CARD_BEFORE.search(_before(window, match))):
+        is_card = len(set(digits)) > 1 and passes_luhn(digits)  # sixteen zeros pass
+        if is_card and (is_issued(digits) or _CARD_BEFORE.search(_before(window, match))):
             yield match.span()
 
 
