@@ -61,7 +61,9 @@ def cut(paragraph: str) -> list[str]:
     return [piece.strip() for piece in pieces]
 
 
-def documents(kinds: list[list[str]], megabytes: float, seed: int) -> Iterator[tuple[str, tuple[str, int, float] | None]]:
+def documents(
+    kinds: list[list[str]], megabytes: float, seed: int
+) -> Iterator[tuple[str, tuple[str, int, float] | None]]:
     """(text, what it repeats: kind, number of the earlier document, share of words replaced; or None)."""
     draw = np.random.default_rng(seed)
     # Kinds in proportion to their text, so that no small one is used up first.

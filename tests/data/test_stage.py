@@ -63,8 +63,11 @@ def shards(artifact: Artifact, split: str) -> list[tuple[np.ndarray, np.ndarray,
     ]
 
 
-def documents(artifact: Artifact) -> pl.DataFrame:
-    return pl.concat([pl.read_parquet(artifact.folder / f"{split}.parquet") for split in SPLITS])
+def documents(artifact: Artifact, *splits: str) -> pl.DataFrame:
+    files = [
+        file for split in splits or SPLITS for file in sorted(artifact.folder.glob(f"{split}-*.documents.parquet"))
+    ]
+    return pl.concat([pl.read_parquet(file) for file in files])
 
 
 def test_shards_hold_exactly_the_documents_of_the_table_beside_them(
@@ -75,7 +78,7 @@ def test_shards_hold_exactly_the_documents_of_the_table_beside_them(
     tokenizer = ChatTokenizer.load(model.folder)
     assert made.manifest.facts["shards"]["train"] > 1
     for split in SPLITS:
-        rows = iter(pl.read_parquet(made.folder / f"{split}.parquet")["text"])
+        rows = iter(documents(made, split)["text"])
         for tokens, offsets, mask, conversations in shards(made, split):
             assert tokens.dtype == np.uint16
             assert len(tokens) == len(mask) == offsets[-1] <= 3_000
@@ -103,7 +106,7 @@ def test_a_conversation_marks_what_the_assistant_wrote(corpus: Path, model: Arti
     tokenizer = ChatTokenizer.load(model.folder)
     assert conversations.all()
     learned = tokenizer.decode(tokens[: offsets[1]][mask[: offsets[1]]].tolist())
-    messages = json.loads(pl.read_parquet(made.folder / "train.parquet")["messages"][0])
+    messages = json.loads(documents(made, "train")["messages"][0])
     assert learned == messages[1]["content"]
 
 
@@ -144,7 +147,7 @@ def test_near_duplicates_that_are_kept_never_straddle_splits(corpus: Path, model
     )
     homes: dict[str, set[str]] = {}
     for split in SPLITS:
-        for text in pl.read_parquet(made.folder / f"{split}.parquet")["text"]:
+        for text in documents(made, split)["text"]:
             homes.setdefault(text.split(".")[0], set()).add(split)
     assert len(homes) == 40
     assert all(len(found) == 1 for found in homes.values())
@@ -234,7 +237,7 @@ def test_python_docs_give_all_three_splits(model: Artifact, tmp_path: Path) -> N
     recipe = Recipe.model_validate({"name": "t", "data": {"max_documents": 200}})
     made = run_stage(STAGE, recipe, {"model": model}, tmp_path)
     assert all(made.manifest.facts["documents"][split] >= 8 for split in SPLITS)
-    assert list(made.manifest.inputs) == ["python-docs"]
+    assert list(made.manifest.inputs) == ["python-docs", "lid.176.ftz"]
 
 
 @pytest.mark.skipif(not (SHARED / "awsdocs-s3").exists(), reason="needs ../shared/data/awsdocs-s3")

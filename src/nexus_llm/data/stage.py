@@ -140,12 +140,17 @@ def _other_paths(recipe: DataRecipe) -> list[str]:
 
 def _tools(recipe: DataRecipe, work: Path) -> Tools:
     """Everything that judging needs, read once."""
+    import polars as pl
+
     from nexus_llm.data import block_lists, decontaminate, language, rules
     from nexus_llm.data.intake import Tools
 
     block = recipe.block
     spec = rules.load_spec()
-    rules.check_names(spec, recipe.quality.thresholds)
+    # A rule's name that is none is refused here, before anything is read.
+    rules.judge(
+        pl.Series([], dtype=pl.String), spec, families=recipe.quality.families, overrides=recipe.quality.limits()
+    )
     return Tools(
         recipe=recipe,
         spec=spec,
