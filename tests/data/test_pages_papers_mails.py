@@ -251,7 +251,7 @@ def test_what_is_no_mail_says_so(tmp_path: Path, raw: bytes, complaint: str) -> 
 
 
 def test_a_mail_with_an_unknown_charset_or_a_wrong_date_is_still_read(tmp_path: Path) -> None:
-    raw = b"Subject: =?nope?q?x?=\nDate: yesterday\nContent-Type: text/plain; charset=nope\n\nText \xe9\n"
+    raw = b"Subject: =?utf-8?b?x?= =?nope?q?x?=\nDate: yesterday\nContent-Type: text/plain; charset=nope\n\nText \xe9\n"
     assert "Text é" in only(read(tmp_path / "a.eml", raw)).text
 
 
