@@ -51,13 +51,21 @@ def keep_c4_lines(texts: pl.Series) -> pl.Series:
     """
     data, offsets = buffers(texts)
     kept, bounds = np.empty(data.size + 1, np.uint8), np.zeros(offsets.size, np.int64)
-    size = _keep_lines(data, offsets, tables().kinds, np.empty(data.size + 1, np.uint8), kept, bounds)
+    clean = np.empty(data.size + 1, np.uint8)
+    size = _keep_lines(data, offsets, tables().kinds, clean, read_only(clean), kept, bounds)
     column = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(bounds), pa.py_buffer(kept[:size]))
     return pl.Series(texts.name, pl.from_arrow(column), pl.String)
 
 
+def read_only(memory: Bytes) -> Bytes:
+    """The same memory as a read-only array, which is what texts are to kernels."""
+    view = memory.view()
+    view.flags.writeable = False
+    return view
+
+
 @kernel
-def _keep_lines(data: Bytes, offsets: Offsets, kinds: Any, clean: Any, kept: Any, bounds: Any) -> int:
+def _keep_lines(data: Bytes, offsets: Offsets, kinds: Any, clean: Any, clean_text: Any, kept: Any, bounds: Any) -> int:
     """Bytes of all kept lines; fills them and the bounds of the texts in them."""
     size = 0
     for text in range(offsets.size - 1):
@@ -67,7 +75,7 @@ def _keep_lines(data: Bytes, offsets: Offsets, kinds: Any, clean: Any, kept: Any
             words, longest = _words(data, place, stop, kinds)
             first = first_visible(data, place, stop, kinds)
             length = without_citations(data, first, last_visible(data, first, stop, kinds), clean)
-            if judge_line(clean, 0, length, words, longest) & KEPT:
+            if judge_line(clean_text, np.int64(0), length, words, longest) & KEPT:
                 if size > bounds[text]:
                     kept[size] = 10
                     size += 1
@@ -145,7 +153,7 @@ def _starts_with(data: Any, place: int, stop: int, phrase: Any) -> bool:
 
 
 @kernel
-def judge_line(data: Any, start: int, stop: int, words: int, longest: int) -> int:
+def judge_line(data: Any, start: Any, stop: int, words: int, longest: int) -> int:
     """KEPT, and whether the line drops its page: HAS_LOREM_IPSUM, HAS_CURLY_BRACKET; 0 for a line that is dropped."""
     if words < MIN_WORDS or longest > MAX_WORD_CHARACTERS or not _ends_sentence(data, start, stop):
         return 0

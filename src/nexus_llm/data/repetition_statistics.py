@@ -246,7 +246,8 @@ def _repeat(words: Words, size: int, n: int, power: Any, candidates: int, scratc
 def _duplicates(words: Words, size: int, n: int, power: Any, candidates: int, scratch: RepetitionScratch) -> int:
     """Characters of n-grams that were seen before, each counted once: the next one starts behind it."""
     mask = cleared(scratch.table, candidates)
-    characters, place = 0, 0
+    characters = 0
+    place: Any = np.int64(0)
     while place < size - n + 1:
         may_repeat = scratch.levels[place] == 5 and scratch.levels[place + n - 5] == 5
         if may_repeat and is_repeated(scratch.table, mask, _run_hash(scratch.prefixes, place, n, power)):

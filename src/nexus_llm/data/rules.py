@@ -166,8 +166,8 @@ def page(spec: Spec) -> str:
         "Made from `src/nexus_llm/data/rules.yaml` by `nexus_llm.data.rules.page`; change the spec, not this page.",
         "",
         "A text is kept while its value is at least (≥) or at most (≤) the threshold. The first rule that it breaks,",
-        "in this order, is the reason that `nexus data why` gives. *Spaces*: the rule means nothing in languages written",
-        "without spaces between words. *Languages*: for texts in these only.",
+        "in this order, is the reason that `nexus data why` gives. *Spaces*: the rule means nothing in languages",
+        "written without spaces between words. Where languages are named, the rule is for texts in these only.",
     ]
     for family, purpose in spec.families.items():
         lines += ["", f"## {family}", "", purpose, ""]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from nexus_llm.data import repetition_statistics as repetition
-from nexus_llm.data.c4_lines import HAS_CURLY_BRACKET, HAS_LOREM_IPSUM, KEPT, judge_line, without_citations
+from nexus_llm.data.c4_lines import HAS_CURLY_BRACKET, HAS_LOREM_IPSUM, KEPT, judge_line, read_only, without_citations
 from nexus_llm.data.characters import CODE_POINTS, Bytes, Offsets, buffers, decode
 from nexus_llm.data.compiled import inlined, kernel
 from nexus_llm.data.repetition_statistics import (
@@ -61,7 +61,7 @@ _C4_SENTENCES, _C4_LOREM_IPSUM, _C4_CURLY_BRACKETS = 36, 37, 38
 _COUNTS = 39
 
 # What the line being read has so far.
-_FIRST, _LAST, _LINE_CHUNKS, _LONGEST, _SENTENCES, _ENDED, _OPEN = 0, 1, 2, 3, 4, 5, 6
+_FIRST, _LAST, _LINE_CHUNKS, _LONGEST, _SENTENCES, _ENDED, _OPEN, _RUN = 0, 1, 2, 3, 4, 5, 6, 7
 
 STATISTICS = (
     "characters",
@@ -112,6 +112,8 @@ class _Scratch(NamedTuple):
     line: npt.NDArray[np.int64]
     clean: npt.NDArray[np.uint8]
     """The line being read without citations."""
+    clean_text: npt.NDArray[np.uint8]
+    """The same memory, read-only as all texts are: kernels compile once for each type."""
 
 
 def measure(texts: pl.Series, *, with_words: bool = True) -> pl.DataFrame:
@@ -122,14 +124,16 @@ def measure(texts: pl.Series, *, with_words: bool = True) -> pl.DataFrame:
     data, offsets = buffers(texts)
     largest, lines = _largest(data, offsets)
     words = min(largest, MEASURED_WORDS) if with_words else 0
+    clean = np.empty(largest, np.uint8)
     scratch = _Scratch(
         tables(),
         empty_chunk(),
         empty_words(words + 2 * CHUNK_CHARACTERS),
         repetition.empty_scratch(words=words + 2 * CHUNK_CHARACTERS, lines=lines),
         repetition.empty_scratch(words=0, lines=lines).table,
-        np.zeros(7, np.int64),
-        np.empty(largest, np.uint8),
+        np.zeros(8, np.int64),
+        clean,
+        read_only(clean),
     )
     counts = np.zeros((len(texts), _COUNTS), np.int64)
     _count(data, offsets, scratch, counts, with_words)
@@ -214,12 +218,12 @@ def _count(data: Bytes, offsets: Offsets, scratch: _Scratch, counts: Any, with_w
 
 
 @kernel
-def _count_words(data: Any, start: int, end: int, scratch: _Scratch, counts: Any, with_words: bool) -> int:
+def _count_words(data: Any, start: int, end: int, scratch: _Scratch, counts: Any, with_words: bool) -> Any:
     """Everything but repetition, from one pass over the text; how many words were kept for `count_n_grams`."""
     kinds, line = scratch.tables.kinds, scratch.line
     mask = cleared(scratch.lines, min(_count_breaks(data, start, end), (end - start) // 2) + 1)
     line[:] = 0
-    size = 0
+    size: Any = np.int64(0)  # a literal would be a type of its own, and compile everything below once more
     stop_words = np.uint16(0)
     place = start
     while place < end:
@@ -281,9 +285,13 @@ def _take_chunk(data: Any, place: int, end: int, scratch: _Scratch, counts: Any,
     counts[_VISIBLE] += length
     if not line[_LINE_CHUNKS]:
         line[_FIRST] = place
-    line[_LINE_CHUNKS] += 1
+    if line[_LAST] == place and line[_LINE_CHUNKS]:
+        line[_RUN] += length  # the next piece of a run that is longer than a chunk
+    else:
+        line[_LINE_CHUNKS] += 1
+        line[_RUN] = length
     line[_LAST] = behind
-    line[_LONGEST] = max(line[_LONGEST], length)
+    line[_LONGEST] = max(line[_LONGEST], line[_RUN])
     line[_OPEN] = 1
     return behind, size
 
@@ -350,19 +358,19 @@ def _count_visible_line(data: Any, first: int, last: int, scratch: _Scratch, mas
 def _count_c4_line(data: Any, first: int, last: int, scratch: _Scratch, counts: Any, size: int) -> None:
     line = scratch.line
     length = without_citations(data, first, last, scratch.clean)
-    flags = judge_line(scratch.clean, 0, length, line[_LINE_CHUNKS], line[_LONGEST])
+    flags = judge_line(scratch.clean_text, np.int64(0), length, line[_LINE_CHUNKS], line[_LONGEST])
     counts[_C4_LOREM_IPSUM] += (flags & HAS_LOREM_IPSUM) != 0
     counts[_C4_CURLY_BRACKETS] += (flags & HAS_CURLY_BRACKET) != 0
     if not flags & KEPT:
         return
     sentences = 1 + line[_SENTENCES]
     if length != last - first:
-        sentences = _sentences(scratch.clean, 0, length, scratch, size)
+        sentences = _sentences(scratch.clean_text, np.int64(0), length, scratch, size)
     counts[_C4_SENTENCES] += sentences
 
 
 @kernel
-def _sentences(data: Any, start: int, stop: int, scratch: _Scratch, size: int) -> int:
+def _sentences(data: Any, start: Any, stop: int, scratch: _Scratch, size: int) -> int:
     """Sentences in a line whose citations were taken out; uses the room behind the document's words."""
     end = min(stop, start + CHUNK_CHARACTERS)
     behind = split_range(data, start, end, scratch.tables, scratch.chunk, scratch.words, size)

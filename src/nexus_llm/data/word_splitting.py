@@ -73,7 +73,8 @@ def _holds(slots: Any, packed: Any) -> bool:
 @kernel
 def split_chunk(data: Any, length: int, tables: Tables, chunk: Chunk) -> int:
     """How many words the chunk's first `length` characters are; their bounds are in `chunk.ends`."""
-    first, last, suffixes, parts = 0, length, 0, 0
+    last, suffixes, parts = length, 0, 0
+    first: Any = np.int64(0)
     while first < last and not _is_special(data, chunk, first, last, tables):
         prefix = _prefix_length(chunk, first, last)
         suffix = _suffix_length(data, chunk, first + prefix, last, tables)
@@ -284,7 +285,7 @@ def _dots(chunk: Chunk, first: int, last: int) -> int:
 
 
 @inlined
-def _is_digit(point: Any) -> bool:
+def _is_digit(point: Any) -> Any:
     return ord("0") <= point <= ord("9")
 
 
