@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
-from nexus_llm.data import python_docs
+from nexus_llm.data import erasure, python_docs
 from nexus_llm.data.readers import ReadSettings, blocks_of, format_of
 from nexus_llm.data.tasks import Piece, PythonModule
 from nexus_llm.errors import DataError, TryAgainError
@@ -85,7 +85,7 @@ def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Po
         _write_quarantine(summaries, draft.folder / "quarantine.jsonl")
         found = facts.to_json()
         assert missing_documents(found) == 0, found
-        _write_report(found, recipe.name, draft.folder)
+        _write_report(found, draft.folder)
     return draft.finish(facts=found)
 
 
@@ -165,8 +165,13 @@ def _tools(recipe: DataRecipe, work: Path) -> Tools:
         )
         if recipe.decontaminate
         else None,
-        erased_ids=frozenset(_lines(recipe.erase_path)),
+        erased_ids=frozenset(_erased(recipe.erase_path)),
     )
+
+
+def _erased(path: str | None) -> Mapping[str, str]:
+    """Ids of the records to forget."""
+    return erasure.parse(storage.read_bytes(path).decode(), place=path) if path else {}
 
 
 def _lines(path: str | None) -> list[str]:
@@ -332,13 +337,14 @@ def _write_quarantine(summaries: Sequence[Summary], path: Path) -> None:
                 stream.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
 
 
-def _write_report(facts: Mapping[str, Any], name: str, folder: Path) -> None:
+def _write_report(facts: Mapping[str, Any], folder: Path) -> None:
     import polars as pl
 
     from nexus_llm.data import report
 
     shown = report.examples(pl.scan_parquet(folder / "rejected.parquet", glob=False))
-    (folder / "report.html").write_text(report.page(facts, shown, f"{name}: the data"), encoding="utf-8")
+    page = report.page(facts, shown, "Where the text came from, and what became of it")
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _stop_if_asked(ports: Ports) -> None:
