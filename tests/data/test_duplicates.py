@@ -117,7 +117,8 @@ def corpora(draw: st.DrawFn) -> Corpus:
         elif texts and kind < 0.75:
             words = chance.choice(texts).split()
             if words:
-                words[chance.randrange(len(words))] = chance.choice("abcdefgh")
+                # Of several lengths, so that the longest of a cluster is not the first.
+                words[chance.randrange(len(words))] = chance.choice(["a", "b", "cc", "a longer", ""])
             texts.append(" ".join(words))
         elif kind < 0.8:
             texts.append(chance.choice(["", "!", "?", "…"]))
