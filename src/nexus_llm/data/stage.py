@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
 from nexus_llm.data import erasure, python_docs
-from nexus_llm.data.readers import ReadSettings, blocks_of, format_of
+from nexus_llm.data.readers import ENDINGS, ReadSettings, blocks_of, format_of
 from nexus_llm.data.tasks import Piece, PythonModule
 from nexus_llm.errors import DataError, TryAgainError
 from nexus_llm.ports import Ports
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from nexus_llm.data.intake import Tools
     from nexus_llm.data.segments import Summary
 
-_ENDINGS = "jsonl, parquet, csv, txt, md, html, warc, pdf, eml, mbox (text formats also as .gz or .zst)"
 _PYTHON_DOCS_BYTES = 2_000_000  # CPython 3.11: 1.93 million characters
 # Below this size, starting worker processes takes longer than they save.
 _SMALL_CORPUS_BYTES = 24 * 2**20
@@ -109,7 +108,7 @@ def _usable_files(source: FilesSource) -> list[storage.FileInfo]:
         is_there = "://" not in source.path and Path(source.path).expanduser().exists()
         raise DataError(
             f"source {source.name!r}: {source.path} {'is an empty folder' if is_there else 'does not exist'}",
-            fix=f"put text files there ({_ENDINGS}), or correct data.sources' path; "
+            fix=f"put text files there ({ENDINGS}), or correct data.sources' path; "
             "it is relative to the folder that nexus runs in",
         )
     usable = [file for file in files if source.format or format_of(file.location)]
@@ -117,7 +116,7 @@ def _usable_files(source: FilesSource) -> list[storage.FileInfo]:
         raise DataError(
             f"source {source.name!r}: {source.path} has no file that can be read, "
             f"only {_listed(_unknown_endings(files))}",
-            fix=f"known endings: {_ENDINGS}; or name the format: data.sources' `format`",
+            fix=f"known endings: {ENDINGS}; or name the format: data.sources' `format`",
         )
     return usable
 
@@ -247,7 +246,7 @@ def _pieces(
             else:
                 left = file.size
                 with _at_hand(file.location, work) as path, storage.explained(file.location):
-                    for block in blocks_of(path, origin=file.location, source=source.name):
+                    for block in blocks_of(path, origin=file.location, source=source.name, format=source.format):
                         yield Piece(index, block, settings)
                         # Compressed files hold more than their size: the bar waits at their end.
                         step = min(left, len(block.payload))

@@ -41,7 +41,8 @@ class PythonDocsSource(Section):
 
 
 class FilesSource(Section):
-    """Your own files: jsonl, parquet, csv, txt, md, HTML, WARC, PDF, mail; the text formats also as .gz or .zst."""
+    """Your own files: jsonl, json, csv, parquet, txt, md, HTML, PDF, mail and WARC, all but parquet and PDF also as .gz
+    or .zst."""
 
     type: Literal["files"]
     path: str
@@ -53,7 +54,7 @@ class FilesSource(Section):
     conversations instead."""
     max_broken_share: Share = 0.01
     """Broken lines are counted and set aside with their line numbers; above this share the stage refuses."""
-    format: Literal["jsonl", "csv", "parquet", "txt", "md", "html", "warc", "pdf", "mail"] | None = None
+    format: Literal["jsonl", "json", "csv", "parquet", "txt", "md", "html", "pdf", "eml", "mbox", "warc"] | None = None
     """What the files are; null goes by their endings."""
     chat_format: Literal["messages", "prompt-completion", "alpaca", "sharegpt", "preference", "kto", "text"] | None = (
         None
