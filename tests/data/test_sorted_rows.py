@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from itertools import groupby
 from pathlib import Path
 
@@ -61,6 +62,22 @@ def test_a_lookup_finds_what_is_there(table: set[int], keys: list[int], cut: int
         found, is_there = lookup.find(part)
         assert is_there.tolist() == [key in table for key in part.tolist()]
         assert (found[is_there, 1] == part[is_there] * 10).all()
+
+
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # Python ignores the signal that comes with it, so writing beyond is an error as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with (
+            pytest.raises(OSError, match="File too large"),
+            SortedRows(tmp_path, columns=2, sorted_by=1, buffer_bytes=16_000) as sorter,
+        ):
+            for _ in range(3):
+                sorter.add(np.zeros((1_000, 2), np.uint64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_spill_file_cut_short_is_an_error(tmp_path: Path) -> None:
