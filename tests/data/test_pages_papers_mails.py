@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import zlib
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nexus_llm.data import pages, papers
-from nexus_llm.data.blocks import BrokenRecord, ReadSettings
+from nexus_llm.data.blocks import BrokenRecord, ReadSettings, UnusableError
 from nexus_llm.data.pages import decoded
 from nexus_llm.data.readers import blocks_of, records_of
 from nexus_llm.records import Document
@@ -276,3 +277,14 @@ def test_real_archives_give_all_their_pages(name: str, pages_in_it: int) -> None
     found = [one for block in blocks_of(path, origin=name, source="s") for _, one in records_of(block, ReadSettings())]
     assert len(found) == pages_in_it
     assert all(isinstance(one, Document) and one.metadata["url"].startswith("http") for one in found)
+
+
+def test_the_extractor_s_caches_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trafilatura.utils import trim
+
+    monkeypatch.setattr(pages, "_PAGES_BETWEEN_RESETS", 1)
+    trim("something to remember")
+    assert trim.cache_info().currsize
+    with contextlib.suppress(UnusableError):
+        pages.main_text("")
+    assert trim.cache_info().currsize == 0
