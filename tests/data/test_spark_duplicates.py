@@ -107,7 +107,7 @@ def test_spark_finds_what_the_definition_says(session: Any, keep: Any, max_pairs
     }
     expected = brute_force(texts, ordinals)
     assert found == expected
-    assert len(expected) == 9
+    assert len(expected) == 10
 
 
 def test_a_crowded_bucket_pairs_each_with_the_next_two_and_a_small_one_pairs_all(session: Any) -> None:

@@ -124,12 +124,12 @@ class SparkEngine(Engine):
     @property
     def taken(self) -> Segments:
         """Results of the first pass; not the embedded engine's, whose tasks have other borders."""
-        return Segments(self.work / TAKEN)
+        return Segments(self.exchange.place / TAKEN)
 
     @property
     def encoded(self) -> EncodedSegments:
         """Results of the second pass."""
-        return EncodedSegments(self.work / ENCODED)
+        return EncodedSegments(self.exchange.place / ENCODED)
 
     def take_files(self, files: Iterable[SourceFile]) -> list[Summary]:
         """The first pass over all files: a summary a task, in the order of ordinals."""
@@ -183,7 +183,7 @@ class SparkEngine(Engine):
         for shard in plan:
             for name in shard.files:
                 self.exchange.fetch(f"{SHARDS}/{name}")
-                (self.work / SHARDS / name).rename(folder / name)
+                (self.exchange.place / SHARDS / name).rename(folder / name)
         self.progress.finish()
         return list(zip(plan, written, strict=True))
 

@@ -1,12 +1,13 @@
 """Where executors put what the next pass needs: one folder that all of them see, or a bucket with local copies.
 
-Passes read and write files below one folder whose path is the same on every machine. Where the machines share it,
-nothing has to be moved. Where they do not (Glue, EMR Serverless), what a pass made is moved to the bucket at its end,
-and fetched from there before the next pass reads it.
+Passes read and write files below one folder. Where all machines share it, nothing has to be moved. Where they do not
+(Glue, EMR Serverless), what a pass made is moved to the bucket at its end, and fetched from there before the next
+pass reads it.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,20 +23,26 @@ class Exchange:
     """The folder, and the bucket behind it. Can be pickled."""
 
     folder: Path
-    """Absolute, and the same on every machine."""
+    """Absolute. Shared by all machines where there is no bucket; else any folder for local copies."""
     bucket: str | None = None
     """`s3://bucket/prefix`, or any URL that fsspec knows; None where all machines share the folder."""
+
+    @property
+    def place(self) -> Path:
+        """Where this process reads and writes."""
+        # Processes of one machine must not drop copies that others still read.
+        return self.folder / f"process-{os.getpid()}" if self.bucket else self.folder
 
     def offer(self, *names: str) -> None:
         """Moves what the patterns match, below the folder, to the bucket; what says "done" (.json) goes last."""
         if self.bucket is None:
             return
         found = sorted(
-            {path for name in names for path in self.folder.glob(name)}, key=lambda path: path.suffix == ".json"
+            {path for name in names for path in self.place.glob(name)}, key=lambda path: path.suffix == ".json"
         )
         files, base = self._remote()
         for path in found:
-            target = f"{base}/{path.relative_to(self.folder).as_posix()}"
+            target = f"{base}/{path.relative_to(self.place).as_posix()}"
             if path.is_dir():
                 # One by one: a folder put over an existing one would land inside of it.
                 for file in sorted(path.iterdir()):
@@ -53,16 +60,18 @@ class Exchange:
             return
         files, base = self._remote()
         for name in names:
-            source, target = f"{base}/{name}", self.folder / name
-            if target.exists():
+            source, target = f"{base}/{name}", self.place / name
+            if target.exists() or not files.exists(source):
                 continue
-            found = files.find(source) if files.isdir(source) else [source] if files.exists(source) else []
-            for file in found:
-                place = target / file.rpartition("/")[2] if file.rstrip("/") != source.rstrip("/") else target
-                place.parent.mkdir(parents=True, exist_ok=True)
-                partial = place.with_name(f".{place.name}.fetched")
-                files.get_file(file, str(partial))
-                partial.replace(place)
+            partial = target.with_name(f".{target.name}.fetched")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            if files.isdir(source):
+                partial.mkdir(exist_ok=True)
+                for file in files.find(source):
+                    files.get_file(file, str(partial / file.rpartition("/")[2]))
+            else:
+                files.get_file(source, str(partial))
+            partial.replace(target)
 
     @contextmanager
     def at_hand(self, *names: str) -> Iterator[None]:
@@ -78,7 +87,7 @@ class Exchange:
         if self.bucket is None:
             return
         for name in names:
-            path = self.folder / name
+            path = self.place / name
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -8,13 +8,15 @@ file and its place in it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from nexus_llm.data.blocks import BLOCK_BYTES, Block, ReadSettings
 from nexus_llm.data.readers import blocks_of
 from nexus_llm.data.tasks import Piece, PythonModule, Task, tasks
+from nexus_llm.recipe import FilesSource, PythonDocsSource, Source
 
 # Several executors share a file above this size. Reading without parsing is 30 times as fast as the first pass, so
 # eight readers of one file cost a quarter more than one, and end eight times as early.
@@ -54,6 +56,28 @@ class FileGroup:
     files: tuple[SourceFile, ...]
     part: int = 0
     parts: int = 1
+
+
+class SizedFile(Protocol):
+    """A location and its size in bytes; `storage.FileInfo` has them."""
+
+    @property
+    def location(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
+def source_files(sources: Iterable[Source], files: Mapping[str, Sequence[SizedFile]]) -> Iterator[SourceFile]:
+    """All files of all sources in the order in which they are numbered; `files` are given by the source's name."""
+    index = 0
+    for source in sources:
+        kind: dict[str, Any] = {"is_python_module": isinstance(source, PythonDocsSource)}
+        if isinstance(source, FilesSource):
+            settings = ReadSettings(text_field=source.text_field, chat_format=source.chat_format)
+            kind |= {"settings": settings, "format": source.format}
+        for file in files[source.name]:
+            yield SourceFile(index, file.location, file.size, source.name, **kind)
+            index += 1
 
 
 def groups(files: Iterable[SourceFile], *, shared_file_bytes: int = SHARED_FILE_BYTES) -> Iterator[FileGroup]:

@@ -52,7 +52,7 @@ class GroupWorker:
 
     def __init__(self, tools: Tools, exchange: Exchange, at_hand: AtHand, limit: int | None) -> None:
         """`limit` is how many records may be taken of everything, which is one group then; None takes all."""
-        self._segments = Segments(exchange.folder / TAKEN)
+        self._segments = Segments(exchange.place / TAKEN)
         self._take = TakeWorker(tools, self._segments)
         self._exchange = exchange
         self._at_hand = at_hand
@@ -62,7 +62,7 @@ class GroupWorker:
         self._segments.folder.mkdir(parents=True, exist_ok=True)
         left = self._limit
         done = []
-        for task in tasks_of(group, self._at_hand, self._exchange.folder / "fetched"):
+        for task in tasks_of(group, self._at_hand, self._exchange.place / "fetched"):
             self._exchange.fetch(*names_of_taken(task.number))
             summary = self._segments.summary(task.number) or self._take(replace(task, limit=left))
             done.append(self._with_range(summary))
@@ -85,10 +85,10 @@ class CountingEncodeWorker:
 
     def __init__(self, exchange: Exchange, model_folder: Path, probed: int, sources: Sequence[str]) -> None:
         self._exchange = exchange
-        self._encoded = EncodedSegments(exchange.folder / ENCODED)
+        self._encoded = EncodedSegments(exchange.place / ENCODED)
         self._sources = tuple(sources)
         with exchange.at_hand(_kept(probed)):
-            self._encode = EncodeWorker(model_folder, Segments(exchange.folder / TAKEN), self._encoded, probed)
+            self._encode = EncodeWorker(model_folder, Segments(exchange.place / TAKEN), self._encoded, probed)
 
     def __call__(self, job: EncodeJob) -> EncodedTask:
         self._exchange.fetch(*names_of_encoded(job.number))
@@ -108,8 +108,8 @@ class ExchangedShardWorker:
 
     def __init__(self, exchange: Exchange, dtype: Any, epochs: Mapping[str, float], seed: int) -> None:
         self._exchange = exchange
-        self._folder = exchange.folder / SHARDS
-        self._write = ShardWorker(EncodedSegments(exchange.folder / ENCODED), self._folder, dtype, epochs, seed)
+        self._folder = exchange.place / SHARDS
+        self._write = ShardWorker(EncodedSegments(exchange.place / ENCODED), self._folder, dtype, epochs, seed)
 
     def __call__(self, shard: Shard) -> WrittenShard:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ class ReadHashes:
     columns: tuple[str, ...]
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        segments = Segments(self.exchange.folder / TAKEN)
+        segments = Segments(self.exchange.place / TAKEN)
         for batch in batches:
             for task in batch.column("task").to_pylist():
                 with self.exchange.at_hand(_kept(task)):
@@ -144,7 +144,7 @@ class ReadTexts:
     exchange: Exchange
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        segments = Segments(self.exchange.folder / TAKEN)
+        segments = Segments(self.exchange.place / TAKEN)
         for batch in batches:
             for task, ordinals in zip(batch.column("task").to_pylist(), batch.column("ordinals"), strict=True):
                 wanted = pl.Series(ordinals.values, dtype=pl.Int64)

@@ -64,7 +64,7 @@ def spark_session(
         yield session
     finally:
         if running is None:
-            session.stop()
+            _end(session)
 
 
 def settings_of_own_session(work: Path, *, is_local: bool, memory: str) -> dict[str, str]:
@@ -122,6 +122,19 @@ def _started(master: str | None, work: Path, memory: str, options: Mapping[str, 
             fix="it needs Java 17: pip install 'nexus-llm-platform[spark]', or set JAVA_HOME "
             "(Debian: apt install openjdk-17-jre-headless)",
         ) from error
+
+
+def _end(session: SparkSession) -> None:
+    """Stops the session and its Java process, which would keep its memory until this process ends."""
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    session.stop()
+    if gateway is not None and hasattr(gateway, "proc"):
+        gateway.shutdown()
+        gateway.proc.stdin.close()  # the sign for pyspark's Java to end
+        gateway.proc.wait()
+        SparkContext._gateway = SparkContext._jvm = None
 
 
 @contextlib.contextmanager
