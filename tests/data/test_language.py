@@ -27,13 +27,13 @@ needs_lid = pytest.mark.skipif(not LID.exists(), reason="needs ../shared/data/to
 
 WORDS = ["</s>", "the", "der", "ja", "é"]
 LABELS = {"en": 50, "de": 20, "fi": 19, "fr": 4}
-BUCKETS, DIMENSIONS, SHORTEST, LONGEST = 97, 5, 2, 4
+BUCKETS, DIMENSIONS, SHORTEST, LONGEST = 49, 5, 2, 4  # 1 / 49 rounds down: 49 * (1 / 49) < 1
 GENERATOR = np.random.default_rng(7)
 INPUT = GENERATOR.normal(size=(len(WORDS) + BUCKETS, DIMENSIONS)).astype("<f4")
 OUTPUT = GENERATOR.normal(size=(len(LABELS), DIMENSIONS)).astype("<f4")
 
 
-def model_bytes(*, loss: int, pruned: dict[int, int] | None = None) -> bytes:
+def model_bytes(*, loss: int, pruned: dict[int, int] | None = None, inputs: np.ndarray = INPUT) -> bytes:
     """A dense model file, as fastText's `saveModel` lays it out."""
     header = struct.pack(
         "<ii12id", 793712314, 12, DIMENSIONS, 5, 5, 1, 5, 1, loss, 3, BUCKETS, SHORTEST, LONGEST, 100, 1e-4
@@ -44,7 +44,7 @@ def model_bytes(*, loss: int, pruned: dict[int, int] | None = None) -> bytes:
     for label, count in LABELS.items():
         entries += (LABEL_PREFIX + label).encode() + b"\0" + struct.pack("<qb", count, 1)
     entries += b"".join(struct.pack("<ii", *pair) for pair in (pruned or {}).items())
-    matrices = b"".join(b"\0" + struct.pack("<qq", *matrix.shape) + matrix.tobytes() for matrix in (INPUT, OUTPUT))
+    matrices = b"".join(b"\0" + struct.pack("<qq", *matrix.shape) + matrix.tobytes() for matrix in (inputs, OUTPUT))
     return header + entries + matrices
 
 
@@ -77,7 +77,7 @@ def expected(text: str, *, loss: int, pruned: dict[int, int] | None) -> tuple[st
 
 
 @pytest.fixture(
-    scope="module", params=[(1, None), (3, None), (3, {3: 0, 50: 1, 96: 2})], ids=["tree", "flat", "pruned"]
+    scope="module", params=[(1, None), (3, None), (3, {3: 0, 20: 1, 48: 2})], ids=["tree", "flat", "pruned"]
 )
 def small(request, tmp_path_factory):
     """(model, loss, pruned)"""
@@ -161,6 +161,14 @@ def test_a_model_that_is_no_language_identifier_and_a_missing_file_are_refused(t
         language.load(path)
     with pytest.raises(ModelError, match=r"absent\.ftz"):
         language.load(tmp_path / "absent.ftz")
+
+
+@pytest.mark.parametrize("inputs", [INPUT[:, :4], INPUT[:-1], np.full_like(INPUT, np.nan)])
+def test_matrices_that_do_not_fit_one_another_are_refused(tmp_path, inputs):
+    path = tmp_path / "model.bin"
+    path.write_bytes(model_bytes(loss=3, inputs=inputs))
+    with pytest.raises(ModelError, match="does not fit"):
+        language.load(path)
 
 
 def test_where_the_model_is_not_installed_the_error_says_what_to_install(monkeypatch):

@@ -260,7 +260,7 @@ def huffman_tree(counts: list[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[
 
     As fastText's `HierarchicalSoftmaxLoss::buildTree`: counts fall; on a tie the inner node goes first.
 
-    >>> [side.tolist() for side in huffman_tree([5, 2, 1])]
+    >>> [side.tolist() for side in huffman_tree([2, 1, 1])]
     [[-1, -1, -1, 2, 3], [-1, -1, -1, 1, 0]]
     """
     if min(counts) < 0 or sum(counts) >= MOST_COUNTED or sorted(counts, reverse=True) != counts:

@@ -197,11 +197,10 @@ def _add_ngrams(token: Any, length: int, model: ModelArrays, vector: Any) -> int
                 value = _hash_step(value, token[place])
                 place += 1
             if size >= model.shortest_ngram and not (size == 1 and (first == 0 or place == length)):
-                # value % buckets by a product: a division takes several times as long
+                # value % buckets by a product: a division takes several times as long. The quotient is rarely one too
+                # small, where buckets divide the value, and never too large: 1 / buckets is far above 2**-53.
                 rest = np.int64(value) - np.int64(value * share) * buckets
-                if rest < 0:
-                    rest += buckets
-                elif rest >= buckets:
+                if rest >= buckets:
                     rest -= buckets
                 row = bucket_rows[rest]
                 if row >= 0:
