@@ -40,8 +40,8 @@ SCHEMA = {
 ShinglesOf = Callable[[Column], Iterable[tuple[int, Hashes]]]
 """(ordinal, its sorted distinct shingle hashes) for each of some ascending ordinals, in that order."""
 
-# Up to this many spills are read or written at a time, each with a buffer that it holds about three times.
-_BUFFERS = 14
+# Up to seven spills are read or written at a time, each with a buffer that it holds about three times.
+_BUFFERS = 20
 _ONE = np.float64(1).view(np.uint64)
 
 
