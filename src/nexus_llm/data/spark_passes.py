@@ -16,7 +16,7 @@ import pyarrow as pa
 from nexus_llm.data import split, tokens
 from nexus_llm.data.facts import Facts, SourceFacts
 from nexus_llm.data.intake import Tools
-from nexus_llm.data.passes import EncodeJob, EncodeWorker, ShardWorker, TakeWorker
+from nexus_llm.data.passes import EncodeJob, EncodeResult, EncodeWorker, ShardWorker, TakeWorker
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary
 from nexus_llm.data.shards import Shard, WrittenShard
 from nexus_llm.data.spark_exchange import Exchange
@@ -92,12 +92,12 @@ class CountingEncodeWorker:
 
     def __call__(self, job: EncodeJob) -> EncodedTask:
         self._exchange.fetch(*names_of_encoded(job.number))
-        backend = ""
+        result = EncodeResult()
         if not tokens.is_saved(self._encoded.block(job.number)):
             with self._exchange.at_hand(_kept(job.number)):
-                backend = self._encode(job).backend
+                result = self._encode(job)
         facts = Facts({name: SourceFacts() for name in self._sources})
-        facts.add_encoded(self._encoded.documents(job.number), self._encoded.rejected(job.number), backend)
+        facts.add_encoded(self._encoded.documents(job.number), self._encoded.rejected(job.number), result)
         sizes = tokens.load_sizes(self._encoded.block(job.number))
         self._exchange.offer(*names_of_encoded(job.number))
         return EncodedTask(facts, {name: tokens_of.astype(np.uint32) for name, tokens_of in sizes.items()})
