@@ -2,10 +2,11 @@
 
     python benchmarks/data_duplicates.py --data ../shared/data [--documents 100000 1000000] [--peer-python PYTHON]
 
-PYTHON is the interpreter of an environment with rensa, datasketch and datatrove 0.10.1; missing ones are left out. All
-get the same texts, 5-word shingles and 14 × 8 permutations. Texts: `awsdocs-neardup` (real pages in two revisions, with
-the exact Jaccard of every pair), and pairs made to have a known Jaccard. A found pair shares a band; *verified* also
-has an exact Jaccard of 0.7 or more. Speeds are of one process, from its processor seconds, compilation excluded.
+PYTHON is the interpreter of an environment with rensa, datasketch, datatrove 0.10.1, spacy, tokenizers and xxhash<3.6
+(datatrove breaks with newer ones); missing peers are left out. All get the same texts, 5-word shingles and 14 × 8
+permutations. Texts: `awsdocs-neardup` (real pages in two revisions, with the exact Jaccard of every pair), and pairs
+made to have a known Jaccard. A found pair shares a band; *verified* also has an exact Jaccard of 0.7 or more. Speeds
+are of one process, from its processor seconds, compilation excluded.
 """
 
 from __future__ import annotations
@@ -253,6 +254,7 @@ def _peers(corpora: dict[str, list[str]]) -> dict[str, dict[str, tuple[list[tupl
 def _peer(name: str, texts: list[str]) -> tuple[list[tuple[int, int]], float]:
     keys: list[list[Any]] = []
     bands = {"datasketch": _datasketch, "rensa R": _rensa, "datatrove": _datatrove}[name]()
+    bands("the first call of a peer loads its tables")
     speed = _speed(lambda: keys.extend(bands(text) for text in texts), texts, repeats=1)
     met: dict[Any, list[int]] = {}
     for place, own in enumerate(keys):
