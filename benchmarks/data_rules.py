@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder a corpus")
     parser.add_argument("--megabytes", type=float, default=20)
     parser.add_argument("--datatrove-python", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_rules.json")
+    name = f"data_rules_{platform.machine()}_{date.today().isoformat()}.json"
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / name)
     options = parser.parse_args()
     spec = load_spec()
     documents = _sample(options.data, int(options.megabytes * 1e6))

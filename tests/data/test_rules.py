@@ -134,7 +134,7 @@ RULE = "unit: x, reason: x, source: x"
         ("rules: [", "cannot be read"),
         ("version: 1\nfamilies: {}\nrules: [{id: a}]", "rules.0"),
         (
-            "version: 1\nfamilies: {f: x}\nrules: [{id: a, family: f, statistic: words, {RULE}}}]",
+            f"version: 1\nfamilies: {{f: x}}\nrules: [{{id: a, family: f, statistic: words, {RULE}}}]",
             "at_least",
         ),
         (

@@ -13,10 +13,21 @@ from nexus_llm.data.text_statistics import MEASURED_BYTES, PLAIN_STATISTICS, STA
 from nexus_llm.data.word_splitting import split_words
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
-# Few words, so that runs of them come back; few kinds of white space, so that lines do.
-REPETITIVE = st.lists(
-    st.sampled_from(["a", "bb", "the", "of", "x.", "(y)", "\n", "\n\n", "- ", "#", "..."]), max_size=80
-)
+# Phrases that share runs of words, so that runs of up to ten come back; few kinds of white space, so that lines do.
+PHRASES = [
+    "a b c d e f g h i j k",
+    "c d e f g h i",
+    "h i j k a b",
+    "the of",
+    "x.",
+    "(y)",
+    "\n",
+    "\n\n",
+    "- ",
+    "...",
+    "a",
+]
+REPETITIVE = st.lists(st.sampled_from(PHRASES), max_size=30)
 
 
 def _of(text: str) -> dict[str, float]:

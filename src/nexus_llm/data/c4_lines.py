@@ -7,9 +7,10 @@ dropped for a curly bracket or "lorem ipsum" in a line that would otherwise stay
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -17,6 +18,8 @@ from nexus_llm.data.characters import CODE_POINTS, Bytes, Offsets, buffers, deco
 from nexus_llm.data.compiled import kernel
 from nexus_llm.data.repetition_statistics import first_visible, last_visible
 from nexus_llm.data.word_tables import IS_LINE_BREAK, IS_SPACE, tables
+
+_Array = TypeVar("_Array", bound=npt.NDArray[Any])
 
 MIN_WORDS = 3
 MAX_WORD_CHARACTERS = 1000
@@ -50,6 +53,7 @@ def keep_c4_lines(texts: pl.Series) -> pl.Series:
     'This is a whole sentence.'
     """
     data, offsets = buffers(texts)
+    data, offsets = read_only(data), read_only(offsets)
     kept, bounds = np.empty(data.size + 1, np.uint8), np.zeros(offsets.size, np.int64)
     clean = np.empty(data.size + 1, np.uint8)
     size = _keep_lines(data, offsets, tables().kinds, clean, read_only(clean), kept, bounds)
@@ -57,8 +61,8 @@ def keep_c4_lines(texts: pl.Series) -> pl.Series:
     return pl.Series(texts.name, pl.from_arrow(column), pl.String)
 
 
-def read_only(memory: Bytes) -> Bytes:
-    """The same memory as a read-only array, which is what texts are to kernels."""
+def read_only(memory: _Array) -> _Array:
+    """The same memory as a read-only array, as which kernels take texts: they compile once for each type."""
     view = memory.view()
     view.flags.writeable = False
     return view

@@ -113,7 +113,7 @@ class _Scratch(NamedTuple):
     clean: npt.NDArray[np.uint8]
     """The line being read without citations."""
     clean_text: npt.NDArray[np.uint8]
-    """The same memory, read-only as all texts are: kernels compile once for each type."""
+    """The same memory, read-only as all texts are."""
 
 
 def measure(texts: pl.Series, *, with_words: bool = True) -> pl.DataFrame:
@@ -122,6 +122,7 @@ def measure(texts: pl.Series, *, with_words: bool = True) -> pl.DataFrame:
     Without words, only those of PLAIN_STATISTICS.
     """
     data, offsets = buffers(texts)
+    data, offsets = read_only(data), read_only(offsets)
     largest, lines = _largest(data, offsets)
     words = min(largest, MEASURED_WORDS) if with_words else 0
     clean = np.empty(largest, np.uint8)
