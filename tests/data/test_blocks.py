@@ -220,3 +220,35 @@ def test_what_a_row_says_about_itself_goes_to_the_metadata(tmp_path: Path) -> No
     (block,) = cut(tmp_path / "a.jsonl", content)
     found = [one.metadata for _, one in records_of(block, ReadSettings()) if isinstance(one, Document)]
     assert found == [{"url": "https://a", "license": "MIT"}, {"license": "CC0", "date": "2020-01-01"}]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_quote_behind_another_separator_opens_no_field(tmp_path: Path) -> None:
+    content = b"text,id\n" + b"".join(b'a;"b,%d\n' % number for number in range(501))
+    assert texts(cut(tmp_path / "a.csv", content)) == ['a;"b'] * 501
+
+
+def test_a_stray_bracket_in_a_list_costs_its_place_and_no_neighbour(tmp_path: Path) -> None:
+    found = cut(tmp_path / "a.json", b'[{"text": "a"}, } {"text": "b"}, {"text": "c"}]')
+    assert texts(found) == ["a", "b", "c"]
+    assert numbers(found) == [1, 2, 3, 4]
+
+
+def test_a_line_that_is_no_utf16_is_set_aside_alone(tmp_path: Path) -> None:
+    good = '{"text": "a"}\n'.encode("utf-16-le")
+    bad = '{"text": "'.encode("utf-16-le") + b"\x00\xd8" + '"}\n'.encode("utf-16-le")
+    found = [
+        one.error if isinstance(one, BrokenRecord) else one.text
+        for block in cut(tmp_path / "a.jsonl", b"\xff\xfe" + good + bad + good)
+        for _, one in records_of(block, ReadSettings())
+    ]
+    assert found == ["a", "not UTF-16", "a"]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_items_too_long_stand_between_their_neighbours(tmp_path: Path) -> None:
+    mails = [b"From a 10:00\nSubject: s\n\n%s\n\n" % (b"x" * size) for size in (10, 4_000, 20, 9_000, 30)]
+    found = [pair for block in cut(tmp_path / "a.mbox", b"".join(mails)) for pair in records_of(block, ReadSettings())]
+    assert [(number, isinstance(one, Document)) for number, one in found] == [
+        (number, number % 2 == 1) for number in range(1, 6)
+    ]

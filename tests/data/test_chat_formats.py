@@ -105,6 +105,10 @@ def test_a_preference_keeps_both_answers_and_what_came_before() -> None:
     assert (list(found.turns), list(found.chosen), list(found.rejected)) == (HI[:1], HI[1:], [BYE])
 
 
+def test_two_equal_answers_are_still_answers() -> None:
+    assert list(to_messages({"chosen": HI, "rejected": HI}, "preference")) == HI
+
+
 CALL = [
     HI[0],
     {"role": "assistant", "content": None,

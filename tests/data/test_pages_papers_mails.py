@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nexus_llm.data import pages, papers
+from nexus_llm.data import pages, papers, warc
 from nexus_llm.data.blocks import BrokenRecord, ReadSettings, UnusableError
 from nexus_llm.data.pages import decoded
 from nexus_llm.data.readers import blocks_of, records_of
@@ -160,6 +160,7 @@ def test_a_page_is_unpacked_as_its_server_packed_it(tmp_path: Path, body: bytes,
 def test_a_page_that_unpacks_to_a_gigabyte_is_broken(tmp_path: Path) -> None:
     packed = zlib.compressobj(1)
     bomb = b"".join(packed.compress(b" " * 2**20) for _ in range(1_024)) + packed.flush()
+    assert len(warc._inflated(bomb)) == pages.MAX_PAGE_BYTES + 1  # no more is ever unpacked
     assert "longer than" in why(read(tmp_path / "a.warc", response(bomb, HTML, "Content-Encoding: deflate")))
 
 
