@@ -224,8 +224,8 @@ def test_what_a_row_says_about_itself_goes_to_the_metadata(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_quote_behind_another_separator_opens_no_field(tmp_path: Path) -> None:
-    content = b"text,id\n" + b"".join(b'a;"b,%d\n' % number for number in range(501))
-    assert texts(cut(tmp_path / "a.csv", content)) == ['a;"b'] * 501
+    content = b'text,id\na;"b,0\n' + b"".join(b"c,%d\n" % number for number in range(1_000))
+    assert texts(cut(tmp_path / "a.csv", content)) == ['a;"b', *["c"] * 1_000]
 
 
 def test_a_stray_bracket_in_a_list_costs_its_place_and_no_neighbour(tmp_path: Path) -> None:
