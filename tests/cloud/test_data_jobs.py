@@ -221,7 +221,10 @@ def test_a_batch_definition_is_registered_as_written(account: Any) -> None:
     body = data_requests.batch_job(PLAN, image="nexus:1", execution_role_arn=ROLE, cpus=64, memory_mib=131_072)
     made = account("batch").register_job_definition(**body)
     (found,) = account("batch").describe_job_definitions(jobDefinitions=[made["jobDefinitionArn"]])["jobDefinitions"]
-    assert found["containerProperties"]["command"][:3] == ["nexus", "data", PLAN.recipe]
+    command = found["containerProperties"]["command"]
+    assert command[:3] == ["python", "-m", "nexus_llm.cli.glue_job"]
+    assert command[command.index("--RECIPE") + 1] == PLAN.recipe
+    assert command[-2:] == ["--ENGINE", "embedded"]
 
 
 def test_a_batch_job_is_followed_to_its_end() -> None:

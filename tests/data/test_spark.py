@@ -95,6 +95,7 @@ def test_spark_makes_the_same_artifact_as_the_embedded_engine(
     assert facts["shards"]["train"] > 1
     assert facts["quarantined"] == 1
     assert not list((tmp_path / "spark").rglob("work"))
+    assert not list((tmp_path / "bucket").rglob("*.*"))
 
 
 def test_a_damaged_archive_stops_the_job_with_its_place(session: Any, model: Artifact, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""The script that Glue 5 and EMR Serverless run: the data stage on the cluster's Spark, from bucket to bucket.
+"""The script that Glue 5, EMR Serverless and Batch run: the data stage, from bucket to bucket.
 
     glue_job.py --JOB_NAME demo --RECIPE s3://b/demo.yaml --OUTPUT s3://b/artifacts [--MODEL s3://b/model/]
 
-It also runs where there is no cluster: `python -m nexus_llm.cli.glue_job … --MASTER local[2]`. `--OUTPUT` is a bucket's
-prefix, or a folder that all executors see; the artifact comes to lie in `<OUTPUT>/data/<key>/`, as everywhere else.
+It works on the cluster's Spark, or, with `--MASTER local[2]`, on one of its own; with `--ENGINE embedded` it needs none
+(one large machine of Batch). `--OUTPUT` is a bucket's prefix, or a folder that all executors see.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nexus_llm.recipe import Recipe
 
 NEEDED = ("JOB_NAME", "RECIPE", "OUTPUT")
-OPTIONAL = ("MODEL", "MASTER")
+OPTIONAL = ("MODEL", "MASTER", "ENGINE")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,7 +74,7 @@ def run(options: Mapping[str, str]) -> dict[str, Any]:
 
     output = options["OUTPUT"].rstrip("/")
     is_bucket = "://" in output
-    with tempfile.TemporaryDirectory(prefix="nexus-") as scratch, _cluster_session(options.get("MASTER")):
+    with tempfile.TemporaryDirectory(prefix="nexus-") as scratch, _cluster_session(options):
         root = Path(scratch)
         recipe = _recipe(options, exchange=f"{output}/exchange" if is_bucket else None, folder=root)
         place = Workspace(root=root if is_bucket else Path(output), cache=root / "cache")
@@ -86,14 +86,15 @@ def run(options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _recipe(options: Mapping[str, str], *, exchange: str | None, folder: Path) -> Recipe:
-    """The recipe, told to run on Spark. None of it changes the artifact's key but another model."""
+    """The recipe, told who does the work. None of it changes the artifact's key but another model."""
     from nexus_llm import storage
     from nexus_llm.recipe import load_recipe
 
     path = options["RECIPE"]
     local = storage.copy_to(path, folder / "recipe.yaml") if "://" in path else Path(path)
-    overrides = ["data.engine=spark"]
-    if exchange:
+    engine = options.get("ENGINE", "spark")
+    overrides = [f"data.engine={engine}"]
+    if exchange and engine == "spark":
         overrides.append(f"data.spark.exchange={exchange}")
     if "MASTER" in options:
         overrides.append(f"data.spark.master={options['MASTER']}")
@@ -103,9 +104,9 @@ def _recipe(options: Mapping[str, str], *, exchange: str | None, folder: Path) -
 
 
 @contextmanager
-def _cluster_session(master: str | None) -> Iterator[None]:
+def _cluster_session(options: Mapping[str, str]) -> Iterator[None]:
     """The cluster's session, which the stage then finds; none where a master is named: the stage starts its own."""
-    if master is not None:
+    if "MASTER" in options or options.get("ENGINE", "spark") != "spark":
         yield
         return
     from pyspark.sql import SparkSession

@@ -1,7 +1,7 @@
 """Request bodies that start the data stage on AWS: pure functions of one plan, checked against botocore's models.
 
-Glue and EMR Serverless run `cli/glue_job.py` on Spark 3.5; AWS Batch runs `nexus data RECIPE` in the container, for
-corpora that one large machine holds. Facts about the services: docs.aws.amazon.com/glue/latest/dg and
+Glue and EMR Serverless run `cli/glue_job.py` on Spark 3.5; AWS Batch runs it with the embedded engine in our container,
+for corpora that one large machine holds. Facts about the services: docs.aws.amazon.com/glue/latest/dg and
 /emr/latest/EMR-Serverless-UserGuide, read 2026-11.
 """
 
@@ -162,14 +162,13 @@ def batch_job(
     plan: CloudDataPlan, *, image: str, execution_role_arn: str, cpus: int, memory_mib: int
 ) -> dict[str, Any]:
     """The body of Batch's RegisterJobDefinition for one large machine: the embedded engine in our container."""
-    command = ["nexus", "data", plan.recipe, "--set", "data.engine=embedded", "--json"]
     return {
         "jobDefinitionName": plan.name,
         "type": "container",
         "platformCapabilities": ["EC2"],
         "containerProperties": {
             "image": image,
-            "command": command,
+            "command": batch_command(plan),
             "jobRoleArn": plan.role_arn,
             "executionRoleArn": execution_role_arn,
             "resourceRequirements": [
@@ -194,9 +193,22 @@ def batch_job(
     }
 
 
+def batch_command(plan: CloudDataPlan) -> list[str]:
+    """What the container runs: `nexus data` itself would leave the artifact on a disk that ends with the job."""
+    arguments = [word for pair in sorted(job_arguments(plan).items()) for word in pair]
+    return ["python", "-m", "nexus_llm.cli.glue_job", "--JOB_NAME", plan.name, *arguments, "--ENGINE", "embedded"]
+
+
 def batch_run(plan: CloudDataPlan, *, queue: str, definition: str) -> dict[str, Any]:
     """The body of Batch's SubmitJob; `definition` is a name, a name:revision or an ARN."""
-    return {"jobName": plan.name, "jobQueue": queue, "jobDefinition": definition, "tags": dict(plan.tags)}
+    return {
+        "jobName": plan.name,
+        "jobQueue": queue,
+        "jobDefinition": definition,
+        # One definition serves every recipe.
+        "containerOverrides": {"command": batch_command(plan)},
+        "tags": dict(plan.tags),
+    }
 
 
 def catalog_table(name: str, *, location: str, artifact_id: str) -> dict[str, Any]:

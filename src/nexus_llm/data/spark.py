@@ -90,6 +90,7 @@ def spark_engine(
         yield SparkEngine(
             tools, seed, work, 1, progress, stop_if_asked, session, exchange, at_hand, settings.partitions
         )
+        exchange.clear()  # not after an error: the next run continues with what lies there
 
 
 class SparkSettings(Protocol):

@@ -93,6 +93,15 @@ class Exchange:
             else:
                 path.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Empties the bucket's part, and the local copies of this process."""
+        if self.bucket is None:
+            return
+        files, base = self._remote()
+        if files.exists(base):
+            files.rm(base, recursive=True)
+        shutil.rmtree(self.place, ignore_errors=True)
+
     def url(self, name: str) -> str:
         """Where Spark itself can keep something under this name."""
         return f"{self.bucket.rstrip('/')}/{name}" if self.bucket else (self.folder / name).as_uri()

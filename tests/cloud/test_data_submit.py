@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_llm.cloud.data_jobs import DataJobs
+from nexus_llm.cloud.data_submit import plan_of, submit
+from nexus_llm.errors import RecipeError
+from nexus_llm.recipe import Recipe, load_recipe
+
+ROLE = "arn:aws:iam::123456789012:role/nexus-data"
+AWS = {"bucket": "bucket", "role_arn": ROLE, "job_queue": "large", "job_definition": "nexus-data:1"}
+
+
+def recipe_for(engine: str, *, path: str = "s3://bucket/text/", **aws: Any) -> Recipe:
+    source = {"type": "files", "path": path, "name": "own"}
+    return Recipe.model_validate(
+        {"name": "demo", "data": {"sources": [source], "engine": engine, "aws": {**AWS, **aws}}}
+    )
+
+
+class Recorder:
+    """A client whose runs end well at once; notes what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def __getattr__(self, operation: str) -> Any:
+        def call(**body: Any) -> Any:
+            self.asked.append((operation, body))
+            return {
+                "JobRunId": "jr_1",
+                "JobRun": {"JobRunState": "SUCCEEDED"},
+                "applicationId": "app",
+                "jobRunId": "run",
+                "jobRun": {"state": "SUCCESS"},
+                "jobId": "job",
+                "jobs": [{"status": "SUCCEEDED"}],
+            }
+
+        return call
+
+
+def submitted(recipe: Recipe, folder: Path, **changes: Any) -> tuple[Recorder, dict[str, Path], Any]:
+    client, uploads = Recorder(), {}
+
+    def upload(path: Path, url: str) -> str:
+        uploads[url] = path
+        return url
+
+    done = submit(recipe, DataJobs(lambda _: client), folder=folder, upload=upload, is_there=lambda _: True, **changes)
+    return client, uploads, done
+
+
+@pytest.mark.parametrize(
+    ("engine", "operations", "run"),
+    [
+        ("glue", ["create_job", "start_job_run", "get_job_run"], "jr_1"),
+        ("emr-serverless", ["create_application", "start_job_run", "get_job_run"], "run"),
+        ("batch", ["submit_job", "describe_jobs"], "job"),
+    ],
+)
+def test_each_engine_uploads_recipe_and_script_and_runs_to_the_end(
+    tmp_path: Path, engine: str, operations: list[str], run: str
+) -> None:
+    client, uploads, done = submitted(recipe_for(engine), tmp_path)
+    assert [operation for operation, _ in client.asked] == operations
+    assert (done.run, done.output) == (run, "s3://bucket/nexus/artifacts")
+    assert uploads["s3://bucket/nexus/jobs/glue_job.py"].name == "glue_job.py"
+    assert uploads["s3://bucket/nexus/jobs/glue_job.py"].exists()
+    assert load_recipe(uploads["s3://bucket/nexus/recipes/demo.yaml"]).data.sources == recipe_for(engine).data.sources
+
+
+def test_a_model_in_a_bucket_is_named_to_the_job_and_others_are_left_to_the_recipe() -> None:
+    recipe = recipe_for("glue")
+    assert plan_of(recipe).model is None
+    stored = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": "s3://bucket/model/"})})
+    assert plan_of(stored).model == "s3://bucket/model/"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "complaint"),
+    [
+        (recipe_for("glue", role_arn=None), "data.aws has no role_arn"),
+        (recipe_for("batch", job_queue=None), "data.aws has no job_queue"),
+        (recipe_for("emr-serverless", path="text/"), "lies at text/"),
+    ],
+)
+def test_what_a_job_cannot_do_without_is_asked_for_before_anything_is_uploaded(
+    tmp_path: Path, recipe: Recipe, complaint: str
+) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        submitted(recipe, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_a_reason_to_stop_with_the_way_to_build_them(tmp_path: Path) -> None:
+    client = Recorder()
+    with pytest.raises(RecipeError, match=r"wheels\.zip does not exist"):
+        submit(
+            recipe_for("glue"),
+            DataJobs(lambda _: client),
+            folder=tmp_path,
+            upload=lambda _, url: url,
+            is_there=lambda _: False,
+        )
+    assert not client.asked
