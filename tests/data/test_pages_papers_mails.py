@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import sys
 import zlib
 from collections import Counter
 from email.message import EmailMessage
@@ -14,6 +15,7 @@ from nexus_llm.data import pages, papers, warc
 from nexus_llm.data.blocks import BrokenRecord, ReadSettings, UnusableError
 from nexus_llm.data.pages import decoded
 from nexus_llm.data.readers import blocks_of, records_of
+from nexus_llm.errors import MissingExtraError
 from nexus_llm.records import Document
 
 pypdf = pytest.importorskip("pypdf", reason="needs the extra [documents]")
@@ -289,3 +291,11 @@ def test_the_extractor_s_caches_do_not_grow_for_ever(monkeypatch: pytest.MonkeyP
     with contextlib.suppress(UnusableError):
         pages.main_text("")
     assert trim.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize(("module", "name"), [("trafilatura", "a.html"), ("pypdf", "a.pdf")])
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=module) as error:
+        read(tmp_path / name, PAGE.encode())
+    assert "[documents]" in error.value.fix
