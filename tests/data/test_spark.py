@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from nexus_llm.artifacts import Artifact
+from nexus_llm.data import rules
 from nexus_llm.data.blocks import BLOCK_BYTES
+from nexus_llm.data.intake import Tools
 from nexus_llm.data.spark_exchange import Exchange
 from nexus_llm.data.spark_files import SourceFile, groups, tasks_of
+from nexus_llm.data.spark_passes import GroupWorker
 from nexus_llm.data.spark_runner import error_of, marked
 from nexus_llm.data.stage import STAGE
 from nexus_llm.errors import DataError, NexusError, StorageError, TryAgainError
@@ -76,7 +79,7 @@ def hashes(artifact: Artifact) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in artifact.manifest.files}
 
 
-@pytest.mark.parametrize("has_bucket", [False, True])
+@pytest.mark.parametrize("has_bucket", [pytest.param(False, marks=pytest.mark.lifecycle), True])
 def test_spark_makes_the_same_artifact_as_the_embedded_engine(
     session: Any, model: Artifact, tmp_path: Path, has_bucket: bool
 ) -> None:
@@ -200,3 +203,32 @@ def test_a_shared_folder_moves_nothing(tmp_path: Path) -> None:
         pass
     assert (tmp_path / "a.json").exists()
     assert exchange.place == tmp_path
+
+
+@pytest.mark.parametrize("has_bucket", [False, True])
+def test_a_task_that_an_earlier_run_finished_is_not_done_again(tmp_path: Path, has_bucket: bool) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    files = [SourceFile(number, str(path), 1, "own") for number, path in enumerate(sorted(corpus.iterdir()))]
+    bucket = tmp_path / "bucket"
+    exchange = Exchange(tmp_path / "work", bucket.as_uri() if has_bucket else None)
+    tools = Tools(recipe=recipe_for(corpus, engine="spark").data, spec=rules.load_spec())
+    (group,) = groups(files)
+    first = GroupWorker(tools, exchange, _local, None)(group)
+    kept = (bucket if has_bucket else tmp_path / "work") / "spark-taken" / "0000000.kept.parquet"
+    content = kept.read_bytes()
+    kept.with_suffix("").with_suffix(".rejected.parquet").unlink()
+    again = GroupWorker(tools, exchange, _local, None)(group)
+    assert again == first
+    assert kept.read_bytes() == content
+    # Had the task been done again, it would have listed its rejections again.
+    assert not kept.with_suffix("").with_suffix(".rejected.parquet").exists()
+
+
+def test_a_trial_takes_so_many_records_in_order(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    files = [SourceFile(number, str(path), 1, "own") for number, path in enumerate(sorted(corpus.iterdir()))]
+    tools = Tools(recipe=recipe_for(corpus, engine="spark").data, spec=rules.load_spec())
+    (group,) = groups(files)
+    taken = GroupWorker(tools, Exchange(tmp_path / "work"), _local, 12)(group)
+    assert sum(sum(task.summary.read.values()) for task in taken) == 12
+    assert [(task.first, task.last) for task in taken] == [(1, 12)]
