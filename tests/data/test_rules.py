@@ -24,7 +24,7 @@ LINES = "\n".join(f"The line number {number} of the text that we keep says{numbe
 # rule → (a text that keeps to it, a text that breaks it)
 EXAMPLES: dict[str, tuple[str, str]] = {
     "min_characters": ("a" * 200, "a" * 199),
-    "max_characters": ("a" * 1_000_000, "a" * 1_000_001),
+    "max_characters": ("a" * 10_000_000, "a" * 10_000_001),
     "min_alphabetic_share": ("ab345", "a2345"),
     "max_repeated_line_share": ("aaa\nbbb\n" + "cccc\n" * 2, "aaa\n" + "cccc\n" * 3),
     "min_mean_word_characters": ("ab abc", "ab ab"),

@@ -96,10 +96,10 @@ def test_the_plan_says_what_is_made_and_what_the_rest_would_take(small_run: Run)
 def test_a_tampered_artifact_is_seen(small_run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(small_run.path("data"), copy)
-    (copy / "test.parquet").write_bytes(b"other")
+    (copy / "test-00000.documents.parquet").write_bytes(b"other")
     done = nexus("show", str(copy), "--json", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.json["altered_files"] == ["test.parquet"]
+    assert done.json["altered_files"] == ["test-00000.documents.parquet"]
 
 
 def test_markdown_never_seen_by_the_authors_improves_too(tmp_path: Path, small_model: Path) -> None:

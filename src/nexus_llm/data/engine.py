@@ -166,7 +166,7 @@ class Engine:
         )
         for one, result in zip(kept, results, strict=True):
             rows = self.encoded.documents(one.number)
-            facts.add_encoded(rows, self.encoded.rejected(one.number), result.backend)
+            facts.add_encoded(rows, self.encoded.rejected(one.number), result)
             self.progress.advance(one.kept)
         self.progress.finish(f"{sum(facts.tokens.values()):,} tokens")
         return [one.number for one in kept]

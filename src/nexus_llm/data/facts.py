@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from nexus_llm.data import mix
+from nexus_llm.data.passes import EncodeResult
 from nexus_llm.data.segments import Summary
 from nexus_llm.data.shards import Shard, WrittenShard
 from nexus_llm.recipe import Source
@@ -66,6 +67,7 @@ class Facts:
     lengths: list[int] = field(default_factory=lambda: [0] * len(LENGTH_BOUNDS))
     shards: dict[str, int] = field(default_factory=dict)
     tokenizer_backends: set[str] = field(default_factory=set)
+    tokenizer_differences: int = 0
 
     def add_taken(self, summary: Summary) -> None:
         """Counts of one task's first pass."""
@@ -82,7 +84,7 @@ class Facts:
         self.personal.update(summary.personal)
         self.contaminated.update(summary.contaminated)
 
-    def add_encoded(self, rows: pl.DataFrame, repeated: pl.DataFrame, backend: str) -> None:
+    def add_encoded(self, rows: pl.DataFrame, repeated: pl.DataFrame, result: EncodeResult) -> None:
         """Counts of documents that stay (`split`, `source`, `language`, `characters`, `tokens`), and of others that an
         encoding pass rejected (`source`, `rule`)."""
         by = rows.group_by("split", "source").agg(pl.len(), pl.sum("tokens", "characters"))
@@ -101,8 +103,9 @@ class Facts:
         bins = np.searchsorted(LENGTH_BOUNDS, rows["characters"].to_numpy(), side="right") - 1
         for place, count in enumerate(np.bincount(bins, minlength=len(LENGTH_BOUNDS)).tolist()):
             self.lengths[place] += count
-        if len(rows):
-            self.tokenizer_backends.add(backend)
+        self.tokenizer_differences += result.differences
+        if result.backend:
+            self.tokenizer_backends.add(result.backend)
 
     def set_epochs(self, sources: Sequence[Source]) -> None:
         """Works out how often an epoch sees each source."""
@@ -145,6 +148,7 @@ class Facts:
             "lengths": {"bounds": list(LENGTH_BOUNDS), "documents": self.lengths},
             "contamination": _sorted(self.contaminated),
             "tokenizer_backend": ", ".join(sorted(self.tokenizer_backends)),
+            "tokenizer_differences": self.tokenizer_differences,
         }
 
 

@@ -24,7 +24,7 @@ from nexus_llm.records import Document
 
 _EXCERPT_CHARACTERS = 200
 
-KEPT_SCHEMA = {
+KEPT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "ordinal": pl.UInt64,
     "id": pl.String,
     "source": pl.String,
@@ -37,7 +37,7 @@ KEPT_SCHEMA = {
     "content_hash": pl.String,
     "band_keys": pl.Array(pl.UInt64, minhash.BANDS),
 }
-REJECTED_SCHEMA = {
+REJECTED_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "ordinal": pl.UInt64,
     "id": pl.String,
     "source": pl.String,

@@ -56,9 +56,12 @@ class EncodeJob:
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """Which tokenizer did it; empty where an earlier run did."""
+    """How it was done; empty where an earlier run did it."""
 
     backend: str = ""
+    """The tokenizer."""
+    differences: int = 0
+    """Sampled documents on which it and the reference differed, so that the reference did the task again."""
 
 
 class EncodeWorker:
@@ -77,7 +80,7 @@ class EncodeWorker:
         self._encoded.save_rejected(job.number, pl.concat([part.repeated, refusals(part.staying, block)]))
         # The block last: its folder says that the task is done.
         tokens.save_block(block, self._encoded.block(job.number))
-        return EncodeResult(self._encoder.name)
+        return EncodeResult(self._encoder.name, block.differences)
 
 
 class ShardWorker:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from nexus_llm.records import Message
 
+
 def document_id(source: str, origin: str) -> str:
     """128-bit hash of where a record comes from, as 32 hex digits."""
     return hashlib.blake2b(f"{source}\0{origin}".encode(), digest_size=16).hexdigest()

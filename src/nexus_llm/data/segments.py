@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -68,7 +68,7 @@ class Segments:
         text = json.dumps(asdict(summary), ensure_ascii=False)
         write_durably(self._path(summary.number, "json"), text.encode())
 
-    def kept(self, number: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    def kept(self, number: int, columns: list[str] | None = None) -> pl.DataFrame:
         """Rows of `intake.KEPT_SCHEMA`; only for tasks that kept some."""
         return pl.read_parquet(self._path(number, "kept.parquet"), columns=columns, glob=False)
 

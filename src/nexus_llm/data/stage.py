@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
@@ -155,7 +155,7 @@ def _tools(recipe: DataRecipe, work: Path) -> Tools:
         spec=spec,
         language_model=language.load(language.model_path()) if recipe.language.identify else None,
         blocked=block_lists.load(
-            domains=_lines(block.domains_path), urls=_lines(block.urls_path), licenses=block.licenses
+            domains=_bytes(block.domains_path), urls=_bytes(block.urls_path), licenses=block.licenses
         )
         if block.domains_path or block.urls_path or block.licenses
         else None,
@@ -170,14 +170,11 @@ def _tools(recipe: DataRecipe, work: Path) -> Tools:
 
 def _erased(path: str | None) -> Mapping[str, str]:
     """Ids of the records to forget."""
-    return erasure.parse(storage.read_bytes(path).decode(), place=path) if path else {}
+    return erasure.parse(_bytes(path).decode(), place=path) if path else {}
 
 
-def _lines(path: str | None) -> list[str]:
-    """The lines of a list file without comments and empty ones."""
-    text = storage.read_bytes(path).decode() if path else ""
-    lines = (line.split("#", maxsplit=1)[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]
+def _bytes(path: str | None) -> bytes:
+    return storage.read_bytes(path) if path else b""
 
 
 def _evaluation_items(path: str, work: Path) -> Iterator[tuple[str, str]]:
@@ -326,7 +323,7 @@ def _fingerprint(file: storage.FileInfo) -> str:
         with storage.explained(file.location):
             return f"sha256:{file_sha256(Path(file.location).expanduser())}"
     with storage.open_binary(file.location) as stream:
-        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+        return f"sha256:{hashlib.file_digest(cast(Any, stream), 'sha256').hexdigest()}"
 
 
 def _write_quarantine(summaries: Sequence[Summary], path: Path) -> None:

@@ -95,7 +95,7 @@ def _start(packed: bytes) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     # One process a core: threads inside would only fight over it.
-    os.environ.update(POLARS_MAX_THREADS="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+    os.environ.update(dict.fromkeys(("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"), "1"))
     make_worker, arguments = pickle.loads(packed)  # noqa: S301 - our own bytes, from the process that started us
     _worker = make_worker(*arguments)
 

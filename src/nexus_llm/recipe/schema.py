@@ -72,8 +72,8 @@ class QualityRecipe(Section):
 
     min_characters: Annotated[int, Field(ge=1)] = 200
     """Shorter documents are rejected."""
-    max_characters: Annotated[int, Field(ge=1)] = 1_000_000
-    """Longer documents are rejected."""
+    max_characters: Annotated[int, Field(ge=1)] = 10_000_000
+    """Longer documents are rejected; a long novel has 3 million."""
     min_alphabetic_share: Share = 0.4
     """Letters among all characters that are not white space."""
     max_repeated_line_share: Share = 0.3
@@ -90,9 +90,8 @@ class QualityRecipe(Section):
 
     def limits(self) -> dict[str, float | None]:
         """Rule → threshold, for all that the recipe decides."""
-        own = ("min_characters", "max_characters", "min_alphabetic_share", "max_repeated_line_share")
-        own += ("min_mean_word_characters", "max_mean_word_characters")
-        return {**{name: getattr(self, name) for name in own}, **self.thresholds}
+        own = self.model_dump(exclude={"families", "thresholds"})
+        return {**own, **self.thresholds}
 
 
 class LanguageRecipe(Section):
@@ -101,7 +100,7 @@ class LanguageRecipe(Section):
     identify: bool = True
     """Look at every document of 500 characters and more; shorter ones are undetermined and stay."""
     keep: tuple[str, ...] = ()
-    """ISO 639 codes, such as `[en, de]`; empty keeps all."""
+    """ISO 639 codes as lid.176 gives them, such as `[en, de]`; empty keeps all."""
     min_score: Share = 0.65
     """Documents whose language is less sure are rejected, where `keep` names any (FineWeb's threshold: Penedo et al.
     2024, arXiv:2406.17557)."""
