@@ -138,7 +138,7 @@ class SparkEngine(Engine):
         # A trial: how much may be taken depends on what came before, so one executor takes all of it.
         items = list(groups(files)) if limit is None else [FileGroup(0, tuple(files))]
         arguments = (self.tools, self.exchange, self.at_hand, limit)
-        found: list[list[TakenTask]] = self._run(GroupWorker, arguments, items)
+        found: list[list[TakenTask]] = self._run(GroupWorker, arguments, items, lambda _: None)
         tasks = sorted((task for group in found for task in group), key=lambda task: task.summary.number)
         self._ranges.update({task.summary.number: (task.first, task.last) for task in tasks if task.summary.kept})
         return [task.summary for task in tasks]
@@ -163,7 +163,9 @@ class SparkEngine(Engine):
         jobs = [EncodeJob(number, decisions.about(*self._ranges[number])) for number in numbers]
         self.progress.start("writing tokens", total=len(jobs), unit="tasks")
         arguments = (self.exchange, model_folder, numbers[0] if numbers else 0, tuple(facts.sources))
-        for number, task in zip(numbers, self._run(CountingEncodeWorker, arguments, jobs), strict=True):
+        for number, task in zip(
+            numbers, self._run(CountingEncodeWorker, arguments, jobs, self.progress.advance), strict=True
+        ):
             add_facts(facts, task.facts)
             self._sizes[number] = task.sizes
         self.exchange.fetch(*(names_of_encoded(number)[0] for number in numbers))
@@ -180,7 +182,9 @@ class SparkEngine(Engine):
         plan = shards.plan_shards(sizes, shard_tokens=self.tools.recipe.shard_tokens)
         self.progress.start("writing shards", total=len(plan), unit="shards")
         dtype = tokens.token_type(ChatTokenizer.load(model_folder).vocabulary_size)
-        written = self._run(ExchangedShardWorker, (self.exchange, dtype, dict(epochs), self.seed), plan)
+        written = self._run(
+            ExchangedShardWorker, (self.exchange, dtype, dict(epochs), self.seed), plan, self.progress.advance
+        )
         for shard in plan:
             for name in shard.files:
                 self.exchange.fetch(f"{SHARDS}/{name}")
@@ -193,7 +197,9 @@ class SparkEngine(Engine):
         self.exchange.fetch(*(names_of_taken(one.number)[1] for one in summaries if one.rejected))
         super().write_rejected(summaries, path)
 
-    def _run(self, make_worker: type, arguments: tuple[object, ...], items: Sequence[Any]) -> list[Any]:
+    def _run(
+        self, make_worker: type, arguments: tuple[object, ...], items: Sequence[Any], advance: Callable[[int], None]
+    ) -> list[Any]:
         return run_on_spark(
             self.session,
             make_worker,
@@ -201,7 +207,7 @@ class SparkEngine(Engine):
             items,
             partitions=max(self.partitions, len(items) // 4),
             stop_if_asked=self.stop_if_asked,
-            advance=lambda _: None,
+            advance=advance,
         )
 
     def _corpus(self, numbers: Sequence[int]) -> Corpus:

@@ -46,7 +46,8 @@ def run_on_spark(
     stop_if_asked: Callable[[], None],
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Result]:
-    """`make_worker(*arguments)(item)` for each item, in the order of items. `advance` hears how many items are done.
+    """`make_worker(*arguments)(item)` for each item, in the order of items. `advance` hears of
+    more items that are done.
 
     `make_worker` must be importable by its name, and everything must be possible to pickle. `stop_if_asked` is called
     twice a second and raises to cancel the job.
@@ -63,8 +64,18 @@ def run_on_spark(
         session.sparkContext.parallelize(rows, slices), "place bigint, content binary"
     ).mapInArrow(_Calls(pickle.dumps((make_worker, arguments))), "place bigint, content binary")
     weights = [len(rows) // slices + (part < len(rows) % slices) for part in range(slices)]
-    with watched(session, stop_if_asked, lambda tasks: advance(sum(weights[:tasks]))):
+    told = 0
+
+    def tell(tasks: int) -> None:
+        nonlocal told
+        # Spark says how many tasks are finished, not which: they have the same number of items, but for one.
+        if (finished := sum(weights[:tasks])) > told:
+            advance(finished - told)
+            told = finished
+
+    with watched(session, stop_if_asked, tell):
         done = {row.place: row.content for row in sent.collect()}
+    tell(slices)
     return [cast(Result, pickle.loads(done[place])) for place in range(len(rows))]  # noqa: S301 - our own executors'
 
 
