@@ -49,7 +49,7 @@ $(VENV)/.installed-demo: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,spark,aws,documents,dev]'
 	@touch $@ $(VENV)/.installed-demo
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
@@ -57,5 +57,5 @@ $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,dev,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,spark,aws,documents,dev,bench]'
 	@touch $@

@@ -10,7 +10,7 @@ from nexus_llm.data.streams import ByteStream
 
 # A longer record is set aside: it is almost always a file in another format, and would fill the memory.
 MAX_RECORD_BYTES = 64 * 2**20
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 4 * 2**20
 """A block's payload: small enough that a few in flight stay below 100 MB, large enough that sending one costs nothing
 beside reading it."""
 
