@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from nexus_llm.errors import ModelError
+from nexus_llm.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from nexus_llm.recipe import Recipe
 
 
 class Progress(Protocol):
@@ -88,6 +91,29 @@ class PackageIndex(Protocol):
         """
 
 
+class DataService(Protocol):
+    """Somewhere else that can run the data stage: an AWS account."""
+
+    def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
+        """Runs the data stage there, brings its files into `folder`, and gives its facts.
+
+        Raises:
+            RecipeError: the recipe does not say where, or names what cannot be read there.
+            DataError: the job failed, or brought other files than it says.
+            TryAgainError: the service is busy, or somebody asked to stop.
+        """
+
+
+class NoDataService:
+    """A `DataService` that is nowhere."""
+
+    def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
+        raise DataError(
+            f"data.engine is {recipe.data.engine}, and nothing here can start jobs",
+            fix="--set data.engine=embedded, or run it by the nexus command",
+        )
+
+
 class NoHub:
     """A `ModelHub` that is never reachable."""
 
@@ -142,3 +168,4 @@ class Ports:
     """Folder for what is fetched once and shared by all runs: base models."""
     hub: ModelHub = field(default_factory=NoHub)
     packages: PackageIndex = field(default_factory=NoPackageIndex)
+    data_service: DataService = field(default_factory=NoDataService)

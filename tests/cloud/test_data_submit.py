@@ -3,12 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
+from nexus_llm.artifacts import Artifact, load
 from nexus_llm.cloud.data_jobs import DataJobs
-from nexus_llm.cloud.data_submit import plan_of, submit
-from nexus_llm.errors import RecipeError
+from nexus_llm.cloud.data_submit import AwsDataService, Submitted, plan_of, submit
+from nexus_llm.cloud.data_uploads import upload_artifact
+from nexus_llm.data.stage import STAGE
+from nexus_llm.errors import DataError, RecipeError
+from nexus_llm.ports import Ports
 from nexus_llm.recipe import Recipe, load_recipe
+from running_stages import folder_as_artifact, run_stage
+from tiny_model import write_tiny_model
 
 ROLE = "arn:aws:iam::123456789012:role/nexus-data"
 AWS = {"bucket": "bucket", "role_arn": ROLE, "job_queue": "large", "job_definition": "nexus-data:1"}
@@ -107,3 +114,56 @@ def test_missing_packages_are_a_reason_to_stop_with_the_way_to_build_them(tmp_pa
             is_there=lambda _: False,
         )
     assert not client.asked
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Artifact:
+    return folder_as_artifact("model", write_tiny_model(tmp_path / "model"))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> str:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(12):
+        text = " ".join(f"word{number * 1_000 + place}" for place in range(60))
+        (folder / f"{number:02d}.txt").write_text(text)
+    return str(folder)
+
+
+def service(root: Path, model: Artifact, bucket: str, *, spoil: str = "") -> AwsDataService:
+    """A service whose job is the embedded engine, and whose bucket lies in memory."""
+
+    def run(recipe: Recipe, jobs: Any, *, folder: Path) -> Submitted:
+        local = recipe.model_copy(update={"data": recipe.data.model_copy(update={"engine": "embedded"})})
+        made = run_stage(STAGE, local, {"model": model}, root)
+        upload_artifact(made, bucket)
+        if spoil:
+            filesystem = fsspec.filesystem("memory")
+            filesystem.pipe(f"{bucket.removeprefix('memory:/')}/data/{made.key}/{spoil}", b"spoiled")
+        return Submitted("glue", "jr_1", bucket)
+
+    return AwsDataService(lambda _: DataJobs(lambda _: Recorder()), run=run)
+
+
+def test_what_a_job_made_is_brought_here_and_is_the_same_artifact(tmp_path: Path, model: Artifact, texts: str) -> None:
+    recipe = recipe_for("glue", path=texts)
+    ports = Ports(data_service=service(tmp_path / "there", model, "memory://bucket/one"))
+    here = run_stage(STAGE, recipe, {"model": model}, tmp_path / "here", ports)
+    (there,) = (load(path.parent) for path in (tmp_path / "there").rglob("manifest.json"))
+    assert here.id == there.id
+    assert here.manifest.facts == there.manifest.facts
+
+
+def test_a_file_that_changed_on_the_way_is_refused(tmp_path: Path, model: Artifact, texts: str) -> None:
+    ports = Ports(
+        data_service=service(tmp_path / "there", model, "memory://bucket/two", spoil="train-00000.tokens.npy")
+    )
+    with pytest.raises(DataError, match=r"train-00000.tokens.npy is not the file that glue run jr_1 wrote"):
+        run_stage(STAGE, recipe_for("glue", path=texts), {"model": model}, tmp_path / "here", ports)
+
+
+def test_without_a_service_the_engine_is_refused_with_a_remedy(tmp_path: Path, model: Artifact, texts: str) -> None:
+    with pytest.raises(DataError, match=r"data.engine is glue") as caught:
+        run_stage(STAGE, recipe_for("glue", path=texts), {"model": model}, tmp_path / "here")
+    assert "data.engine=embedded" in caught.value.fix

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nexus_llm
 from nexus_llm import storage
+from nexus_llm.artifacts import MANIFEST, Manifest, file_sha256
 from nexus_llm.cloud.data_jobs import DataJobs
 from nexus_llm.cloud.data_requests import CloudDataPlan
 from nexus_llm.cloud.data_uploads import upload_file
-from nexus_llm.errors import RecipeError
+from nexus_llm.errors import DataError, RecipeError, StorageError
 from nexus_llm.recipe import FilesSource, Recipe, recipe_yaml
 
 # Below the bucket of `data.aws.bucket`.
@@ -65,6 +69,46 @@ def submit(
     else:
         run = jobs.run_batch(plan, queue=str(aws.job_queue), definition=str(aws.job_definition))
     return Submitted(engine, run, plan.output)
+
+
+@dataclass(frozen=True)
+class AwsDataService:
+    """A `ports.DataService` on AWS: the job makes the artifact in the bucket, and its files are brought here."""
+
+    jobs: Callable[[str | None], DataJobs]
+    """The services of a region; None is what the environment says."""
+    run: Callable[..., Submitted] = submit
+
+    def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
+        """See `ports.DataService`."""
+        aws = recipe.data.aws
+        jobs = self.jobs(aws.region)
+        with tempfile.TemporaryDirectory() as scratch:
+            done = self.run(recipe, jobs, folder=Path(scratch))
+        url = f"{done.output}/data/{key}"
+        manifest = _manifest_at(url, done)
+        for entry in manifest.files:
+            path = storage.copy_to(f"{url}/{entry.path}", folder / entry.path)
+            if file_sha256(path) != entry.sha256:
+                raise DataError(
+                    f"{url}/{entry.path} is not the file that {done.engine} run {done.run} wrote",
+                    fix="delete that prefix and run the same command again",
+                )
+        if aws.database:
+            table = re.sub(r"[^a-z0-9_]", "_", recipe.name)
+            jobs.put_table(aws.database, table, location=f"{url}/", artifact_id=manifest.id)
+        return manifest.facts
+
+
+def _manifest_at(url: str, done: Submitted) -> Manifest:
+    try:
+        text = storage.read_bytes(f"{url}/{MANIFEST}").decode()
+    except StorageError as error:
+        raise DataError(
+            f"{done.engine} run {done.run} ended well, but {url} has no {MANIFEST}: it made another artifact",
+            fix="let the job have this version of the package, and the same model",
+        ) from error
+    return Manifest.from_json(text, place=f"{url}/{MANIFEST}")
 
 
 def plan_of(recipe: Recipe) -> CloudDataPlan:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _PYTHON_DOCS_BYTES = 2_000_000  # CPython 3.11: 1.93 million characters
 # Below this size, starting worker processes takes longer than they save.
 _SMALL_CORPUS_BYTES = 24 * 2**20
+# Engines that are services: they make the same files, which are then brought here.
+_ELSEWHERE = ("glue", "emr-serverless", "batch")
 # Fields that say who does the work, not what comes out.
 _NOT_IN_KEY = {"engine", "workers", "spark", "aws"}
 
@@ -59,20 +61,13 @@ def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: AR
 
 
 def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports) -> Artifact:
-    from nexus_llm.data.engine import Engine
     from nexus_llm.data.facts import missing_documents
 
+    if recipe.data.engine in _ELSEWHERE:
+        return draft.finish(facts=ports.data_service.make(recipe, draft.folder.name, draft.folder))
     model_folder = inputs["model"].folder
-    with storage.explained(str(draft.folder)):
-        files = {source.name: _files_of(source) for source in recipe.data.sources}
-        engine = Engine(
-            tools=_tools(recipe.data, draft.work),
-            seed=recipe.seed,
-            work=draft.work,
-            workers=_workers(recipe.data, files),
-            progress=ports.progress,
-            stop_if_asked=lambda: _stop_if_asked(ports),
-        )
+    files = {source.name: _files_of(source) for source in recipe.data.sources}
+    with storage.explained(str(draft.folder)), _engine(recipe, files, draft.work, ports) as engine:
         facts = _new_facts(recipe.data, files)
         summaries = _take(engine, recipe.data, files, facts, draft.work, ports)
         decisions = engine.decide(summaries)
@@ -86,6 +81,35 @@ def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Po
         assert missing_documents(found) == 0, found
         _write_report(found, draft.folder)
     return draft.finish(facts=found)
+
+
+@contextlib.contextmanager
+def _engine(
+    recipe: Recipe, files: Mapping[str, Sequence[storage.FileInfo]], work: Path, ports: Ports
+) -> Iterator[Engine]:
+    """Who does the work, as `data.engine` says."""
+    tools = _tools(recipe.data, work)
+
+    def stop_if_asked() -> None:
+        _stop_if_asked(ports)
+
+    if recipe.data.engine == "spark":
+        from nexus_llm.data.spark import spark_engine
+
+        with spark_engine(
+            tools=tools,
+            seed=recipe.seed,
+            work=work,
+            progress=ports.progress,
+            stop_if_asked=stop_if_asked,
+            at_hand=_at_hand,
+            settings=recipe.data.spark,
+        ) as engine:
+            yield engine
+        return
+    from nexus_llm.data.engine import Engine
+
+    yield Engine(tools, recipe.seed, work, _workers(recipe.data, files), ports.progress, stop_if_asked)
 
 
 def _estimate(recipe: Recipe) -> Estimate:
@@ -212,12 +236,10 @@ def _take(
     ports: Ports,
 ) -> list[Summary]:
     """The first pass over all sources."""
-    from nexus_llm.data.tasks import tasks
-
     total = sum(file.size for group in files.values() for file in group)
     ports.progress.start("reading the text", total=total, unit="B")
     summaries = []
-    for summary in engine.take(tasks(_pieces(recipe, files, work, ports))):
+    for summary in _taken(engine, recipe, files, work, ports):
         facts.add_taken(summary)
         summaries.append(summary)
     ports.progress.finish(f"{sum(one.read for one in facts.sources.values()):,} documents")
@@ -225,6 +247,21 @@ def _take(
         if isinstance(source, FilesSource):
             _check_broken(source, facts, summaries)
     return summaries
+
+
+def _taken(
+    engine: Engine, recipe: DataRecipe, files: Mapping[str, Sequence[storage.FileInfo]], work: Path, ports: Ports
+) -> Iterable[Summary]:
+    if recipe.engine == "spark":
+        # Executors read the files themselves.
+        from nexus_llm.data.spark import SparkEngine
+        from nexus_llm.data.spark_files import source_files
+
+        assert isinstance(engine, SparkEngine)
+        return engine.take_files(source_files(recipe.sources, files))
+    from nexus_llm.data.tasks import tasks
+
+    return engine.take(tasks(_pieces(recipe, files, work, ports)))
 
 
 def _pieces(

@@ -143,7 +143,12 @@ class EvaluationSet(Section):
 class SparkRecipe(Section):
     """Where Spark runs."""
 
-    master: str = "local[2]"
+    master: str | None = "local[2]"
+    """`local[N]`, `spark://…`; null takes what spark-submit says. Not used where a session runs already (Glue, EMR)."""
+    memory: str = "2g"
+    """Java heap of the driver, in Java's notation; Python processes need about 0.7 GiB a core besides."""
+    exchange: str | None = None
+    """`s3://bucket/prefix` for what executors hand to one another; null where all of them see the run's folder."""
     partitions: Annotated[int, Field(ge=1)] = 64
     """Of every shuffle."""
 
@@ -151,6 +156,8 @@ class SparkRecipe(Section):
 class AwsDataRecipe(Section):
     """Where the data stage's AWS jobs run."""
 
+    region: str | None = None
+    """null takes what the environment says."""
     role_arn: str | None = None
     bucket: str | None = None
     """Scripts, wheels and the output lie here."""
