@@ -22,3 +22,22 @@ class Dies:
         if item == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return item * item
+
+
+class ProcessIds:
+    """The id of the process that works."""
+
+    def __call__(self, item: int) -> int:
+        time.sleep(0.01)
+        return os.getpid()
+
+
+class Sleeps:
+    """Takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, item: int) -> int:
+        time.sleep(self.seconds)
+        return item

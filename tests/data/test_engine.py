@@ -15,13 +15,13 @@ import pytest
 
 from nexus_llm.artifacts import Artifact
 from nexus_llm.data.stage import STAGE
-from nexus_llm.data.workers import run_all
+from nexus_llm.data.workers import Workers
 from nexus_llm.errors import DataError, TryAgainError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import Recipe
 from running_stages import folder_as_artifact, run_stage
 from tiny_model import write_tiny_model
-from worker_examples import Dies, Squares
+from worker_examples import Dies, ProcessIds, Sleeps, Squares
 
 MEGABYTES = 12  # two tasks of the engine
 WORDS = np.array([f"{stem}{number}" for stem in ("sea", "wind", "stone", "light", "road") for number in range(400)])
@@ -148,14 +148,43 @@ def test_a_run_killed_at_once_in_any_pass_ends_the_same(
     assert made.id == undisturbed.id
 
 
-def test_results_come_in_the_order_of_items() -> None:
-    found = run_all(Squares, (), range(20), workers=3, stop_if_asked=lambda: None)
-    assert list(found) == [item * item for item in range(20)]
+def test_results_come_in_the_order_of_items(tmp_path: Path) -> None:
+    with Workers(3, folder=tmp_path, stop_if_asked=lambda: None) as workers:
+        found = workers.run_all(Squares, (), range(20))
+        assert list(found) == [item * item for item in range(20)]
 
 
-def test_a_dead_worker_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(DataError, match="worker process of the data stage died") as caught:
-        list(run_all(Dies, (), range(8), workers=2, stop_if_asked=lambda: None))
+def test_what_an_earlier_run_finished_is_not_done_again(tmp_path: Path) -> None:
+    with Workers(2, folder=tmp_path, stop_if_asked=lambda: None) as workers:
+        found = workers.run_all(Squares, (), range(6), finished=lambda item: -1 if item % 2 else None)
+        assert list(found) == [0, -1, 4, -1, 16, -1]
+
+
+def test_the_same_processes_do_one_pass_after_the_other(tmp_path: Path) -> None:
+    with Workers(2, folder=tmp_path, stop_if_asked=lambda: None) as workers:
+        first = set(workers.run_all(ProcessIds, (), range(20)))
+        assert list(workers.run_all(Squares, (), range(3))) == [0, 1, 4]
+        assert set(workers.run_all(ProcessIds, (), range(20))) == first
+
+
+def test_an_error_ends_the_processes_at_once(tmp_path: Path) -> None:
+    started = time.monotonic()
+
+    def stop() -> None:
+        if time.monotonic() - started > 2:
+            raise TryAgainError("stopped by SIGTERM", fix="again")
+
+    with pytest.raises(TryAgainError), Workers(2, folder=tmp_path, stop_if_asked=stop) as workers:
+        list(workers.run_all(Sleeps, (600.0,), range(2)))
+    assert time.monotonic() - started < 60
+
+
+def test_a_dead_worker_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match="worker process of the data stage died") as caught,
+        Workers(2, folder=tmp_path, stop_if_asked=lambda: None) as workers,
+    ):
+        list(workers.run_all(Dies, (), range(8)))
     assert "data.workers=1" in caught.value.fix
 
 
@@ -164,13 +193,14 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from nexus_llm.data.workers import run_all\n"
+        "from nexus_llm.data.workers import Workers\n"
         "class Sleeps:\n"
         "    def __call__(self, item):\n"
         f"        (Path({str(tmp_path)!r}) / f'{{os.getpid()}}.pid').touch()\n"
         "        time.sleep(60)\n"
         "if __name__ == '__main__':\n"
-        "    list(run_all(Sleeps, (), range(2), workers=2, stop_if_asked=lambda: None))\n"
+        f"    with Workers(2, folder=Path({str(tmp_path)!r}), stop_if_asked=lambda: None) as workers:\n"
+        "        list(workers.run_all(Sleeps, (), range(2)))\n"
     )
     process = subprocess.Popen([sys.executable, str(script)])
     while len(list(tmp_path.glob("*.pid"))) < 2:

@@ -15,29 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data import minhash, shards, split, tokens
-from nexus_llm.data.decide import DUPLICATES_SCHEMA, Decisions, clusters_of
-from nexus_llm.data.duplicates import Signed, find_duplicates
+from nexus_llm.data import shards, tokens
+from nexus_llm.data.decide import DecideWorker, Decisions, do_not_stop
 from nexus_llm.data.intake import REJECTED_SCHEMA, Tools
 from nexus_llm.data.passes import EncodeJob, EncodeResult, EncodeWorker, ShardWorker, TakeWorker
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary, rejection_writer
 from nexus_llm.data.shards import Shard, WrittenShard
 from nexus_llm.data.tasks import Task
-from nexus_llm.data.workers import run_all
+from nexus_llm.data.workers import Workers
 
 if TYPE_CHECKING:
     from nexus_llm.data.facts import Facts
     from nexus_llm.ports import Progress
-
-# Of the one process that compares documents; the rest of the engine needs about as much again.
-_DECIDE_MEMORY_BYTES = 150 * 2**20
-# Texts whose shingles are made at once while pairs are verified.
-_SHINGLED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Engine:
     tools: Tools
     seed: int
     work: Path
-    workers: int
+    workers: Workers
     progress: Progress
     stop_if_asked: Callable[[], None]
 
@@ -61,12 +52,10 @@ class Engine:
         self.taken.folder.mkdir(parents=True, exist_ok=True)
         limit = self.tools.recipe.max_documents
         if limit is None:
-            yield from run_all(
+            yield from self.workers.run_all(
                 TakeWorker,
                 (self.tools, self.taken),
                 tasks,
-                workers=self.workers,
-                stop_if_asked=self.stop_if_asked,
                 finished=lambda task: self.taken.summary(task.number),
             )
             return
@@ -82,73 +71,14 @@ class Engine:
 
     def decide(self, summaries: Sequence[Summary]) -> Decisions:
         """What only all documents together can say."""
-        recipe = self.tools.recipe
+        self.progress.start("finding duplicates", total=None, unit="documents")
+        # A worker has the compiled kernels already: this process then never needs their memory.
+        stop = self.stop_if_asked if self.workers.count == 1 else do_not_stop
+        arguments = (self.tools.recipe, self.seed, self.taken, self.work / "duplicates", stop)
         numbers = [one.number for one in summaries if one.kept]
-        self.progress.start("finding duplicates", total=None, unit="pairs")
-
-        def advance(pairs: int) -> None:
-            self.stop_if_asked()
-            self.progress.advance(pairs)
-
-        duplicates = find_duplicates(
-            (self._signed(number) for number in numbers),
-            lambda ordinals: self._shingles(numbers, ordinals),
-            work=self.work / "duplicates",
-            jaccard=recipe.near_duplicates.jaccard,
-            memory_bytes=_DECIDE_MEMORY_BYTES,
-            advance=advance,
-        )
-        duplicates = self._named(duplicates, numbers)
-        self.progress.finish(f"{len(duplicates):,} documents are not alone")
-        borders = self._borders(numbers, duplicates)
-        return Decisions(duplicates, borders, keep_near=recipe.near_duplicates.keep == "all", seed=self.seed)
-
-    def _signed(self, number: int) -> Signed:
-        rows = self.taken.kept(number, ["ordinal", "content_hash", "characters", "band_keys"])
-        return Signed.of(rows)
-
-    def _shingles(
-        self, numbers: Sequence[int], ordinals: npt.NDArray[np.uint64]
-    ) -> Iterator[tuple[int, minhash.Hashes]]:
-        """The shingle set of each document in `ordinals`, which ascend."""
-        words = self.tools.recipe.near_duplicates.shingle_words
-        for number in numbers:
-            places = self.taken.kept(number, ["ordinal"])["ordinal"]
-            wanted = ordinals[np.searchsorted(ordinals, places[0]) : np.searchsorted(ordinals, places[-1], "right")]
-            if not len(wanted):
-                continue
-            self.stop_if_asked()
-            rows = self.taken.kept(number, ["ordinal", "text"]).filter(pl.col("ordinal").is_in(wanted.tolist()))
-            for part in rows.iter_slices(_SHINGLED_AT_ONCE):
-                hashes, offsets = minhash.shingle_sets(part["text"], words=words)
-                for place, ordinal in enumerate(part["ordinal"]):
-                    yield ordinal, hashes[offsets[place] : offsets[place + 1]]
-
-    def _named(self, duplicates: pl.DataFrame, numbers: Sequence[int]) -> pl.DataFrame:
-        """The table with the ids of the documents that others repeat."""
-        wanted = pl.concat([duplicates["representative"], duplicates["copy_of"]]).unique().sort()
-        found = [pl.DataFrame(schema={"ordinal": pl.UInt64, "id": pl.String})]
-        for number in numbers if len(wanted) else ():
-            found.append(self.taken.kept(number, ["ordinal", "id"]).join(wanted.to_frame("ordinal"), on="ordinal"))
-        names = pl.concat(found)
-        return (
-            duplicates.join(names.rename({"id": "representative_id"}), left_on="representative", right_on="ordinal")
-            .join(names.rename({"id": "copy_of_id"}), left_on="copy_of", right_on="ordinal")
-            .sort("ordinal")
-            .select(pl.col(name).cast(kind) for name, kind in DUPLICATES_SCHEMA.items())
-        )
-
-    def _borders(self, numbers: Sequence[int], duplicates: pl.DataFrame) -> split.Borders:
-        """Where the held-out splits begin and end among the numbers of all clusters."""
-        count, lowest, highest = 0, np.empty(0), np.empty(0)
-        for number in numbers:
-            rows = clusters_of(self.taken.kept(number, ["ordinal", "content_hash"]), duplicates)
-            is_first = (rows["representative"] == rows["ordinal"]) & (rows["copy_of"] == rows["ordinal"])
-            found = split.cluster_numbers(rows["cluster"].filter(is_first), seed=self.seed).to_numpy()
-            count += len(found)
-            lowest = np.sort(np.concatenate([lowest, found]))[: split.BORDER_CLUSTERS]
-            highest = np.sort(np.concatenate([highest, found]))[-split.BORDER_CLUSTERS :]
-        return split.split_borders(count, lowest.tolist(), highest.tolist(), self.tools.recipe.split)
+        (decisions,) = self.workers.run_all(DecideWorker, arguments, [numbers])
+        self.progress.finish(f"{len(decisions.duplicates):,} documents are not alone")
+        return decisions
 
     def encode(self, summaries: Sequence[Summary], decisions: Decisions, model_folder: Path, facts: Facts) -> list[int]:
         """The second pass: token arrays of every task that keeps something; counts what it sees into `facts`. Gives the
@@ -156,12 +86,10 @@ class Engine:
         kept = [one for one in summaries if one.kept]
         self.progress.start("writing tokens", total=sum(one.kept for one in kept), unit="documents")
         jobs = (EncodeJob(one.number, decisions.about(*self._range(one.number))) for one in kept)
-        results = run_all(
+        results = self.workers.run_all(
             EncodeWorker,
             (model_folder, self.taken, self.encoded, kept[0].number if kept else 0),
             jobs,
-            workers=self.workers,
-            stop_if_asked=self.stop_if_asked,
             finished=lambda job: EncodeResult() if tokens.is_saved(self.encoded.block(job.number)) else None,
         )
         for one, result in zip(kept, results, strict=True):
@@ -172,7 +100,7 @@ class Engine:
         return [one.number for one in kept]
 
     def write(
-        self, numbers: Sequence[int], epochs: Mapping[str, float], model_folder: Path, folder: Path
+        self, numbers: Sequence[int], epochs: Mapping[str, float], folder: Path
     ) -> list[tuple[Shard, WrittenShard]]:
         """The shards of all splits, in `folder`."""
         plan = shards.plan_shards(
@@ -184,14 +112,12 @@ class Engine:
         worker = (
             self.encoded,
             self.work / "shards",
-            tokens.token_type(ChatTokenizer.load(model_folder).vocabulary_size),
+            tokens.saved_type(self.encoded.block(numbers[0])),
             dict(epochs),
             self.seed,
         )
         written = []
-        for one in run_all(
-            ShardWorker, worker, plan, workers=min(self.workers, len(plan)), stop_if_asked=self.stop_if_asked
-        ):
+        for one in self.workers.run_all(ShardWorker, worker, plan):
             written.append(one)
             self.progress.advance(1)
         for shard in plan:

@@ -127,7 +127,7 @@ def judge(
     """
     from nexus_llm.data.text_statistics import PLAIN_STATISTICS, measure
 
-    asked = _asked(spec, families, overrides)
+    asked = asked_rules(spec, families, overrides)
     if not asked:
         return pl.DataFrame({name: pl.Series([None] * len(texts), dtype=kind) for name, kind in VERDICT.items()})
     with_words = any(rule.statistic not in PLAIN_STATISTICS for rule, _ in asked)
@@ -186,8 +186,12 @@ def _row(rule: Rule) -> str:
     return f"| `{rule.id}` | {sign} {rule.threshold:,} | {rule.unit} | {languages} | {rule.source} |"
 
 
-def _asked(spec: Spec, families: Sequence[str], overrides: Mapping[str, float | None]) -> list[tuple[Rule, float]]:
-    """The rules to ask and their thresholds, in the spec's order."""
+def asked_rules(spec: Spec, families: Sequence[str], overrides: Mapping[str, float | None]) -> list[tuple[Rule, float]]:
+    """The rules to ask and their thresholds, in the spec's order.
+
+    Raises:
+        UsageError: a family or rule that is none.
+    """
     for name in families:
         if name not in spec.families:
             raise UsageError(f"there is no family of rules {name!r}", fix=f"take some of {', '.join(spec.families)}")

@@ -64,17 +64,17 @@ class Segments:
         """Keeps a task's rows, then its summary."""
         for name, rows in (("kept", taken.kept), ("rejected", taken.rejected)):
             if len(rows):
-                write_durably(self._path(summary.number, f"{name}.parquet"), _parquet(rows))
+                write_durably(self._path(summary.number, f"{name}.arrow"), _ipc(rows))
         text = json.dumps(asdict(summary), ensure_ascii=False)
         write_durably(self._path(summary.number, "json"), text.encode())
 
     def kept(self, number: int, columns: list[str] | None = None) -> pl.DataFrame:
         """Rows of `intake.KEPT_SCHEMA`; only for tasks that kept some."""
-        return pl.read_parquet(self._path(number, "kept.parquet"), columns=columns, glob=False)
+        return pl.read_ipc(self._path(number, "kept.arrow"), columns=columns)
 
     def rejected(self, number: int) -> pl.DataFrame:
         """Rows of `intake.REJECTED_SCHEMA`; only for tasks that rejected some."""
-        return pl.read_parquet(self._path(number, "rejected.parquet"), glob=False)
+        return pl.read_ipc(self._path(number, "rejected.arrow"))
 
     def _path(self, number: int, ending: str) -> Path:
         return self.folder / f"{number:07d}.{ending}"
@@ -93,11 +93,11 @@ class EncodedSegments:
     def save_rejected(self, number: int, rows: pl.DataFrame) -> None:
         """Keeps rows of `intake.REJECTED_SCHEMA`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(self._rejected(number), _parquet(rows.sort("ordinal")))
+        write_durably(self._rejected(number), _ipc(rows.sort("ordinal")))
 
     def rejected(self, number: int) -> pl.DataFrame:
         """Rows of `intake.REJECTED_SCHEMA`."""
-        return pl.read_parquet(self._rejected(number), glob=False)
+        return pl.read_ipc(self._rejected(number))
 
     def documents(self, number: int) -> pl.DataFrame:
         """`split`, `source`, `language`, `characters` and `tokens` of each document that stays."""
@@ -106,7 +106,7 @@ class EncodedSegments:
         return rows.with_columns(characters=pl.col("text").str.len_chars()).drop("text")
 
     def _rejected(self, number: int) -> Path:
-        return self.folder / f"{number:07d}.rejected.parquet"
+        return self.folder / f"{number:07d}.rejected.arrow"
 
 
 @contextlib.contextmanager
@@ -130,10 +130,10 @@ def rejection_writer(stream: BinaryIO) -> Iterator[Callable[[pl.DataFrame], None
         write(pl.DataFrame(schema=REJECTED_SCHEMA), least=1)
 
 
-def _parquet(rows: pl.DataFrame) -> memoryview:
-    """The rows as the bytes of a file that is read once more and thrown away."""
+def _ipc(rows: pl.DataFrame) -> memoryview:
+    """The rows as the bytes of a file that is read once or twice more and thrown away: Arrow's, not parquet's."""
     buffer = io.BytesIO()
-    rows.write_parquet(buffer, compression="lz4", statistics=False)
+    rows.write_ipc(buffer, compression="lz4")
     return buffer.getbuffer()
 
 

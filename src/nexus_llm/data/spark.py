@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import polars as pl
 
-from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data import shards, split, tokens
 from nexus_llm.data.decide import DUPLICATES_SCHEMA, Decisions
 from nexus_llm.data.engine import Engine
@@ -48,6 +47,7 @@ from nexus_llm.data.spark_passes import (
 )
 from nexus_llm.data.spark_runner import run_on_spark, watched
 from nexus_llm.data.spark_session import spark_session
+from nexus_llm.data.workers import Workers
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -88,7 +88,16 @@ def spark_engine(
     ) as session:
         exchange = Exchange(work, settings.exchange and f"{settings.exchange.rstrip('/')}/{work.parent.name}")
         yield SparkEngine(
-            tools, seed, work, 1, progress, stop_if_asked, session, exchange, at_hand, settings.partitions
+            tools,
+            seed,
+            work,
+            Workers(1, folder=work, stop_if_asked=stop_if_asked),
+            progress,
+            stop_if_asked,
+            session,
+            exchange,
+            at_hand,
+            settings.partitions,
         )
         exchange.clear()  # not after an error: the next run continues with what lies there
 
@@ -173,7 +182,7 @@ class SparkEngine(Engine):
         return numbers
 
     def write(
-        self, numbers: Sequence[int], epochs: Mapping[str, float], model_folder: Path, folder: Path
+        self, numbers: Sequence[int], epochs: Mapping[str, float], folder: Path
     ) -> list[tuple[Shard, WrittenShard]]:
         """The shards of all splits, in `folder`."""
         sizes = (
@@ -181,7 +190,8 @@ class SparkEngine(Engine):
         )
         plan = shards.plan_shards(sizes, shard_tokens=self.tools.recipe.shard_tokens)
         self.progress.start("writing shards", total=len(plan), unit="shards")
-        dtype = tokens.token_type(ChatTokenizer.load(model_folder).vocabulary_size)
+        self.exchange.fetch(*names_of_encoded(numbers[0]))
+        dtype = tokens.saved_type(self.encoded.block(numbers[0]))
         written = self._run(
             ExchangedShardWorker, (self.exchange, dtype, dict(epochs), self.seed), plan, self.progress.advance
         )

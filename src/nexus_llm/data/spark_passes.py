@@ -213,12 +213,12 @@ def add_facts(total: Any, part: Any) -> None:
 
 def names_of_taken(number: int) -> tuple[str, ...]:
     """Files of a task of the first pass, below the exchange's folder."""
-    return tuple(f"{TAKEN}/{number:07d}.{ending}" for ending in ("kept.parquet", "rejected.parquet", "json"))
+    return tuple(f"{TAKEN}/{number:07d}.{ending}" for ending in ("kept.arrow", "rejected.arrow", "json"))
 
 
 def names_of_encoded(number: int) -> tuple[str, ...]:
     """Files and folders of a task of the second pass; the one that says "done" is the last."""
-    return f"{ENCODED}/{number:07d}.rejected.parquet", f"{ENCODED}/{number:07d}"
+    return f"{ENCODED}/{number:07d}.rejected.arrow", f"{ENCODED}/{number:07d}"
 
 
 def _kept(number: int) -> str:

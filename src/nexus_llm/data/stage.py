@@ -74,7 +74,7 @@ def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Po
         encoded = engine.encode(summaries, decisions, model_folder, facts)
         _check_enough(facts, recipe.data, engine, encoded)
         facts.set_epochs(recipe.data.sources)
-        facts.add_written(engine.write(encoded, facts.epochs, model_folder, draft.folder))
+        facts.add_written(engine.write(encoded, facts.epochs, draft.folder))
         engine.write_rejected(summaries, draft.folder / "rejected.parquet")
         _write_quarantine(summaries, draft.folder / "quarantine.jsonl")
         found = facts.to_json()
@@ -108,8 +108,11 @@ def _engine(
             yield engine
         return
     from nexus_llm.data.engine import Engine
+    from nexus_llm.data.workers import Workers
 
-    yield Engine(tools, recipe.seed, work, _workers(recipe.data, files), ports.progress, stop_if_asked)
+    count = _worker_count(recipe.data, files)
+    with Workers(count, folder=work, stop_if_asked=stop_if_asked) as workers:
+        yield Engine(tools, recipe.seed, work, workers, ports.progress, stop_if_asked)
 
 
 def _estimate(recipe: Recipe) -> Estimate:
@@ -163,17 +166,13 @@ def _other_paths(recipe: DataRecipe) -> list[str]:
 
 def _tools(recipe: DataRecipe, work: Path) -> Tools:
     """Everything that judging needs, read once."""
-    import polars as pl
-
     from nexus_llm.data import block_lists, decontaminate, language, rules
     from nexus_llm.data.intake import Tools
 
     block = recipe.block
     spec = rules.load_spec()
     # A rule's name that is none is refused here, before anything is read.
-    rules.judge(
-        pl.Series([], dtype=pl.String), spec, families=recipe.quality.families, overrides=recipe.quality.limits()
-    )
+    rules.asked_rules(spec, recipe.quality.families, recipe.quality.limits())
     return Tools(
         recipe=recipe,
         spec=spec,
@@ -210,7 +209,7 @@ def _evaluation_items(path: str, work: Path) -> Iterator[tuple[str, str]]:
                 yield from items_of(local, origin=file.location)
 
 
-def _workers(recipe: DataRecipe, files: Mapping[str, Sequence[storage.FileInfo]]) -> int:
+def _worker_count(recipe: DataRecipe, files: Mapping[str, Sequence[storage.FileInfo]]) -> int:
     if recipe.workers is not None:
         return recipe.workers
     size = sum(file.size for group in files.values() for file in group)

@@ -167,6 +167,12 @@ def load_sizes(folder: Path) -> dict[str, npt.NDArray[np.int64]]:
     return _sizes_by_split(documents["split"], documents["tokens"])
 
 
+def saved_type(folder: Path) -> np.dtype[Any]:
+    """The type of a saved block's token ids, which all blocks of a corpus share."""
+    array: npt.NDArray[Any] = np.load(folder / "tokens.npy", mmap_mode="r")
+    return array.dtype
+
+
 def write_array(stream: BinaryIO, values: npt.NDArray[Any]) -> None:
     """One array in numpy's file format, version 1.0."""
     # Not np.save: it hands the file to C, where a full disk becomes an error without a number.
