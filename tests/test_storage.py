@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import fsspec
@@ -77,3 +78,25 @@ def test_a_missing_s3_library_is_named_with_its_install_line() -> None:
         assert "[aws]" in caught.value.fix
     else:
         pytest.skip("s3fs is installed here")
+
+
+def test_links_to_files_and_folders_are_followed_and_a_cycle_ends(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "a.txt").write_text("hello")
+    folder = tmp_path / "corpus"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "link.txt").symlink_to(real / "a.txt")
+    (folder / "linked").symlink_to(real)
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "broken.txt").symlink_to(tmp_path / "absent")
+    found = storage.list_files(str(folder))
+    assert [Path(one.location).relative_to(folder).as_posix() for one in found] == ["link.txt", "linked/a.txt"]
+    assert [one.size for one in found] == [5, 5]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_an_error_not_an_omission(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(StorageError, match="not allowed"):
+        storage.list_files(str(tmp_path))

@@ -37,6 +37,8 @@ def list_files(location: str) -> list[FileInfo]:
     with explained(location):
         if any(character in path for character in "*?["):
             found = filesystem.glob(path, detail=True)
+        elif filesystem.isdir(path) and "://" not in location:
+            found = {name: filesystem.info(name) for name in _files_below(path)}
         elif filesystem.isdir(path):
             found = filesystem.find(path, detail=True)
         elif filesystem.exists(path):
@@ -45,9 +47,10 @@ def list_files(location: str) -> list[FileInfo]:
             found = {}
     base = path.split("*")[0]
     infos = [
-        FileInfo(_unresolve(location, name), int(info["size"] or 0), str(info.get("ETag") or "").strip('"'))
+        FileInfo(_unresolve(location, name), _size(name, info), str(info.get("ETag") or "").strip('"'))
         for name, info in found.items()
-        if info["type"] == "file" and not _is_hidden(name.removeprefix(base))
+        if (info["type"] == "file" or (info.get("islink") and Path(name).is_file()))
+        and not _is_hidden(name.removeprefix(base))
     ]
     return sorted(infos, key=lambda info: info.location)
 
@@ -127,6 +130,39 @@ def explained(place: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             raise StorageError(f"{where} does not exist", fix="check the path for a typing mistake") from error
         raise
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Every file below a folder of this machine. Links are followed, each folder once: a cycle of links ends.
+
+    fsspec's own search leaves out links to files, and with them the whole cache of a model hub.
+
+    Raises:
+        OSError: a folder may not be read; silence would make the corpus smaller.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        files = (Path(here, name) for name in sorted(names))
+        yield from (str(file) for file in files if file.exists())
+
+
+def _is_file(name: str, info: dict[str, Any]) -> bool:
+    return info["type"] == "file" or (bool(info.get("islink")) and Path(name).is_file())
+
+
+def _size(name: str, info: dict[str, Any]) -> int:
+    """Bytes of a file; of a link's target, not of the link."""
+    return Path(name).stat().st_size if info.get("islink") else int(info["size"] or 0)
 
 
 def _resolve(location: str) -> tuple[Any, str]:
