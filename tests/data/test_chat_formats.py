@@ -218,3 +218,16 @@ def test_real_sets_are_read_in_their_layout(name: str, expected: dict[str, int],
     ]
     assert seen == expected
     assert sum(isinstance(one, Document) for one in found) == documents
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["completion", "response", "rejected", "output", "instances", "label", "text", "system", "body"]
+        ),
+        st.sampled_from(["x", True, None, [], 1]),
+    ),
+    st.sampled_from(["text", "body", "output"]),
+)
+def test_answers_without_a_question_are_no_conversation(row: dict[str, Any], text_field: str) -> None:
+    assert detect(row, text_field=text_field) == ("text" if isinstance(row.get(text_field), str) else None)

@@ -37,6 +37,8 @@ _SPEAKERS: Mapping[str, Role] = {
     "function_response": "tool",
 }
 """ShareGPT's speakers and the roles that they are."""
+_SURE_FIELDS = frozenset(("chosen", "messages", "conversations", "prompt", "instruction"))
+"""Every conversation has at least one of them, whatever its layout."""
 _KEPT_TURN_FIELDS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
 _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -62,6 +64,8 @@ def detect(row: Row, *, text_field: str = "text") -> ChatFormat | None:  # noqa:
     >>> detect({"instruction": "Greet.", "input": "", "output": "Hello"})
     'alpaca'
     """
+    if _SURE_FIELDS.isdisjoint(row):
+        return "text" if isinstance(row.get(text_field), str) else None
 
     def has(*names: str) -> bool:
         return all(row.get(name) is not None for name in names)

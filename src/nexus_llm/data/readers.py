@@ -45,6 +45,9 @@ _WHOLE_FILE_FORMATS = ("txt", "md", "html", "pdf", "eml")
 _TEXT_FORMATS = ("jsonl", "json", "csv", "txt", "md")
 _METADATA_FIELDS = {"url": ("url",), "license": ("license", "licence"), "date": ("date", "timestamp", "created")}
 """Name in Document.metadata → fields of a row, or of its `meta` or `metadata`, that say it: the first text counts."""
+_METADATA_PLACES = ("metadata", "meta")
+_TELLING_FIELDS = frozenset(field for fields in _METADATA_FIELDS.values() for field in fields)
+_TELLING_ROW_FIELDS = _TELLING_FIELDS.union(_METADATA_PLACES)
 
 
 def format_of(name: str) -> tuple[str, str] | None:
@@ -112,7 +115,8 @@ def records_of(
     for number, content in content_of(block, skipped=skipped):
         try:
             format, text, messages, metadata = _parts(content, block, settings)
-            text.encode()
+            if not text.isascii():
+                text.encode()
         except UnusableError as error:
             yield number, BrokenRecord(block.origin, number, str(error))
             continue
@@ -195,8 +199,10 @@ def _parts(
 def _metadata(row: Row) -> dict[str, str]:
     """What the row, or its `metadata` or `meta`, says about the document."""
     found: dict[str, str] = {}
-    for place in (row, row.get("metadata"), row.get("meta")):
-        if isinstance(place, Mapping):
+    if _TELLING_ROW_FIELDS.isdisjoint(row):
+        return found
+    for place in (row, *map(row.get, _METADATA_PLACES)):
+        if isinstance(place, Mapping) and not _TELLING_FIELDS.isdisjoint(place):
             for name, fields in _METADATA_FIELDS.items():
                 for field in fields:
                     value = place.get(field)
