@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nexus_llm.data import pii, pii_candidates, pii_names, pii_patterns
 from nexus_llm.data.pii import ENTITIES, find, redact
+from nexus_llm.data.pii_candidates import ADDRESS, CARD, NUMBER, PHONE, SOCIAL_SECURITY
 from nexus_llm.errors import DataError, MissingExtraError, ModelError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -206,14 +207,32 @@ def test_redacting_twice_changes_nothing_and_findings_lie_in_order_within_their_
             assert len(redacted[row].encode()) == length
 
 
-@given(MIXED)
-@settings(max_examples=300)
+# Digits in every grouping, and what makes a number of them: words before and behind, signs, borders of the windows.
+DIGITS = st.sampled_from([1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 9, 12, 16, 19, 20]).flatmap(
+    lambda size: st.text("0123456789", min_size=size, max_size=size)
+)
+AROUND_NUMBERS = st.sampled_from(
+    ["phone", "Telephone", "tel.", "cell", "mobile:", "FAX", "whatsapp", "hotline", "desk", "telefon", "Tél", "móvil",
+     "handy", "call me at ", "dial 1 to ", "ring us on ((((", "office", "(fax)", "x12", "ext. 5",
+     "ssn", "SSN #", "ss #",
+     "social security", "card", "visa", "version", "cats", "+ ", "81.2.69.142", "460899847", "460-89-9847", "555-0123",
+     "4111111111111111", "3782-822463-10005", "3598899323053410", "std", "2a02:6b8::1"]
+)  # fmt: skip
+NUMBERS = st.lists(
+    AROUND_NUMBERS | DIGITS | st.sampled_from([" ", " ", "-", ".", "/", "(", ")", "+", "00", ",", "\n", "é", "a", "_"])
+    | st.integers(20, 40).map(" ".__mul__),
+    max_size=10,
+).map("".join)  # fmt: skip
+
+
+@given(MIXED | NUMBERS)
+@settings(max_examples=1000)
 def test_the_candidates_miss_nothing_that_the_patterns_see_in_the_whole_text(text):
     """The compiled pass only points at places: running each pattern over the whole text finds the same."""
     data = text.encode()
     whole = (0, len(data))
     hits = [
-        *pii._numbers(data, *whole, digits=99, dots=99),
+        *pii._numbers(data, *whole, may_be=ADDRESS | CARD | SOCIAL_SECURITY | PHONE),
         *pii._named("EMAIL_ADDRESS", pii_patterns.email(data, *whole)),
         *pii._named("IBAN_CODE", pii_patterns.iban(data, *whole)),
         *pii._named("IP_ADDRESS", pii_patterns.ipv6(data, *whole)),
@@ -317,6 +336,17 @@ def test_presidios_own_evaluation_set_is_found_nearly_whole_and_without_false_al
     }
     assert len(hits & truth) / len(truth) > 0.95
     assert len(hits & truth) / len(hits) > 0.99
+
+
+def test_digits_without_the_shape_or_the_words_of_any_entity_are_no_candidates():
+    text = "In 2024-05-17 12345678 of 123456789, id 123456789012, 3.14159265, 10-11-12-13, not 4111111111111112"
+    assert pii_candidates.candidates(*pii.buffers(pl.Series([text])), NUMBER).kind.size == 0
+
+
+@pytest.mark.parametrize("number", ["460899847", "555 0123 444"])
+def test_what_stands_around_a_number_is_looked_for_within_its_own_text(number):
+    data, offsets = pii.buffers(pl.Series(["phone + ssn ", number, "fax"]))
+    assert pii_candidates.candidates(data, offsets, NUMBER).kind.size == 0
 
 
 def test_the_prefix_table_finds_each_prefix_by_its_rare_byte():

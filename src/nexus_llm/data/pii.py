@@ -14,7 +14,18 @@ import polars as pl
 
 from nexus_llm.data import pii_candidates, pii_patterns
 from nexus_llm.data.characters import buffers
-from nexus_llm.data.pii_candidates import AWS_SECRET, EMAIL, IBAN, IPV6, NUMBER, SECRET
+from nexus_llm.data.pii_candidates import (
+    ADDRESS,
+    AWS_SECRET,
+    CARD,
+    EMAIL,
+    IBAN,
+    IPV6,
+    NUMBER,
+    PHONE,
+    SECRET,
+    SOCIAL_SECURITY,
+)
 from nexus_llm.errors import DataError
 
 # Where two overlap, the earlier in this order stays: the more can go wrong when it leaks, and the surer the match.
@@ -158,7 +169,7 @@ def _reach(kind: int, detail: int) -> int:
 def _judged(window: bytes, kind: int, begin: int, end: int, detail: int, first: int) -> Iterator[tuple[str, int, int]]:
     """(entity, start, end) within the window of what the candidate in `[begin, end)` holds."""
     if kind == NUMBER:
-        yield from _numbers(window, begin, end, digits=detail & 0xFFFFFFFF, dots=detail >> 32)
+        yield from _numbers(window, begin, end, may_be=detail)
     elif kind == EMAIL:
         yield from _named("EMAIL_ADDRESS", pii_patterns.email(window, detail - first, detail - first + 1))
     elif kind == IBAN:
@@ -171,14 +182,14 @@ def _judged(window: bytes, kind: int, begin: int, end: int, detail: int, first: 
         yield from _named("SECRET", [span] if span else [])
 
 
-def _numbers(window: bytes, begin: int, end: int, *, digits: int, dots: int) -> Iterator[tuple[str, int, int]]:
-    if dots >= 3:
+def _numbers(window: bytes, begin: int, end: int, *, may_be: int) -> Iterator[tuple[str, int, int]]:
+    if may_be & ADDRESS:
         yield from _named("IP_ADDRESS", pii_patterns.ipv4(window, begin, end))
-    if digits >= 12:
+    if may_be & CARD:
         yield from _named("CREDIT_CARD", pii_patterns.credit_card(window, begin, end))
-    if digits >= 9:
+    if may_be & SOCIAL_SECURITY:
         yield from _named("US_SSN", pii_patterns.us_ssn(window, begin, end))
-    if digits >= pii_candidates.FEWEST_DIGITS:
+    if may_be & PHONE:
         yield from _named("PHONE_NUMBER", pii_patterns.phone(window, begin, end))
 
 

@@ -16,6 +16,8 @@ from nexus_llm.data.characters import Bytes, Offsets
 
 NUMBER, EMAIL, IPV6, IBAN, SECRET = 1, 2, 4, 8, 16
 """Kinds of candidates: bits, so that a mask names those wanted."""
+ADDRESS, CARD, SOCIAL_SECURITY, PHONE = 1, 2, 4, 8
+"""What a NUMBER may be, as bits. Most digits in a text have the shape or the surroundings of none: no candidates."""
 
 SECRET_PREFIXES = (
     b"AKIA", b"ASIA", b"AIza", b"SG.", b"eyJ", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_", b"glpat-",
@@ -40,12 +42,16 @@ _RARE = 16
 # In every prefix stands one of these bytes, each rare enough in prose that looking around at each costs nothing.
 _RARE_BYTES = b"_-JIG/"
 _SECRET_WORD = np.frombuffer(b"secret", np.uint8)
+# How the words begin that stand around a telephone number in `pii_patterns`, each byte with the bit of small letters.
+_WORDS_BEFORE = np.frombuffer(b"photelcelmobfaxwhahotdest\xc3\xa9m\xc3\xb3han", np.uint8).reshape(-1, 3) | 32
+_AT_ON_TO = np.frombuffer(b"atonto", np.uint8).reshape(-1, 2)
+_WORDS_BEHIND = np.frombuffer(b"faxoffmobceldesext", np.uint8).reshape(-1, 3)
 
 
 class Candidates(NamedTuple):
     """Arrays of one entry a candidate, ordered by row and place; `start` and `end` are places in the joined bytes.
 
-    `detail` is, for NUMBER, digits | dots << 32; for EMAIL, the place of the @; for SECRET, the prefix.
+    `detail` is, for NUMBER, what it may be (ADDRESS, CARD, …); for EMAIL, the place of the @; for SECRET, the prefix.
     """
 
     row: npt.NDArray[np.int64]
@@ -112,9 +118,8 @@ def _scan(  # noqa: PLR0912 - one branch a kind
                 if kinds & IBAN and stop > start:
                     count = _keep(found, count, row, IBAN, start, stop, 0)
                 start = place
-                stop, detail = _number(data, place, end)
-                digits, dots = detail & 0xFFFFFFFF, detail >> 32
-                kind = NUMBER if digits >= FEWEST_DIGITS or dots >= 3 else 0
+                stop, detail = _number(data, begin, place, end)
+                kind = NUMBER if detail else 0
                 following = stop
             elif group == _AT:
                 start, stop = _email(data, begin, place, end)
@@ -123,7 +128,9 @@ def _scan(  # noqa: PLR0912 - one branch a kind
                 if place >= address_end:
                     start, stop, is_address = _ipv6(data, address_end, place, end)
                     address_end = stop
-                    kind = IPV6 if is_address else 0
+                    # All of it may stand in an address, so none can begin behind its first byte.
+                    is_inside = start > begin and (_is_word(data[start - 1]) or data[start - 1] in (46, 58))
+                    kind = IPV6 if is_address and not is_inside else 0
             elif group == _KEY:
                 kind, stop, detail = SECRET if _is_secret_key(data, begin, place, end) else 0, place + 3, AWS_SECRET
             else:
@@ -173,37 +180,119 @@ def _is_separator(byte: int) -> bool:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _number(data: Any, start: int, end: int) -> tuple[int, int]:  # pragma: no cover - compiled
-    """(end of the digits from `start` with up to two separators between, digits | dots << 32).
+def _number(data: Any, begin: int, start: int, end: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """(end of the digits from `start` with up to two separators between, what the number may be).
 
-    A run of more digits than any number has stands alone and counts as none.
+    A run of more digits than any number has stands alone and is nothing.
     """
-    place, digits, dots = start, 0, 0
+    place, digits, octets, may_be = start, 0, 0, 0
+    before, last, gap = 0, 0, 0  # digits of the run before the last one, of the last one, separators behind it
     while True:
         run = place
-        while run < end and _is_digit(data[run]):
+        while run < end and run - place <= LONGEST_DIGIT_RUN and _is_digit(data[run]):
             run += 1
-        if run - place > LONGEST_DIGIT_RUN:
-            if place == start:
-                return run, 0
+        size = run - place
+        if size > LONGEST_DIGIT_RUN:
+            while place == start and run < end and _is_digit(data[run]):
+                run += 1
+            place = run if place == start else place - gap
             break
-        digits += run - place
-        place = run
-        gap = 0
-        points = 0
+        separator = data[place - 1] if gap == 1 else 0
+        octets = 0 if size > 3 else octets + 1 if separator == 46 else 1
+        may_be |= _shape(data, begin, place, size, separator, last, before)
+        if octets == 4:
+            may_be |= ADDRESS
+        digits, place = digits + size, run
+        before, last, gap = last, size, 0
         while gap < 3 and place + gap < end and _is_separator(data[place + gap]):
-            points += data[place + gap] == 46
             gap += 1
         if gap == 0 or gap > 2 or place + gap >= end or not _is_digit(data[place + gap]):
             break
-        long_run = place + gap
-        while long_run < end and long_run - place - gap <= LONGEST_DIGIT_RUN and _is_digit(data[long_run]):
-            long_run += 1
-        if long_run - place - gap > LONGEST_DIGIT_RUN:
-            break
-        dots += points
         place += gap
-    return place, digits | dots << 32
+    sign = start - 2 if start > begin and data[start - 1] == 32 else start - 1
+    if digits < FEWEST_DIGITS:
+        return place, may_be & ADDRESS
+    if (sign >= begin and data[sign] == 43) or _is_named(data, begin, start, place, end):  # + or "+ "
+        may_be |= PHONE
+    return place, may_be
+
+
+@njit(cache=True, nogil=True)
+def _shape(
+    data: Any, begin: int, run: int, size: int, separator: int, last: int, before: int
+) -> int:  # pragma: no cover - compiled
+    """What the run of `size` digits at `run` makes of its number, by the two runs before and the single separator."""
+    may_be = 0
+    if size > 2 and data[run] == 48 and data[run + 1] == 48:
+        may_be |= PHONE  # 0044 …
+    if size == 4 and last == 3 and before >= 3 and separator in (32, 45, 46):
+        may_be |= PHONE  # 212 555-0123
+    if size == 4 and last == 2 and before == 3 and separator in (32, 45):
+        may_be |= SOCIAL_SECURITY
+    if size == 9 and _is_social_security(data, begin, run):
+        may_be |= SOCIAL_SECURITY
+    if size >= 12 and _passes_luhn(data, run, size):
+        may_be |= CARD
+    if last == 4 and size in (4, 6) and separator in (32, 45):
+        may_be |= CARD
+    return may_be
+
+
+@njit(cache=True, nogil=True)
+def _passes_luhn(data: Any, run: int, size: int) -> bool:  # pragma: no cover - compiled
+    total = 0
+    for index in range(size):
+        digit = data[run + size - 1 - index] - 48
+        doubled = digit << (index & 1)
+        total += doubled - 9 if doubled > 9 else doubled
+    return total % 10 == 0
+
+
+@njit(cache=True, nogil=True)
+def _is_social_security(data: Any, begin: int, run: int) -> bool:  # pragma: no cover - compiled
+    """Whether "ss" or "ty" ("SSN", "ss #", "social security") stands in the line before, 32 bytes between."""
+    for place in range(run - 1, max(begin, run - 37), -1):
+        byte = data[place] | 32
+        if data[place] == 10 or _is_digit(data[place]):
+            return False
+        if data[place - 1] | 32 == (115 if byte == 115 else 116) and byte in (115, 121):
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _is_named(data: Any, begin: int, start: int, stop: int, end: int) -> bool:  # pragma: no cover - compiled
+    """Whether there may be a word for a telephone before or behind, or an extension behind, which may have one."""
+    place = stop
+    while place < end and place - stop < 3 and data[place] in (32, 40, 44, 45):
+        place += 1
+    is_extension = place < end and data[place] | 32 == 120  # x12
+    if is_extension or (place + 3 <= end and _begins_with(data, place, _WORDS_BEHIND)):
+        return True
+    place = start
+    while place > begin and start - place < 6 and not _is_word(data[place - 1]):
+        place -= 1
+    if place - 2 >= begin and place < start and _begins_with(data, place - 2, _AT_ON_TO):  # "call me at"
+        return True
+    # The longest word has 9 letters, and 29 bytes may stand behind it.
+    for place in range(start - 1, max(begin, start - 38) - 1, -1):
+        if _is_digit(data[place]):
+            return False
+        is_first = place == begin or not _is_word(data[place - 1])
+        if is_first and place + 3 <= start and _begins_with(data, place, _WORDS_BEFORE):
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _begins_with(data: Any, place: int, words: Any) -> bool:  # pragma: no cover - compiled
+    for word in range(len(words)):
+        same = 0
+        while same < words.shape[1] and data[place + same] | 32 == words[word, same]:
+            same += 1
+        if same == words.shape[1]:
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True)
