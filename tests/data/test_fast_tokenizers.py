@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexus_llm.chat import ChatTokenizer
+from nexus_llm.data import fast_tokenizers
 from nexus_llm.data.fast_tokenizers import (
     ADAPTERS,
     Encode,
@@ -176,12 +177,30 @@ def test_asking_a_run_to_stop_is_no_reason_to_reject_a_library() -> None:
         choose(TINY, adapters={"stopped": stops})
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 300),
+            st.text(st.characters() | st.sampled_from("\0\t\x1f ~\x7f\x80é\ud800\u0378"), max_size=4),
+        ).map(lambda parts: "x" * parts[0] + parts[1] + "y" * (parts[0] % 7)),
+        max_size=6,
+    )
+)
+@settings(max_examples=300)
+def test_a_text_is_rare_by_any_of_its_characters_wherever_it_stands(documents: list[str]) -> None:
+    rare = rare_characters()
+    expected = [any(rare[ord(character)] for character in text) for text in documents]
+    assert fast_tokenizers._with_rare_characters(documents).tolist() == expected
+
+
 def test_only_strange_characters_are_rare() -> None:
     rare = rare_characters()
     assert not any(
         rare[ord(character)]
         for character in "aé中\n\t\r\x0c\x85\xa0\u200b\ufeff👩\u200d\ufe0f\u0301नमस्तेမြန်မာ\uf0b7🏴\U000e0067\U000e007f"
     )
+    # `has_marked` passes over runs of these without looking at the table.
+    assert not rare[[*range(9, 14), *range(32, 127)]].any()
     assert all(rare[ord(character)] for character in "\0\x1d\x7f\u1ac4\u0378\U0003ffff\U000e0fff")
 
 

@@ -47,7 +47,6 @@ REFERENCE = "tokenizers"
 
 # The reference keeps about 100 bytes a token until it answers: a batch of 2 MB of text then needs 50 MB.
 _REFERENCE_BATCH_CHARACTERS = 2_000_000
-_SCANNED_CHARACTERS = 2**20
 # Of each probe document: the self-check of 64 documents then takes the reference under a second.
 _PROBE_CHARACTERS = 20_000
 
@@ -235,7 +234,7 @@ def _with_rare_texts_by(exact: Encode, fast: Encode) -> Encode:
     """`fast`, but `exact` for texts with a rare character."""
 
     def encode(texts: Sequence[str]) -> tuple[TokenIds, Offsets]:
-        is_rare = np.array([_has_rare_character(text) for text in texts], np.bool_)
+        is_rare = _with_rare_characters(texts)
         if not is_rare.any():
             return fast(texts)
         common = [text for text, one in zip(texts, is_rare, strict=True) if not one]
@@ -244,14 +243,17 @@ def _with_rare_texts_by(exact: Encode, fast: Encode) -> Encode:
     return encode
 
 
-def _has_rare_character(text: str) -> bool:
-    rare = rare_characters()
-    # A million at a time: the code points of a text of 1 GB would take 4.
-    for start in range(0, len(text), _SCANNED_CHARACTERS):
-        points = np.frombuffer(text[start : start + _SCANNED_CHARACTERS].encode("utf-32-le", "surrogatepass"), "<u4")
-        if rare[points].any():
-            return True
-    return False
+def _with_rare_characters(texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Whether each text has one of the `rare_characters`, shape (texts,)."""
+    from nexus_llm.data.rare_characters import has_marked
+
+    marked = rare_characters()
+    parts = []
+    for batch in _batches(texts):
+        encoded = [text.encode("utf-8", "surrogatepass") for text in batch]
+        data = np.frombuffer(b"".join(encoded), np.uint8)
+        parts.append(has_marked(data, bounds_of([len(one) for one in encoded]), marked))
+    return np.concatenate(parts) if parts else np.empty(0, np.bool_)
 
 
 def _splintr(tokenizer_json: str) -> Encode:
