@@ -155,7 +155,7 @@ def languages(folder: Path) -> dict[str, Any]:
 
 
 def library_answers(model_path: Path, texts: list[str]) -> tuple[list[str], float]:
-    """(labels, CPU seconds) of fastText's own predictions on the first 2,000 characters."""
+    """(labels, CPU seconds) of fastText's own predictions on the characters that `language` reads."""
     import fasttext
 
     library = fasttext.load_model(str(model_path))

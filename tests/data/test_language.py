@@ -115,11 +115,11 @@ def test_short_texts_stay_undetermined_unless_forced(small):
 
 def test_only_the_first_characters_are_read(small):
     model, _, _ = small
-    start = "the " * 490 + "der " * 10
-    found = language.identify(pl.Series([start, start + "der " * 1000, start[:1999] + "é" + "der"]), model).rows()
+    start = "the " * 240 + "der " * 10
+    found = language.identify(pl.Series([start, start + "der " * 1000, start[:999] + "é" + "der"]), model).rows()
     assert found[0] == found[1]
-    assert found[0] != language.identify(pl.Series(["the " * 500]), model).row(0)
-    assert found[2] == language.identify(pl.Series([start[:1999] + "é"]), model).row(0)
+    assert found[0] != language.identify(pl.Series(["the " * 250]), model).row(0)
+    assert found[2] == language.identify(pl.Series([start[:999] + "é"]), model).row(0)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:4], lambda data: b"", lambda data: b"PK" + data[2:]])
@@ -212,6 +212,6 @@ def test_every_answer_is_the_librarys():
         texts += lines[:20] + ["\n".join(lines[start : start + 8]) for start in range(0, 80, 8)]
     found = language.identify(pl.Series(texts), language.load(LID), minimum_characters=0)
     for text, label, score in zip(texts, found["language"], found["score"], strict=True):
-        (wanted,), (share,) = library.predict(text.replace("\n", " ")[:2000], 1, 0.0, "strict")
+        (wanted,), (share,) = library.predict(text.replace("\n", " ")[: language.READ_CHARACTERS], 1, 0.0, "strict")
         assert label == wanted.removeprefix(LABEL_PREFIX)
         assert score == pytest.approx(min(share, 1.0), abs=1e-4)
