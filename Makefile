@@ -36,6 +36,14 @@ bench: $(VENV)/.installed-bench ## measures training and serving against their p
 	$(BIN)/python benchmarks/training.py --model $(call artifact,model) --data $(call artifact,data)
 	$(BIN)/python benchmarks/serving.py --model $(call artifact,package)
 
+bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peers; PEER=a Python with datatrove, DATA=the folder of real data sets
+	$(NEXUS) model pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/data.py --model $(MODEL) --scaling 205 1000 4000 $(if $(PEER),--peer-python $(PEER))
+	$(BIN)/python benchmarks/data_rules.py --data $(DATA) --megabytes 60 $(if $(PEER),--datatrove-python $(PEER))
+	$(BIN)/python benchmarks/data_duplicates.py --data $(DATA) $(if $(PEER),--peer-python $(PEER))
+	$(BIN)/python benchmarks/data_privacy.py --data $(DATA)
+	$(BIN)/python benchmarks/data_extraction.py --write
+
 clean: ## removes what runs made here (the cache of base models stays)
 	rm -rf artifacts runs site build dist
 

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
-from nexus_llm.data import erasure, python_docs
-from nexus_llm.data.readers import ENDINGS, ReadSettings, blocks_of, format_of
-from nexus_llm.data.tasks import Piece, PythonModule
+from nexus_llm.data import erasure, python_docs, sources
+from nexus_llm.data.readers import ENDINGS, format_of
 from nexus_llm.errors import DataError, TryAgainError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import DataRecipe, FilesSource, PythonDocsSource, Recipe, Source
@@ -102,7 +101,7 @@ def _engine(
             work=work,
             progress=ports.progress,
             stop_if_asked=stop_if_asked,
-            at_hand=_at_hand,
+            at_hand=at_hand,
             settings=recipe.data.spark,
         ) as engine:
             yield engine
@@ -205,7 +204,7 @@ def _evaluation_items(path: str, work: Path) -> Iterator[tuple[str, str]]:
 
     for file in storage.list_files(path):
         if format_of(file.location):
-            with _at_hand(file.location, work) as local:
+            with at_hand(file.location, work) as local:
                 yield from items_of(local, origin=file.location)
 
 
@@ -260,37 +259,11 @@ def _taken(
         return engine.take_files(source_files(recipe.sources, files))
     from nexus_llm.data.tasks import tasks
 
-    return engine.take(tasks(_pieces(recipe, files, work, ports)))
-
-
-def _pieces(
-    recipe: DataRecipe, files: Mapping[str, Sequence[storage.FileInfo]], work: Path, ports: Ports
-) -> Iterator[Piece]:
-    """Every file of every source as pieces, in the order of the recipe and of names."""
-    index = 0
-    for source in recipe.sources:
-        settings = ReadSettings()
-        if isinstance(source, FilesSource):
-            settings = ReadSettings(text_field=source.text_field, chat_format=source.chat_format)
-        for file in files[source.name]:
-            if isinstance(source, PythonDocsSource):
-                yield Piece(index, PythonModule(Path(file.location), source.name), settings)
-                ports.progress.advance(file.size)
-            else:
-                left = file.size
-                with _at_hand(file.location, work) as path, storage.explained(file.location):
-                    for block in blocks_of(path, origin=file.location, source=source.name, format=source.format):
-                        yield Piece(index, block, settings)
-                        # Compressed files hold more than their size: the bar waits at their end.
-                        step = min(left, len(block.payload))
-                        left -= step
-                        ports.progress.advance(step)
-                ports.progress.advance(left)
-            index += 1
+    return engine.take(tasks(sources.pieces(recipe.sources, files, at_hand, work, ports.progress.advance)))
 
 
 @contextlib.contextmanager
-def _at_hand(location: str, work: Path) -> Iterator[Path]:
+def at_hand(location: str, work: Path) -> Iterator[Path]:
     """A local path of a file, which is fetched first where it is not on this disk."""
     if "://" not in location:
         yield Path(location).expanduser()
@@ -325,8 +298,8 @@ def _check_enough(facts: Facts, recipe: DataRecipe, engine: Engine, numbers: Seq
             f"the model's chat template refuses every conversation; the first: {first['reason']}",
             fix="check the order and roles of the messages, or choose a model with another template",
         )
+    rules = _listed({**counts["rejected"], **{f"{kind}_duplicate": n for kind, n in counts["duplicates"].items()}})
     if not found.total():
-        rules = _listed(counts["rejected"])
         places = ", ".join(source.path if isinstance(source, FilesSource) else source.name for source in recipe.sources)
         raise DataError(
             f"{places}: not one usable document is left of {counts['read']:,} that were read"
@@ -336,7 +309,8 @@ def _check_enough(facts: Facts, recipe: DataRecipe, engine: Engine, numbers: Seq
     wanted = {"validation": recipe.split.validation_share, "test": recipe.split.test_share, "train": 1.0}
     if any(share and not found[split] for split, share in wanted.items()):
         raise DataError(
-            f"only {found.total()} different documents are left, too few to train on some and hold others out",
+            f"only {found.total()} different documents are left, too few to train on some and hold others out"
+            + (f" (taken out: {rules})" if rules else ""),
             fix="give at least 3 documents: split long files (jsonl holds one document a line), or relax data.quality",
         )
 
@@ -348,7 +322,7 @@ def _unknown_endings(files: Sequence[storage.FileInfo]) -> dict[str, int]:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
+    return ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()) if number)
 
 
 def _fingerprint(file: storage.FileInfo) -> str:
