@@ -16,7 +16,7 @@ from nexus_llm.data import fast_tokenizers, mix, shards, tokens
 from nexus_llm.data.blocks import Block
 from nexus_llm.data.decide import Decisions
 from nexus_llm.data.intake import REJECTED_SCHEMA, Tools, rejections, take
-from nexus_llm.data.segments import EncodedSegments, Segments, Summary, summary_of, write_durably
+from nexus_llm.data.segments import EncodedSegments, Segments, Summary, replace_file, summary_of
 from nexus_llm.data.tasks import Task, records
 
 # Documents of the corpus on which a fast tokenizer must repeat the reference before it is taken.
@@ -108,7 +108,7 @@ class ShardWorker:
             dtype=self._dtype,
             repeats=lambda rows: mix.repeats(rows["id"], rows["source"], epochs=self._epochs, seed=self._seed),
         )
-        write_durably(counts, json.dumps(asdict(written)).encode())
+        replace_file(counts, json.dumps(asdict(written)).encode())
         return written
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
 
+from nexus_llm.data import tokens
 from nexus_llm.data.blocks import BrokenRecord
 from nexus_llm.data.intake import REJECTED_SCHEMA, Taken
 
@@ -43,6 +43,8 @@ class Summary:
     broken: list[BrokenRecord] = field(default_factory=list)
     broken_sources: dict[str, int] = field(default_factory=dict)
     """Source → broken records."""
+    checksums: dict[str, int] = field(default_factory=dict)
+    """File of the task → its `checksum`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +54,26 @@ class Segments:
     folder: Path
 
     def summary(self, number: int) -> Summary | None:
-        """Counts of a finished task, None for one that is not."""
-        path = self._path(number, "json")
-        if not path.exists():
+        """Counts of a finished task whose files are what it wrote; None for one that is to be done."""
+        try:
+            values = json.loads(self._path(number, "json").read_bytes())
+            if any(tokens.checksum(self.folder / name) != value for name, value in values["checksums"].items()):
+                return None
+        except (OSError, ValueError):
             return None
-        values = json.loads(path.read_text(encoding="utf-8"))
         values["broken"] = [BrokenRecord(**one) for one in values["broken"]]
         return Summary(**values)
 
     def save(self, summary: Summary, taken: Taken) -> None:
-        """Keeps a task's rows, then its summary."""
+        """Keeps a task's rows, then its summary. Nothing waits for the disk: `summary` finds what a power cut spoiled."""
+        checksums = {}
         for name, rows in (("kept", taken.kept), ("rejected", taken.rejected)):
             if len(rows):
-                write_durably(self._path(summary.number, f"{name}.arrow"), _ipc(rows))
-        text = json.dumps(asdict(summary), ensure_ascii=False)
-        write_durably(self._path(summary.number, "json"), text.encode())
+                path = self._path(summary.number, f"{name}.arrow")
+                replace_file(path, _ipc(rows))
+                checksums[path.name] = tokens.checksum(path)
+        text = json.dumps(asdict(replace(summary, checksums=checksums)), ensure_ascii=False)
+        replace_file(self._path(summary.number, "json"), text.encode())
 
     def kept(self, number: int, columns: list[str] | None = None) -> pl.DataFrame:
         """Rows of `intake.KEPT_SCHEMA`; only for tasks that kept some."""
@@ -93,7 +100,7 @@ class EncodedSegments:
     def save_rejected(self, number: int, rows: pl.DataFrame) -> None:
         """Keeps rows of `intake.REJECTED_SCHEMA`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(self._rejected(number), _ipc(rows.sort("ordinal")))
+        replace_file(self._rejected(number), _ipc(rows.sort("ordinal")))
 
     def rejected(self, number: int) -> pl.DataFrame:
         """Rows of `intake.REJECTED_SCHEMA`."""
@@ -133,18 +140,15 @@ def rejection_writer(stream: BinaryIO) -> Iterator[Callable[[pl.DataFrame], None
 def _ipc(rows: pl.DataFrame) -> memoryview:
     """The rows as the bytes of a file that is read once or twice more and thrown away: Arrow's, not parquet's."""
     buffer = io.BytesIO()
-    rows.write_ipc(buffer, compression="lz4")
+    rows.write_ipc(buffer, compression="uncompressed")
     return buffer.getbuffer()
 
 
-def write_durably(path: Path, content: Any) -> None:
-    """Puts bytes at `path` such that after a crash the file is whole or absent."""
+def replace_file(path: Path, content: Any) -> None:
+    """Puts bytes at `path` such that a killed process leaves the whole file or none."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as stream:
-        # Not through a library's own writer: there, a full disk becomes an error without a number.
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    # Not through a library's own writer: there, a full disk becomes an error without a number.
+    partial.write_bytes(content)
     partial.replace(path)
 
 
