@@ -126,7 +126,7 @@ def _found(texts: list[str]) -> tuple[Pairs, float]:
     import numpy as np
     import polars as pl
 
-    from nexus_llm.data import buckets, minhash
+    from nexus_llm.data.duplicates import buckets, minhash
 
     column = pl.Series(texts)
     keys = minhash.band_keys(column, words=WORDS)
@@ -140,7 +140,7 @@ def _verified(texts: list[str], pairs: Pairs) -> Pairs:
     import numpy as np
     import polars as pl
 
-    from nexus_llm.data import minhash
+    from nexus_llm.data.duplicates import minhash
 
     sets = minhash.shingle_sets(pl.Series(texts), words=WORDS)
     ends = np.array(sorted(pairs), np.int64).reshape(-1, 2)
@@ -160,7 +160,8 @@ def _speed(work: Callable[[], Any], texts: Iterable[str], repeats: int = REPEATS
 def _other_speeds(pages: list[str], data: Path) -> Iterator[str]:
     import polars as pl
 
-    from nexus_llm.data import decontaminate, minhash
+    from nexus_llm.data.duplicates import minhash
+    from nexus_llm.data.judging import decontaminate
 
     column = pl.Series(pages)
     minhash.shingle_sets(column[:1], words=WORDS)
@@ -180,8 +181,8 @@ def _scale(documents: int) -> dict[str, Any]:
     """A tenth are exact copies and a fifth belong to near-duplicates, of documents of 300 shingles."""
     import numpy as np
 
-    from nexus_llm.data.duplicates import Signed, stream_duplicates
-    from nexus_llm.data.word_hashes import Hashes
+    from nexus_llm.data.duplicates.find import Signed, stream_duplicates
+    from nexus_llm.data.duplicates.word_hashes import Hashes
 
     memory_bytes, at_once, size = 150 * 2**20, 20_000, 300
 

@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from nexus_llm.data import pages
-from nexus_llm.data.blocks import UnusableError, items_of
-from nexus_llm.data.readers import blocks_of
-from nexus_llm.data.warc import _fields, _split_head, warc_text
+from nexus_llm.data.reading import pages
+from nexus_llm.data.reading.blocks import UnusableError, items_of
+from nexus_llm.data.reading.readers import blocks_of
+from nexus_llm.data.reading.warc import _fields, _split_head, warc_text
 
 ROOT = Path(__file__).resolve().parents[1]
 WARC = "pages.warc.gz"

@@ -23,7 +23,7 @@ from typing import Any
 
 import polars as pl
 
-from nexus_llm.data.rules import Spec, decisions, judge, load_spec
+from nexus_llm.data.judging.rules import Spec, decisions, judge, load_spec
 
 CORPORA = ("awsdocs-ec2", "awsdocs-s3", "awsdocs-sagemaker", "tos-contracts", "web-and-pile-samples", "wikitext2")
 BOOKS = "classic-books-dev"

@@ -66,7 +66,7 @@ def measure(name: str, tokenizer_folder: Path, texts: list[str]) -> dict[str, An
     import numpy as np
 
     from nexus_llm.chat import ChatTokenizer
-    from nexus_llm.data import fast_tokenizers
+    from nexus_llm.data.tokens import fast_tokenizers
 
     tokenizer = ChatTokenizer.load(tokenizer_folder)
     reference = fast_tokenizers.reference(tokenizer)
@@ -109,7 +109,8 @@ def measure_blocks(tokenizer_folder: Path, texts: list[str]) -> dict[str, Any]:
     import polars as pl
 
     from nexus_llm.chat import ChatTokenizer
-    from nexus_llm.data import fast_tokenizers, shards, tokens
+    from nexus_llm.data.tokens import encode as tokens
+    from nexus_llm.data.tokens import fast_tokenizers, shards
 
     tokenizer = ChatTokenizer.load(tokenizer_folder)
     started = time.perf_counter()

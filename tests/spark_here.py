@@ -18,7 +18,7 @@ SETTINGS: Any = {"master": "local[2]", "memory": "768m", "partitions": 2, "optio
 def spark_here(work: Path) -> Iterator[Any]:
     """A session whose files lie below `work`; skips where the spark extra is not installed."""
     pytest.importorskip("pyspark", reason="needs the spark extra: pip install 'nexus-llm-platform[spark]'")
-    from nexus_llm.data.spark_session import spark_session
+    from nexus_llm.data.spark.session import spark_session
 
     with spark_session(work=work, **SETTINGS) as session:
         yield session

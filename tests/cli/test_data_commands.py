@@ -20,7 +20,7 @@ from data_artifacts import FIRST, identity, write_artifact, write_files
 from nexus_llm import cli
 from nexus_llm.artifacts import Artifact
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data import erasure
+from nexus_llm.data.looking import erasure
 from tiny_model import write_tiny_model
 
 GROUP = ["docs/a.jsonl:1", "docs/a.jsonl:2", "docs/a.jsonl:5", "docs/b.jsonl:3"]

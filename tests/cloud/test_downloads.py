@@ -14,7 +14,7 @@ import pytest
 from lying_server import LyingServer, Trick, lying_server
 from nexus_llm.cloud.downloads import HttpRemote, Patience, download_file, http_client
 from nexus_llm.cloud.growing_file import forget_partial
-from nexus_llm.data.download import FetchedFile, PartialFile, WantedFile, partial_document
+from nexus_llm.data.catalogue.download import FetchedFile, PartialFile, WantedFile, partial_document
 from nexus_llm.errors import DataError, StorageError, TryAgainError
 
 CONTENT = bytes(range(256)) * 1_200  # 300 kB: several reads of a socket

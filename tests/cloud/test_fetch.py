@@ -23,8 +23,8 @@ from nexus_llm.cloud.fetch import FetchOptions, Place, check_plan, fetch_rows, p
 from nexus_llm.cloud.fetch_sources import Resolved, Wishes, resolve
 from nexus_llm.cloud.hub_datasets import DatasetPart, HubDatasets, rows_name, streamed_rows, write_rows
 from nexus_llm.cloud.stored_files import RemoteByScheme, StoredRemote, list_stored, upload_stored
-from nexus_llm.data.catalogue import load_catalogue, parse_catalogue
-from nexus_llm.data.download import FetchedFile, WantedFile, file_name
+from nexus_llm.data.catalogue.download import FetchedFile, WantedFile, file_name
+from nexus_llm.data.catalogue.entries import load_catalogue, parse_catalogue
 from nexus_llm.errors import DataError, MissingExtraError, StorageError, TryAgainError, UsageError
 
 SMALL = b"one small file\n" * 100

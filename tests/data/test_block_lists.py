@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.block_lists import VERDICT_SCHEMA, blocks_license, load
+from nexus_llm.data.judging.block_lists import VERDICT_SCHEMA, blocks_license, load
 
 DOMAINS = [
     "Example.org   # and its subdomains", "# a comment", "", "*.wild.com", ".dot.com", "bücher.example",

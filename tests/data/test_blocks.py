@@ -11,9 +11,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data import blocks
-from nexus_llm.data.blocks import Block, BrokenRecord, ReadSettings
-from nexus_llm.data.readers import blocks_of, format_of, records_of
+from nexus_llm.data.reading import blocks
+from nexus_llm.data.reading.blocks import Block, BrokenRecord, ReadSettings
+from nexus_llm.data.reading.readers import blocks_of, format_of, records_of
 from nexus_llm.errors import DataError
 from nexus_llm.records import Document
 
@@ -40,7 +40,7 @@ def json_lines(count: int, size: int = 100) -> bytes:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("BLOCK_BYTES", 1_000), ("MAX_RECORD_BYTES", 3_000)):
         monkeypatch.setattr(blocks, name, value)
-    monkeypatch.setattr("nexus_llm.data.tables.BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("nexus_llm.data.reading.tables.BLOCK_BYTES", 1_000)
 
 
 @pytest.mark.usefixtures("small_blocks")

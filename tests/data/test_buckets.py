@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.buckets import MAX_ALL_PAIRS, candidate_pairs, key_rows, pairs_within
-from nexus_llm.data.minhash import NO_KEY
-from nexus_llm.data.sorted_rows import Rows
+from nexus_llm.data.duplicates.buckets import MAX_ALL_PAIRS, candidate_pairs, key_rows, pairs_within
+from nexus_llm.data.duplicates.minhash import NO_KEY
+from nexus_llm.data.duplicates.sorted_rows import Rows
 
 
 def brute(buckets: dict[int, list[int]]) -> set[tuple[int, int]]:

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from nexus_llm.data.catalogue import (
+from nexus_llm.data.catalogue.entries import (
     KINDS,
     CatalogueSource,
     find_source,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.blocks import ReadSettings, UnusableError
-from nexus_llm.data.chat_conversion import TARGETS, converted
-from nexus_llm.data.chat_formats import FORMATS, detect, read_conversation, to_messages
-from nexus_llm.data.readers import blocks_of, records_of
+from nexus_llm.data.reading.blocks import ReadSettings, UnusableError
+from nexus_llm.data.reading.chat_conversion import TARGETS, converted
+from nexus_llm.data.reading.chat_formats import FORMATS, detect, read_conversation, to_messages
+from nexus_llm.data.reading.readers import blocks_of, records_of
 from nexus_llm.records import Document
 
 HI: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.decontaminate import MAX_ITEMS, SCHEMA, Index, build_index, contaminated, items_of
+from nexus_llm.data.judging.decontaminate import MAX_ITEMS, SCHEMA, Index, build_index, contaminated, items_of
 from nexus_llm.errors import DataError
 
 ITEM = "A train leaves the station at nine and arrives in the capital city at noon on the same day."

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.download import (
+from nexus_llm.data.catalogue.download import (
     MAX_RETRY_AFTER_SECONDS,
     FetchedFile,
     PartialFile,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data import minhash
-from nexus_llm.data.components import Components
-from nexus_llm.data.duplicates import SCHEMA, Signed, find_duplicates, stream_duplicates
-from nexus_llm.data.shingle_file import ShingleFile
+from nexus_llm.data.duplicates import minhash
+from nexus_llm.data.duplicates.components import Components
+from nexus_llm.data.duplicates.find import SCHEMA, Signed, find_duplicates, stream_duplicates
+from nexus_llm.data.duplicates.shingle_file import ShingleFile
 
 WORDS = 2  # short shingles, so that short texts can be alike
 

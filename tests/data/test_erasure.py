@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data import erasure
+from nexus_llm.data.looking import erasure
 from nexus_llm.errors import DataError
 
 ONE, TWO = "0" * 31 + "1", "f" * 32

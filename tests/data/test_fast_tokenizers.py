@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data import fast_tokenizers
-from nexus_llm.data.fast_tokenizers import (
+from nexus_llm.data.tokens import fast_tokenizers
+from nexus_llm.data.tokens.fast_tokenizers import (
     ADAPTERS,
     Encode,
     Encoder,

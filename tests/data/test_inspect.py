@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_artifacts import FIRST, KEPT, Kept, identity, write_files, write_rejected, write_shard
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data import inspect
+from nexus_llm.data.looking import inspect
 from nexus_llm.errors import DataError
 from tiny_model import write_tiny_model
 

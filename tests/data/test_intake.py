@@ -6,9 +6,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from nexus_llm.data import block_lists, decontaminate, rules
-from nexus_llm.data.blocks import BrokenRecord
 from nexus_llm.data.intake import KEPT_SCHEMA, REJECTED_SCHEMA, Taken, Tools, take
+from nexus_llm.data.judging import block_lists, decontaminate, rules
+from nexus_llm.data.reading.blocks import BrokenRecord
 from nexus_llm.recipe import DataRecipe
 from nexus_llm.records import Document
 

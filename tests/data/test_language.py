@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_llm.data import language
-from nexus_llm.data.fasttext_model import LABEL_PREFIX, word_hash
+from nexus_llm.data.judging import language
+from nexus_llm.data.judging.fasttext_model import LABEL_PREFIX, word_hash
 from nexus_llm.errors import ModelError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -182,7 +182,7 @@ def test_where_the_model_is_not_installed_the_error_says_what_to_install(monkeyp
 
 
 def test_the_module_loads_no_compiler():
-    code = "import sys, nexus_llm.data.language; assert 'numba' not in sys.modules"
+    code = "import sys, nexus_llm.data.judging.language; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data import minhash
+from nexus_llm.data.duplicates import minhash
 
 TEXTS = st.lists(
     st.text(alphabet="ab c.Z9_-éÉß中\u0301\u093e😀\n\0", max_size=60) | st.text(max_size=40) | st.none(), max_size=8

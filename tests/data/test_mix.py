@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nexus_llm.data.mix import effective_epochs, repeats
+from nexus_llm.data.tokens.mix import effective_epochs, repeats
 from nexus_llm.errors import DataError
 
 numbers = st.floats(0.01, 50)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from nexus_llm.data import pages, papers, warc
-from nexus_llm.data.blocks import BrokenRecord, ReadSettings, UnusableError
-from nexus_llm.data.pages import decoded
-from nexus_llm.data.readers import blocks_of, records_of
+from nexus_llm.data.reading import pages, papers, warc
+from nexus_llm.data.reading.blocks import BrokenRecord, ReadSettings, UnusableError
+from nexus_llm.data.reading.pages import decoded
+from nexus_llm.data.reading.readers import blocks_of, records_of
 from nexus_llm.errors import MissingExtraError
 from nexus_llm.records import Document
 

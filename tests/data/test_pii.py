@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_llm.data import pii, pii_candidates, pii_names, pii_patterns
-from nexus_llm.data.pii import ENTITIES, find, redact
-from nexus_llm.data.pii_candidates import ADDRESS, CARD, NUMBER, PHONE, SOCIAL_SECURITY
+from nexus_llm.data.judging import pii, pii_candidates, pii_names, pii_patterns
+from nexus_llm.data.judging.pii import ENTITIES, find, redact
+from nexus_llm.data.judging.pii_candidates import ADDRESS, CARD, NUMBER, PHONE, SOCIAL_SECURITY
 from nexus_llm.errors import DataError, MissingExtraError, ModelError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from nexus_llm.data.python_docs import documents_of, fingerprint, source_files, split_at_headings, standard_library
+from nexus_llm.data.reading.python_docs import (
+    documents_of,
+    fingerprint,
+    source_files,
+    split_at_headings,
+    standard_library,
+)
 from nexus_llm.records import Document
 
 
@@ -45,7 +51,8 @@ def test_known_modules_and_topics_are_in_it(harvested: list[Document]) -> None:
 def test_harvesting_imports_nothing_and_warns_of_nothing() -> None:
     # In an interpreter of its own: here an earlier test may have imported what harvesting must not.
     code = (
-        "import sys; from nexus_llm.data.python_docs import *; library = standard_library(); before = set(sys.modules);"
+        "import sys; from nexus_llm.data.reading.python_docs import *;"
+        "library = standard_library(); before = set(sys.modules);"
         "found = sum(len(list(documents_of(library, path, source='s'))) for path in source_files(library));"
         "print(found > 500, sorted(set(sys.modules) - before))"
     )

@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nexus_llm.data import blocks
-from nexus_llm.data.blocks import BrokenRecord, ReadSettings
-from nexus_llm.data.readers import FORMATS, blocks_of, records_of
+from nexus_llm.data.reading import blocks
+from nexus_llm.data.reading.blocks import BrokenRecord, ReadSettings
+from nexus_llm.data.reading.readers import FORMATS, blocks_of, records_of
 from nexus_llm.errors import DataError
 from nexus_llm.records import Document
 
@@ -59,7 +59,7 @@ def read(path: Path, content: bytes, format: str) -> int:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("BLOCK_BYTES", 64), ("MAX_RECORD_BYTES", 400)):
         monkeypatch.setattr(blocks, name, value)
-    monkeypatch.setattr("nexus_llm.data.tables.BLOCK_BYTES", 64)
+    monkeypatch.setattr("nexus_llm.data.reading.tables.BLOCK_BYTES", 64)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -13,8 +13,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data import blocks
-from nexus_llm.data.readers import BrokenRecord, read_file
+from nexus_llm.data.reading import blocks
+from nexus_llm.data.reading.readers import BrokenRecord, read_file
 from nexus_llm.errors import DataError
 from nexus_llm.records import Document
 

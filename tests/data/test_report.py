@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_artifacts import FIRST, REJECTED, REJECTED_SCHEMA, facts, identity, write_rejected
-from nexus_llm.data import report, report_plots
+from nexus_llm.data.looking import plots as report_plots
+from nexus_llm.data.looking import report
 
 FACTS = facts({"train": 60, "validation": 20, "test": 0})
 VOID = {"meta", "br", "link", "input", "img", "hr"}

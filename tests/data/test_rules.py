@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.c4_lines import keep_c4_lines
-from nexus_llm.data.rules import Spec, decisions, judge, load_spec, page
+from nexus_llm.data.judging.c4_lines import keep_c4_lines
+from nexus_llm.data.judging.rules import Spec, decisions, judge, load_spec, page
 from nexus_llm.errors import DataError, UsageError
 
 SPEC = load_spec()

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoded_blocks import TINY, conversation, rows
-from nexus_llm.data import mix, shards
-from nexus_llm.data.fast_tokenizers import reference
-from nexus_llm.data.shards import Shard, is_written, plan_shards, write_shard
-from nexus_llm.data.tokens import EncodedBlock, encode_block, load_block, load_sizes, save_block
+from nexus_llm.data.tokens import mix, shards
+from nexus_llm.data.tokens.encode import EncodedBlock, encode_block, load_block, load_sizes, save_block
+from nexus_llm.data.tokens.fast_tokenizers import reference
+from nexus_llm.data.tokens.shards import Shard, is_written, plan_shards, write_shard
 from nexus_llm.records import SPLITS
 from nexus_llm.train.packing import read_shards
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.sorted_rows import Lookup, Rows, SortedRows, append, read_numbers
+from nexus_llm.data.duplicates.sorted_rows import Lookup, Rows, SortedRows, append, read_numbers
 
 # Few values, so that whole runs tie, and the largest, whose sign a careless cast would lose.
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2**64 - 1])), max_size=300)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from nexus_llm.artifacts import Artifact
-from nexus_llm.data import rules
-from nexus_llm.data.blocks import BLOCK_BYTES
 from nexus_llm.data.intake import Tools
-from nexus_llm.data.spark_exchange import Exchange
-from nexus_llm.data.spark_files import SourceFile, groups, tasks_of
-from nexus_llm.data.spark_passes import GroupWorker
-from nexus_llm.data.spark_runner import error_of, marked
+from nexus_llm.data.judging import rules
+from nexus_llm.data.reading.blocks import BLOCK_BYTES
+from nexus_llm.data.spark.exchange import Exchange
+from nexus_llm.data.spark.files import SourceFile, groups, tasks_of
+from nexus_llm.data.spark.passes import GroupWorker
+from nexus_llm.data.spark.runner import error_of, marked
 from nexus_llm.data.stage import STAGE
 from nexus_llm.errors import DataError, NexusError, StorageError, TryAgainError
 from nexus_llm.ports import Ports

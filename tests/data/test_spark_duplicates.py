@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data import minhash
-from nexus_llm.data.spark_duplicates import Corpus, DuplicateSettings, candidate_pairs, find_duplicates, joined, stars
-from nexus_llm.data.spark_frames import collected, to_spark
+from nexus_llm.data.duplicates import minhash
+from nexus_llm.data.spark.duplicates import Corpus, DuplicateSettings, candidate_pairs, find_duplicates, joined, stars
+from nexus_llm.data.spark.frames import collected, to_spark
 from spark_here import spark_here
 
 WORDS = 5

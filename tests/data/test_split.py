@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.split import BORDER_CLUSTERS, Borders, cluster_numbers, split_borders, split_of
+from nexus_llm.data.duplicates.split import BORDER_CLUSTERS, Borders, cluster_numbers, split_borders, split_of
 from nexus_llm.recipe import SplitRecipe
 
 

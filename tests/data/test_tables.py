@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from nexus_llm.data.blocks import BrokenRecord, ReadSettings
-from nexus_llm.data.readers import blocks_of, records_of
+from nexus_llm.data.reading.blocks import BrokenRecord, ReadSettings
+from nexus_llm.data.reading.readers import blocks_of, records_of
 from nexus_llm.errors import DataError
 from nexus_llm.records import Document
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.text_statistics import MEASURED_BYTES, PLAIN_STATISTICS, STATISTICS, measure
-from nexus_llm.data.word_splitting import split_words
+from nexus_llm.data.judging.text_statistics import MEASURED_BYTES, PLAIN_STATISTICS, STATISTICS, measure
+from nexus_llm.data.judging.word_splitting import split_words
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 # Phrases that share runs of words, so that runs of up to ten come back; few kinds of white space, so that lines do.

@@ -17,9 +17,17 @@ from hypothesis import strategies as st
 
 from encoded_blocks import TINY, conversation, identity, rows
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data import tokens
-from nexus_llm.data.fast_tokenizers import Encoder, reference
-from nexus_llm.data.tokens import BLOCK_SCHEMA, EncodedBlock, encode_block, is_saved, load_block, load_sizes, save_block
+from nexus_llm.data.tokens import encode as tokens
+from nexus_llm.data.tokens.encode import (
+    BLOCK_SCHEMA,
+    EncodedBlock,
+    encode_block,
+    is_saved,
+    load_block,
+    load_sizes,
+    save_block,
+)
+from nexus_llm.data.tokens.fast_tokenizers import Encoder, reference
 from tiny_model import TEMPLATE, tiny_tokenizer
 
 EXACT = reference(TINY)

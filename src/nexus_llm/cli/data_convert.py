@@ -19,8 +19,8 @@ from nexus_llm.cli.options import AsJson, DryRun
 from nexus_llm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from nexus_llm.data.blocks import BrokenRecord
-    from nexus_llm.data.chat_conversion import ConvertedRow
+    from nexus_llm.data.reading.blocks import BrokenRecord
+    from nexus_llm.data.reading.chat_conversion import ConvertedRow
 
 Target = Literal["messages", "prompt-completion", "alpaca", "sharegpt", "preference", "text"]
 _SHOWN_CHARACTERS = 160
@@ -58,7 +58,7 @@ def convert(
     """Write a data set in another layout: chat rows, preferences, or plain text out of pages and papers."""
     SignalInterrupt().install()
     _check_paths(source, out)
-    from nexus_llm.data.chat_conversion import converted_records
+    from nexus_llm.data.reading.chat_conversion import converted_records
 
     records = converted_records(source, origin=str(source), target=to, text_field=text_field)
     outcome = _Outcome()
@@ -78,7 +78,7 @@ def convert(
 
 
 def _check_paths(source: Path, out: Path) -> None:
-    from nexus_llm.data.readers import ENDINGS, format_of
+    from nexus_llm.data.reading.readers import ENDINGS, format_of
 
     if not source.is_file():
         what = "is a folder" if source.is_dir() else "does not exist"
@@ -95,7 +95,7 @@ def _check_paths(source: Path, out: Path) -> None:
 def _usable(
     records: Iterator[ConvertedRow | BrokenRecord], outcome: _Outcome, *, limit: int | None, skip_broken: bool
 ) -> Iterator[ConvertedRow]:
-    from nexus_llm.data.blocks import BrokenRecord
+    from nexus_llm.data.reading.blocks import BrokenRecord
 
     for record in records:
         if limit is not None and outcome.written >= limit:

@@ -20,7 +20,7 @@ from nexus_llm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
-    from nexus_llm.data.inspect import Record
+    from nexus_llm.data.looking.inspect import Record
     from nexus_llm.pipeline import Workspace
 
 _DEFAULT_LIST = "erased.txt"
@@ -95,7 +95,7 @@ def erase(
 
 def _reach(names: list[str], found: Artifact, place: Workspace, *, only: bool) -> _Reach:
     """Finds the records in the named artifact, then their ids in every other one."""
-    from nexus_llm.data import erasure, inspect
+    from nexus_llm.data.looking import erasure, inspect
 
     asked = list({one.id: one for one in (_the_one(found.folder, name) for name in names)}.values())
     same = [] if only else inspect.same_text(found.folder, asked)
@@ -119,7 +119,7 @@ def _reach(names: list[str], found: Artifact, place: Workspace, *, only: bool) -
 
 
 def _the_one(folder: Path, name: str) -> Record:
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
 
     records = inspect.find(folder, name)
     if len(records) == 1 and records[0].id:
@@ -135,7 +135,7 @@ def _the_one(folder: Path, name: str) -> Record:
 
 def _held(artifact: Artifact, ids: set[str], *, is_named: bool) -> list[dict[str, Any]]:
     """Where the text of these records stands in an artifact: shard rows, and excerpts of rejected records."""
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
 
     try:
         records = inspect.locate(artifact.folder, ids)
@@ -227,7 +227,7 @@ def _confirm(count: int, target: Path, *, is_sure: bool, as_json: bool) -> None:
 def _append(target: Path, reasons: dict[str, str]) -> int:
     """Adds ids to the list in one step; gives how many were new."""
     from nexus_llm import storage
-    from nexus_llm.data import erasure
+    from nexus_llm.data.looking import erasure
 
     with storage.explained(str(target)), _locked(target):
         before = target.read_text(encoding="utf-8") if target.exists() else ""

@@ -24,7 +24,7 @@ from nexus_llm.errors import DataError, UsageError
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
     from nexus_llm.chat import ChatTokenizer
-    from nexus_llm.data.inspect import Record
+    from nexus_llm.data.looking.inspect import Record
 
 _LEARNED, _GIVEN, _RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
 _SHOWN_RELATIVES = 5
@@ -48,7 +48,7 @@ def why(
     root: Root = Path(),
 ) -> int:
     """What became of one record: kept where, or rejected why. Exit 1 where nobody has seen it."""
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
 
     if (name is None) == (rule is None):
         raise UsageError("nexus data why needs a record, or --rule with a rule's name", fix="nexus data why ID")
@@ -85,7 +85,7 @@ def preview(
 ) -> int:
     """Documents as the trainer reads them, with what is learned in colour."""
     from nexus_llm.chat import ChatTokenizer
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
     from nexus_llm.records import SPLITS
 
     if split not in SPLITS:
@@ -118,7 +118,7 @@ def _visible(character: str) -> str:
 
 
 def _the_kept_one(found: Artifact, identity: str) -> Record:
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
 
     records = inspect.find(found.folder, identity)
     kept = [one for one in records if one.place]
@@ -131,7 +131,7 @@ def _the_kept_one(found: Artifact, identity: str) -> Record:
 
 
 def _decoded(record: Record, found: Artifact, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
 
     assert record.place is not None
     document = inspect.encoded(found.folder, record.place)
@@ -180,7 +180,7 @@ def _print_document(row: dict[str, Any], max_tokens: int, *, is_coloured: bool) 
 
 
 def _print_unknown(found: Artifact, name: str, *, as_json: bool) -> int:
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
 
     near = inspect.nearest_origins(found.folder, name)
     if as_json:
@@ -193,7 +193,7 @@ def _print_unknown(found: Artifact, name: str, *, as_json: bool) -> int:
 
 
 def _print_examples(found: Artifact, rule: str, count: int, *, as_json: bool) -> int:
-    from nexus_llm.data import inspect
+    from nexus_llm.data.looking import inspect
 
     records = inspect.rejected_by(found.folder, rule, count)
     if not records:
@@ -248,7 +248,7 @@ def _line(record: Record) -> str:
 def _as_row(record: Record, found: Artifact) -> dict[str, Any]:
     row: dict[str, Any] = asdict(record)
     if record.rule is not None:
-        from nexus_llm.data import inspect
+        from nexus_llm.data.looking import inspect
 
         row |= _rule_facts(record.rule, found.manifest.recipe)
         row["duplicate_of"] = inspect.duplicate_of(record)
@@ -261,7 +261,7 @@ def _brief(record: Record) -> dict[str, Any]:
 
 def _rule_facts(rule: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """What the published rules say about a rule, with the threshold that the recipe gave it; empty for other steps."""
-    from nexus_llm.data.rules import load_spec
+    from nexus_llm.data.judging.rules import load_spec
 
     published = next((one for one in load_spec().rules if one.id == rule), None)
     if published is None:

@@ -19,8 +19,8 @@ from nexus_llm.cli.options import AsJson, DryRun, cache_folder
 if TYPE_CHECKING:
     from nexus_llm.cloud.fetch import FetchOptions, FetchPlan, Place
     from nexus_llm.cloud.fetch_sources import Resolved, Wishes
-    from nexus_llm.data.catalogue import CatalogueSource
-    from nexus_llm.data.download import FetchedFile, Remote
+    from nexus_llm.data.catalogue.download import FetchedFile, Remote
+    from nexus_llm.data.catalogue.entries import CatalogueSource
 
 ASKING_BYTES = 50 * 10**9  # above this a mistyped name costs an hour: the user is asked
 
@@ -39,7 +39,7 @@ def list_sources(
     as_json: AsJson = False,
 ) -> None:
     """Public corpora and training sets: licence, size, status, and how to get them."""
-    from nexus_llm.data.catalogue import KINDS, find_source, load_catalogue, recipe_snippet
+    from nexus_llm.data.catalogue.entries import KINDS, find_source, load_catalogue, recipe_snippet
     from nexus_llm.errors import UsageError
 
     catalogue = load_catalogue()
@@ -85,8 +85,8 @@ def fetch(
     from nexus_llm.cloud.fetch_sources import Wishes, resolve
     from nexus_llm.cloud.hub_datasets import hub_from_environment, hub_tokens
     from nexus_llm.cloud.stored_files import RemoteByScheme, StoredRemote
-    from nexus_llm.data.catalogue import load_catalogue
-    from nexus_llm.data.download import byte_amount
+    from nexus_llm.data.catalogue.download import byte_amount
+    from nexus_llm.data.catalogue.entries import load_catalogue
 
     interrupt = SignalInterrupt()
     interrupt.install()

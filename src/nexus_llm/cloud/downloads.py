@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import nexus_llm
 from nexus_llm.cloud.growing_file import GrowingFile
-from nexus_llm.data.download import (
+from nexus_llm.data.catalogue.download import (
     PIECE_BYTES,
     Answer,
     FetchedFile,
@@ -80,7 +80,7 @@ def http_client(
 
 
 class HttpRemote:
-    """The `nexus_llm.data.download.Remote` of http and https."""
+    """The `nexus_llm.data.catalogue.download.Remote` of http and https."""
 
     def __init__(self, client: httpx.Client, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._client = client

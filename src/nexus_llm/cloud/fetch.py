@@ -21,7 +21,7 @@ from nexus_llm.cloud.growing_file import forget_partial
 from nexus_llm.cloud.hub_datasets import DatasetPart, RowReader, rows_name, rows_url, write_rows
 from nexus_llm.cloud.parallel import run_parallel
 from nexus_llm.cloud.stored_files import read_stored, stored_size, upload_stored, write_stored
-from nexus_llm.data.download import (
+from nexus_llm.data.catalogue.download import (
     RECEIPT_NAME,
     FetchedFile,
     Remote,

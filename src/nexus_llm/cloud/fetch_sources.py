@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nexus_llm.cloud.hub_datasets import DatasetPart, HubDatasets
 from nexus_llm.cloud.stored_files import list_stored
-from nexus_llm.data.catalogue import CatalogueSource, find_source, refuse_unavailable
-from nexus_llm.data.download import Remote, TransientError, WantedFile, hub_name, names_for, url_list
+from nexus_llm.data.catalogue.download import Remote, TransientError, WantedFile, hub_name, names_for, url_list
+from nexus_llm.data.catalogue.entries import CatalogueSource, find_source, refuse_unavailable
 from nexus_llm.errors import DataError, TryAgainError, UsageError
 
 _MAX_LIST_BYTES = 64 * 2**20

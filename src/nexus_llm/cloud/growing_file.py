@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from nexus_llm.data.download import (
+from nexus_llm.data.catalogue.download import (
     PIECE_BYTES,
     FetchedFile,
     PartialFile,

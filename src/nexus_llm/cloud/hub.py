@@ -12,7 +12,7 @@ from typing import Any
 
 from nexus_llm.cloud.downloads import stream_into
 from nexus_llm.cloud.growing_file import sha256_of
-from nexus_llm.data.download import mismatch
+from nexus_llm.data.catalogue.download import mismatch
 from nexus_llm.errors import ModelError
 from nexus_llm.ports import HubFile, HubListing
 

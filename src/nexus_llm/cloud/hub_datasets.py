@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from nexus_llm.cloud.growing_file import sha256_of
 from nexus_llm.cloud.hub import DEFAULT_ENDPOINT, is_offline, listing_of
-from nexus_llm.data.download import FetchedFile, WantedFile, names_for
+from nexus_llm.data.catalogue.download import FetchedFile, WantedFile, names_for
 from nexus_llm.errors import DataError, MissingExtraError, TryAgainError
 from nexus_llm.ports import HubListing
 from nexus_llm.storage import explained, sync_folder

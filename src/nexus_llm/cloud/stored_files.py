@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nexus_llm.data.download import PIECE_BYTES, Answer, Remote, RemoteFile, TransientError
+from nexus_llm.data.catalogue.download import PIECE_BYTES, Answer, Remote, RemoteFile, TransientError
 from nexus_llm.errors import DataError, MissingExtraError, StorageError
 from nexus_llm.storage import explained
 
@@ -17,7 +17,7 @@ _RANGE = re.compile(r"bytes=(\d+)-")
 
 
 class StoredRemote:
-    """The `nexus_llm.data.download.Remote` of buckets. It answers as an HTTP host would, ranges included."""
+    """The `nexus_llm.data.catalogue.download.Remote` of buckets. It answers as an HTTP host would, ranges included."""
 
     def describe(self, url: str) -> RemoteFile:
         filesystem, path = filesystem_of(url)
@@ -138,7 +138,7 @@ def filesystem_of(url: str) -> tuple[Any, str]:
 
 
 class RemoteByScheme:
-    """The `nexus_llm.data.download.Remote` that hands each URL to its kind of host."""
+    """The `nexus_llm.data.catalogue.download.Remote` that hands each URL to its kind of host."""
 
     def __init__(self, http: Remote, stored: Remote) -> None:
         self._http = http

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.data import minhash
-from nexus_llm.data.duplicates import Signed, find_duplicates
+from nexus_llm.data.duplicates import minhash
+from nexus_llm.data.duplicates.find import Signed, find_duplicates
+from nexus_llm.data.duplicates.split import BORDER_CLUSTERS, Borders, cluster_numbers, split_borders, split_of
 from nexus_llm.data.intake import rejections
 from nexus_llm.data.segments import Segments
-from nexus_llm.data.split import BORDER_CLUSTERS, Borders, cluster_numbers, split_borders, split_of
 from nexus_llm.recipe import DataRecipe
 
 # Of the process that compares documents; the rest of the engine needs about as much again.

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from nexus_llm.data import shards, tokens
 from nexus_llm.data.decide import DecideWorker, Decisions, do_not_stop
 from nexus_llm.data.intake import REJECTED_SCHEMA, Tools
 from nexus_llm.data.passes import EncodeJob, EncodeResult, EncodeWorker, ShardWorker, TakeWorker
+from nexus_llm.data.reading.tasks import Task
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary, rejection_writer
-from nexus_llm.data.shards import Shard, WrittenShard
-from nexus_llm.data.tasks import Task
+from nexus_llm.data.tokens import encode as tokens
+from nexus_llm.data.tokens import shards
+from nexus_llm.data.tokens.shards import Shard, WrittenShard
 from nexus_llm.data.workers import Workers
 
 if TYPE_CHECKING:

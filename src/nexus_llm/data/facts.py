@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nexus_llm.data import mix
 from nexus_llm.data.passes import EncodeResult
 from nexus_llm.data.segments import Summary
-from nexus_llm.data.shards import Shard, WrittenShard
+from nexus_llm.data.tokens import mix
+from nexus_llm.data.tokens.shards import Shard, WrittenShard
 from nexus_llm.recipe import Source
 from nexus_llm.records import SPLITS
 

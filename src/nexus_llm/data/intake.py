@@ -15,9 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from nexus_llm.data import block_lists, decontaminate, language, minhash, pii, rules
 from nexus_llm.data.clean import clean
-from nexus_llm.data.readers import BrokenRecord
+from nexus_llm.data.duplicates import minhash
+from nexus_llm.data.judging import block_lists, decontaminate, language, pii, rules
+from nexus_llm.data.reading.readers import BrokenRecord
 from nexus_llm.data.rows import content_hash, messages_json
 from nexus_llm.recipe import DataRecipe
 from nexus_llm.records import Document

@@ -12,12 +12,13 @@ from typing import Any
 import polars as pl
 
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data import fast_tokenizers, mix, shards, tokens
-from nexus_llm.data.blocks import Block
 from nexus_llm.data.decide import Decisions
 from nexus_llm.data.intake import REJECTED_SCHEMA, Tools, rejections, take
+from nexus_llm.data.reading.blocks import Block
+from nexus_llm.data.reading.tasks import Task, records
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary, replace_file, summary_of
-from nexus_llm.data.tasks import Task, records
+from nexus_llm.data.tokens import encode as tokens
+from nexus_llm.data.tokens import fast_tokenizers, mix, shards
 
 # Documents of the corpus on which a fast tokenizer must repeat the reference before it is taken.
 _PROBES = 64

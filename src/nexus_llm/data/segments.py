@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from nexus_llm.data import tokens
-from nexus_llm.data.blocks import BrokenRecord
 from nexus_llm.data.intake import REJECTED_SCHEMA, Taken
+from nexus_llm.data.reading.blocks import BrokenRecord
+from nexus_llm.data.tokens import encode as tokens
 
 # Of rejected.parquet.
 _ROW_GROUP_ROWS = 10_000
@@ -65,7 +65,7 @@ class Segments:
         return Summary(**values)
 
     def save(self, summary: Summary, taken: Taken) -> None:
-        """Keeps a task's rows, then its summary. Nothing waits for the disk: `summary` finds what a power cut spoiled."""
+        """Keeps a task's rows, then its summary. `summary` finds what a power cut spoiled."""
         checksums = {}
         for name, rows in (("kept", taken.kept), ("rejected", taken.rejected)):
             if len(rows):

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
-from nexus_llm.data import erasure, python_docs, sources
-from nexus_llm.data.readers import ENDINGS, format_of
+from nexus_llm.data.looking import erasure
+from nexus_llm.data.reading import python_docs, sources
+from nexus_llm.data.reading.readers import ENDINGS, format_of
 from nexus_llm.errors import DataError, TryAgainError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import DataRecipe, FilesSource, PythonDocsSource, Recipe, Source
@@ -52,7 +53,7 @@ def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: AR
             raise DataError(f"{path} does not exist", fix="correct the path in the recipe's data section")
         hashes.update({file.location: _fingerprint(file) for file in files})
     if recipe.data.language.identify:
-        from nexus_llm.data import language
+        from nexus_llm.data.judging import language
 
         model = language.model_path()
         hashes[model.name] = f"sha256:{file_sha256(model)}"
@@ -93,7 +94,7 @@ def _engine(
         _stop_if_asked(ports)
 
     if recipe.data.engine == "spark":
-        from nexus_llm.data.spark import spark_engine
+        from nexus_llm.data.spark.engine import spark_engine
 
         with spark_engine(
             tools=tools,
@@ -165,8 +166,8 @@ def _other_paths(recipe: DataRecipe) -> list[str]:
 
 def _tools(recipe: DataRecipe, work: Path) -> Tools:
     """Everything that judging needs, read once."""
-    from nexus_llm.data import block_lists, decontaminate, language, rules
     from nexus_llm.data.intake import Tools
+    from nexus_llm.data.judging import block_lists, decontaminate, language, rules
 
     block = recipe.block
     spec = rules.load_spec()
@@ -200,7 +201,7 @@ def _bytes(path: str | None) -> bytes:
 
 
 def _evaluation_items(path: str, work: Path) -> Iterator[tuple[str, str]]:
-    from nexus_llm.data.decontaminate import items_of
+    from nexus_llm.data.judging.decontaminate import items_of
 
     for file in storage.list_files(path):
         if format_of(file.location):
@@ -252,12 +253,12 @@ def _taken(
 ) -> Iterable[Summary]:
     if recipe.engine == "spark":
         # Executors read the files themselves.
-        from nexus_llm.data.spark import SparkEngine
-        from nexus_llm.data.spark_files import source_files
+        from nexus_llm.data.spark.engine import SparkEngine
+        from nexus_llm.data.spark.files import source_files
 
         assert isinstance(engine, SparkEngine)
         return engine.take_files(source_files(recipe.sources, files))
-    from nexus_llm.data.tasks import tasks
+    from nexus_llm.data.reading.tasks import tasks
 
     return engine.take(tasks(sources.pieces(recipe.sources, files, at_hand, work, ports.progress.advance)))
 
@@ -346,7 +347,7 @@ def _write_quarantine(summaries: Sequence[Summary], path: Path) -> None:
 def _write_report(facts: Mapping[str, Any], folder: Path) -> None:
     import polars as pl
 
-    from nexus_llm.data import report
+    from nexus_llm.data.looking import report
 
     shown = report.examples(pl.scan_parquet(folder / "rejected.parquet", glob=False))
     page = report.page(facts, shown, "Where the text came from, and what became of it")

@@ -1,0 +1,1 @@
+"""Public corpora, and fetching them whole."""

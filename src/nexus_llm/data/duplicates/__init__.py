@@ -1,0 +1,1 @@
+"""Who repeats whom, in bounded memory, and who is held out."""

@@ -1,0 +1,1 @@
+"""Whether a document is worth learning from, and what must not be in it."""

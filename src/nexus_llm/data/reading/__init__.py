@@ -1,0 +1,1 @@
+"""Files of every format become documents, block by block."""

@@ -1,0 +1,1 @@
+"""Documents become token ids, shards, and a mix of sources."""

@@ -1,0 +1,315 @@
+"""Encoded blocks become shards: files that a trainer maps into memory, each beside the documents that it holds.
+
+{split}-00000.tokens.npy            uint16, or uint32 for vocabularies of more than 65,536 tokens
+{split}-00000.offsets.npy           int64, documents + 1: document i is tokens[offsets[i]:offsets[i + 1]]
+{split}-00000.loss_mask.npy         bool, a token: of running text, or written by the assistant
+{split}-00000.is_conversation.npy   bool, a document
+{split}-00000.repeats.npy           uint16, a document: how often an epoch sees it; 1 in validation and test
+{split}-00000.documents.parquet     row i = document i, columns as in DOCUMENTS_SCHEMA
+
+Shards depend on the order and the sizes of documents alone: blocks of another size give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from nexus_llm.data.tokens.encode import BLOCK_SCHEMA, EncodedBlock, sync_folder
+from nexus_llm.records import SPLITS, Split
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
+
+DOCUMENTS_SCHEMA = {name: kind for name, kind in BLOCK_SCHEMA.items() if name != "split"}
+"""Columns of `documents.parquet`."""
+
+# A row group ends after so many documents or so much text, whichever comes first: both count documents from the
+# shard's start, so the same rows give the same bytes, and one group in memory is all that writing needs.
+_GROUP_DOCUMENTS = 1_000
+_GROUP_TEXT_BYTES = 8_000_000
+
+Sizes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Documents `first` to `stop` of one encoded block."""
+
+    block: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one shard holds."""
+
+    split: Split
+    number: int
+    """From 0 in each split."""
+    pieces: tuple[Piece, ...] = ()
+    documents: int = 0
+    tokens: int = 0
+
+    @property
+    def name(self) -> str:
+        """`train-00000`: what its files begin with."""
+        return f"{self.split}-{self.number:05d}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of its files; the last one is written last."""
+        return (*(f"{self.name}.{array}.npy" for array in _ARRAYS), f"{self.name}.documents.parquet")
+
+
+@dataclass
+class SourceCount:
+    """What one source has in a shard."""
+
+    documents: int = 0
+    characters: int = 0
+    tokens: int = 0
+    tokens_per_epoch: int = 0
+    """Each document's tokens times its repeats."""
+
+
+@dataclass
+class WrittenShard:
+    """What went into a shard's files."""
+
+    files: tuple[str, ...]
+    sources: dict[str, SourceCount] = field(default_factory=dict)
+    """Sorted by name."""
+
+
+def plan_shards(blocks: Iterable[tuple[int, Mapping[str, Sizes]]], *, shard_tokens: int) -> list[Shard]:
+    """Every split's documents in order, cut into shards of at most `shard_tokens` tokens; splits in SPLITS order.
+
+    `blocks` are (number, `EncodedBlock.sizes`) in the order of their documents, and may be read one at a time. A shard
+    takes documents until the next one would exceed `shard_tokens`, in the midst of a block if need be; a document is
+    never cut, so a longer one makes a longer shard of its own. A split without documents has one empty shard.
+
+    >>> [(one.name, one.tokens) for one in plan_shards([(0, {"train": np.array([5, 5, 5])})], shard_tokens=12)]
+    [('train-00000', 10), ('train-00001', 5), ('validation-00000', 0), ('test-00000', 0)]
+    """
+    done: dict[str, list[Shard]] = {split: [] for split in SPLITS}
+    last = {split: Shard(split, 0) for split in SPLITS}
+    for block, sizes_by_split in blocks:
+        start = 0
+        for split in SPLITS:
+            sizes = sizes_by_split.get(split, np.empty(0, np.int64))
+            for first, stop in _runs(sizes, room=shard_tokens - last[split].tokens, shard_tokens=shard_tokens):
+                shard = last[split]
+                # The first run belongs to the shard that is open, unless not even its first document fits.
+                if shard.documents and (first or shard.tokens + int(sizes[first]) > shard_tokens):
+                    done[split].append(shard)
+                    shard = Shard(split, shard.number + 1)
+                piece = Piece(block, start + first, start + stop)
+                last[split] = _extended(shard, piece, int(sizes[first:stop].sum()))
+            start += len(sizes)
+    return [shard for split in SPLITS for shard in (*done[split], last[split])]
+
+
+def write_shard(
+    folder: Path,
+    shard: Shard,
+    *,
+    block: Callable[[int], EncodedBlock],
+    dtype: type[np.uint16] | type[np.uint32],
+    repeats: Callable[[pl.DataFrame], npt.NDArray[np.uint16]] | None = None,
+) -> WrittenShard:
+    """Writes the files of a shard into `folder`, reading one block at a time; gives its counts.
+
+    Files get their names when all of them are on the disk, `documents.parquet` last. `block` gives an encoded block by
+    its number (`tokens.load_block`); `dtype` is `tokens.token_type`; `repeats` gives for some documents how often an
+    epoch sees each (`mix.repeats`), 1 where there is none and outside of training.
+
+    Needs memory for one block and for one row group, 8 MB of text or a single longer document.
+
+    Raises:
+        OSError: the disk is full or refuses.
+    """
+    count = WrittenShard(shard.files)
+    shapes = {name: _length(name, shard) for name in _ARRAYS}
+    kinds: dict[str, Any] = {**_ARRAYS, "tokens": dtype}
+    with contextlib.ExitStack() as stack:
+        streams = {name: stack.enter_context(_partial(folder / name)) for name in shard.files}
+        arrays = dict(zip(_ARRAYS, streams.values(), strict=False))
+        for name, stream in arrays.items():
+            _write_header(stream, kinds[name], shapes[name])
+        arrays["offsets"].write(np.zeros(1, np.int64).data)
+        documents = stack.enter_context(_document_writer(streams[shard.files[-1]]))
+        tokens = 0
+        for piece in shard.pieces:
+            part = _part(block(piece.block), piece)
+            often = repeats(part.documents) if repeats and shard.split == "train" else np.ones(len(part.documents))
+            content = {
+                "tokens": part.tokens,
+                "offsets": part.offsets[1:] + tokens,
+                "loss_mask": part.loss_mask,
+                "is_conversation": part.is_conversation,
+                "repeats": often,
+            }
+            for name, values in content.items():
+                arrays[name].write(np.ascontiguousarray(values, kinds[name]).data)
+            documents.add(part.documents)
+            _count(count, part.documents, often)
+            tokens += int(part.offsets[-1])
+    if tokens != shard.tokens:
+        raise AssertionError(f"{shard.name} was planned with {shard.tokens} tokens and has {tokens}")
+    for name in shard.files:
+        _partial_path(folder / name).rename(folder / name)
+    sync_folder(folder)
+    count.sources = dict(sorted(count.sources.items()))
+    return count
+
+
+def is_written(folder: Path, shard: Shard) -> bool:
+    """Whether `write_shard` finished there."""
+    return (folder / shard.files[-1]).exists()
+
+
+_ARRAYS: dict[str, Any] = {
+    "tokens": np.uint16,
+    "offsets": np.int64,
+    "loss_mask": np.bool_,
+    "is_conversation": np.bool_,
+    "repeats": np.uint16,
+}
+
+
+def _runs(sizes: Sizes, *, room: int, shard_tokens: int) -> Iterator[tuple[int, int]]:
+    """(first, stop) of the documents that share a shard, of which the first run has only `room` tokens left."""
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):
+        before = int(ends[first - 1]) if first else 0
+        stop = int(np.searchsorted(ends, before + room, side="right"))
+        if stop == first:  # not even one fits
+            if room == shard_tokens:
+                stop += 1
+            else:
+                room = shard_tokens
+                continue
+        yield first, stop
+        first, room = stop, shard_tokens
+
+
+def _extended(shard: Shard, piece: Piece, tokens: int) -> Shard:
+    return Shard(
+        shard.split,
+        shard.number,
+        (*shard.pieces, piece),
+        shard.documents + piece.stop - piece.first,
+        shard.tokens + tokens,
+    )
+
+
+def _length(name: str, shard: Shard) -> int:
+    """Entries in the array of that name."""
+    per_token = name in ("tokens", "loss_mask")
+    return shard.tokens if per_token else shard.documents + (name == "offsets")
+
+
+def _part(block: EncodedBlock, piece: Piece) -> EncodedBlock:
+    """Some documents of a block as a block."""
+    start, stop = int(block.offsets[piece.first]), int(block.offsets[piece.stop])
+    return EncodedBlock(
+        block.documents.slice(piece.first, piece.stop - piece.first),
+        block.tokens[start:stop],
+        block.offsets[piece.first : piece.stop + 1] - start,
+        block.loss_mask[start:stop],
+        block.is_conversation[piece.first : piece.stop],
+    )
+
+
+def _count(count: WrittenShard, documents: pl.DataFrame, repeats: npt.NDArray[Any]) -> None:
+    """Adds these documents to the counts of their sources."""
+    sums = (
+        documents.select("source", "tokens", characters=pl.col("text").str.len_chars())
+        .with_columns(seen=pl.Series(repeats, dtype=pl.Int64) * pl.col("tokens"))
+        .group_by("source")
+        .agg(pl.len(), pl.col("characters", "tokens", "seen").cast(pl.Int64).sum())
+    )
+    for source, rows, characters, tokens, seen in sums.iter_rows():
+        one = count.sources.setdefault(source, SourceCount())
+        one.documents += rows
+        one.characters += characters
+        one.tokens += tokens
+        one.tokens_per_epoch += seen
+
+
+def _write_header(stream: BinaryIO, kind: Any, length: int) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+
+
+@dataclass
+class _DocumentWriter:
+    """Rows in, row groups out."""
+
+    writer: pyarrow.parquet.ParquetWriter
+    pending: list[pl.DataFrame] = field(default_factory=list)
+    rows: int = 0
+    text_bytes: int = 0
+
+    def add(self, documents: pl.DataFrame) -> None:
+        sizes = documents.select(pl.col("text").str.len_bytes() + pl.col("messages").str.len_bytes().fill_null(0))
+        ends = np.cumsum(sizes.to_series().to_numpy(), dtype=np.int64)
+        first = 0
+        while first < len(documents):
+            before = int(ends[first - 1]) if first else 0
+            room = before + _GROUP_TEXT_BYTES - self.text_bytes
+            stop = min(int(np.searchsorted(ends, room, side="right")), first + _GROUP_DOCUMENTS - self.rows)
+            if stop <= first:  # no room for the next one
+                if self.rows:
+                    self.flush()
+                    continue
+                stop = first + 1
+            self.pending.append(documents.slice(first, stop - first))
+            self.rows += stop - first
+            self.text_bytes += int(ends[stop - 1]) - before
+            first = stop
+
+    def flush(self) -> None:
+        """One row group of what is pending."""
+        if self.rows:
+            table = pl.concat(self.pending).select(list(DOCUMENTS_SCHEMA)).rechunk()
+            self.writer.write_table(table.to_arrow(compat_level=pl.CompatLevel.oldest()), row_group_size=self.rows)
+        self.pending, self.rows, self.text_bytes = [], 0, 0
+
+
+@contextlib.contextmanager
+def _document_writer(stream: BinaryIO) -> Iterator[_DocumentWriter]:
+    import pyarrow.parquet
+
+    empty = pl.DataFrame(schema=DOCUMENTS_SCHEMA).to_arrow(compat_level=pl.CompatLevel.oldest())
+    # Statistics let a reader skip row groups that cannot hold an ordinal; of text they would be copies of it.
+    with pyarrow.parquet.ParquetWriter(
+        stream, empty.schema, compression="zstd", use_dictionary=["source", "language"], write_statistics=["ordinal"]
+    ) as writer:
+        documents = _DocumentWriter(writer)
+        yield documents
+        documents.flush()
+
+
+def _partial_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[BinaryIO]:
+    """A file to write under another name, which is on the disk when the block ends."""
+    with _partial_path(path).open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
