@@ -214,14 +214,13 @@ def test_a_task_that_an_earlier_run_finished_is_not_done_again(tmp_path: Path, h
     tools = Tools(recipe=recipe_for(corpus, engine="spark").data, spec=rules.load_spec())
     (group,) = groups(files)
     first = GroupWorker(tools, exchange, _local, None)(group)
-    kept = (bucket if has_bucket else tmp_path / "work") / "spark-taken" / "0000000.kept.parquet"
-    content = kept.read_bytes()
-    kept.with_suffix("").with_suffix(".rejected.parquet").unlink()
+    summary = (bucket if has_bucket else tmp_path / "work") / "spark-taken" / "0000000.json"
+    values = json.loads(summary.read_bytes())
+    summary.write_text(json.dumps({**values, "contaminated": {"a mark": 1}}))
     again = GroupWorker(tools, exchange, _local, None)(group)
-    assert again == first
-    assert kept.read_bytes() == content
-    # Had the task been done again, it would have listed its rejections again.
-    assert not kept.with_suffix("").with_suffix(".rejected.parquet").exists()
+    # Had the task been done again, it would have counted again.
+    assert [task.summary.contaminated for task in again][0] == {"a mark": 1}
+    assert [task.summary.kept for task in again] == [task.summary.kept for task in first]
 
 
 def test_a_trial_takes_so_many_records_in_order(tmp_path: Path) -> None:
