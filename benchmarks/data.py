@@ -54,9 +54,10 @@ def measured(command: list[str], **options: Any) -> tuple[dict[str, float], str]
     started = time.monotonic()
     before = os.times()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
-    peak = 0
+    peak = resident_peak = 0
     while process.poll() is None:
-        peak = max(peak, resident(process.pid))
+        shared_once, each = resident(process.pid)
+        peak, resident_peak = max(peak, shared_once), max(resident_peak, each)
         time.sleep(0.1)
     seconds = time.monotonic() - started
     after = os.times()
@@ -64,19 +65,22 @@ def measured(command: list[str], **options: Any) -> tuple[dict[str, float], str]
     if process.returncode:
         raise SystemExit(f"{command[:3]} ended with {process.returncode}: {output[-500:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "mib": round(peak / 2**20)}, output
+    memory = {"mib": round(peak / 2**20), "mib_shared_counted_each_time": round(resident_peak / 2**20)}
+    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), **memory}, output
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold (pages they share are counted once for each)."""
-    total = 0
+def resident(pid: int) -> tuple[int, int]:
+    """Bytes of memory that a process and its children hold: pages they share counted once (PSS), and for each (RSS)."""
+    once = each = 0
     try:
         parent = psutil.Process(pid)
         for one in [parent, *parent.children(recursive=True)]:
-            total += one.memory_info().rss
-    except psutil.NoSuchProcess:
+            memory = one.memory_full_info()
+            once += memory.pss
+            each += memory.rss
+    except psutil.Error:
         pass
-    return total
+    return once, each
 
 
 def ours(corpus: Path, work: Path, model: Path, *, workers: int, **changes: Any) -> tuple[dict[str, float], Path]:
@@ -121,6 +125,9 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=205)
     parser.add_argument("--peer-python", type=Path, help="a Python with datatrove")
     parser.add_argument("--peer-megabytes", type=float, default=25, help="datatrove reads this much: it takes minutes")
+    parser.add_argument(
+        "--scaling-only", action="store_true", help="measure sizes alone, and add them to today's result"
+    )
     parser.add_argument("--scaling", type=float, nargs="*", default=[])
     options = parser.parse_args()
     result: dict[str, Any] = {
@@ -128,15 +135,20 @@ def main() -> None:
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
     }
+    name = f"data_{platform.machine()}-{os.cpu_count()}-cores_{result['date']}.json"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        if options.scaling_only:
+            result = json.loads((RESULTS / name).read_text())
+            result["scaling"] = scaling(work, options)
+            (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+            return
         corpus = corpus_of(work, options.megabytes)
         result["nexus"], artifact = compare(corpus, work, options)
         result["planted"] = planted_found(corpus, artifact)
         result["facts"] = json.loads((artifact / "manifest.json").read_text())["facts"]
         result["peers"] = peers(corpus, work, options)
         result["scaling"] = scaling(work, options)
-    name = f"data_{platform.machine()}-{os.cpu_count()}-cores_{result['date']}.json"
     (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: value for key, value in result.items() if key != "facts"}, indent=1))
 
