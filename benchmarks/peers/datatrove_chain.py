@@ -2,8 +2,8 @@
 
     python benchmarks/peers/datatrove_chain.py INPUT_FOLDER WORK_FOLDER TOKENIZER_JSON
 
-Runs in an environment of its own (`pip install 'datatrove[processing]==0.10.1' spacy tokenizers 'xxhash<3.6'`). Prints the seconds of each
-step as JSON.
+Runs in an environment of its own: `pip install 'datatrove[processing]==0.10.1' spacy tokenizers 'xxhash<3.6'`. Prints
+the seconds of each step as JSON.
 """
 
 from __future__ import annotations
