@@ -163,7 +163,7 @@ class _local:
     [
         DataError("a.gz:3: damaged", fix="fetch it again"),
         StorageError("no space é", fix="free some"),
-        OSError(28, "No space left on device", "/work/x"),
+        OSError(28, "No space left on device", "/full/x"),
     ],
 )
 def test_an_error_of_ours_crosses_from_executor_to_driver(error: NexusError | OSError) -> None:
