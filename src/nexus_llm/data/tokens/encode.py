@@ -13,7 +13,6 @@ refused.json          conversations that the chat template refuses, how often a 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zlib
 from dataclasses import asdict, dataclass
@@ -272,12 +271,3 @@ def _with_ends(ids: TokenIds, offsets: Offsets, tokenizer: ChatTokenizer) -> tup
 
 def _sizes_by_split(splits: pl.Series, tokens: pl.Series) -> dict[str, npt.NDArray[np.int64]]:
     return {split: tokens.filter(splits == split).to_numpy().astype(np.int64) for split in SPLITS}
-
-
-def sync_folder(folder: Path) -> None:
-    """Names in `folder` survive a power cut from now on."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.data.tokens.encode import BLOCK_SCHEMA, EncodedBlock, sync_folder
+from nexus_llm.data.tokens.encode import BLOCK_SCHEMA, EncodedBlock
 from nexus_llm.records import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def write_shard(
         raise AssertionError(f"{shard.name} was planned with {shard.tokens} tokens and has {tokens}")
     for name in shard.files:
         _partial_path(folder / name).rename(folder / name)
-    sync_folder(folder)
+    _sync_folder(folder)
     count.sources = dict(sorted(count.sources.items()))
     return count
 
@@ -313,3 +313,12 @@ def _partial(path: Path) -> Iterator[BinaryIO]:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Names in `folder` survive a power cut from now on."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
