@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
+from nexus_llm.recipe.section import Section, Share
+from nexus_llm.recipe.train import TrainRecipe
+
 Epochs = Annotated[float, Field(gt=0, le=100)]
 """How often training sees a source's documents in one pass over the mix; 0.5 leaves out every other one. With weights:
 how often at most. More than 4 teach little new (Muennighoff et al. 2023, arXiv:2305.16264)."""
 Weight = Annotated[float, Field(gt=0)] | None
 """Share of the training tokens relative to the other sources' weights: all sources have one, or none has."""
-
-
-class Section(BaseModel):
-    """A part of the recipe: immutable, and a key that it does not know is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelRecipe(Section):
@@ -219,47 +215,6 @@ class DataRecipe(Section):
     """Processes of the embedded engine; null takes one a core. No part of the key either."""
     spark: SparkRecipe = SparkRecipe()
     aws: AwsDataRecipe = AwsDataRecipe()
-
-
-class TrainRecipe(Section):
-    """How the base model becomes ours."""
-
-    objective: Literal["continued-pretraining", "sft"] = "continued-pretraining"
-    """`continued-pretraining` learns every token of running text and conversations; `sft` learns only what the
-    assistant says in conversations."""
-    method: Literal["lora", "full"] = "lora"
-    lora_r: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Rank of the adapter's matrices (Hu et al. 2021, arXiv:2106.09685)."""
-    lora_alpha: Annotated[float, Field(gt=0)] = 32
-    """The adapter is scaled by lora_alpha / lora_r."""
-    lora_dropout: Share = 0.0
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get an adapter."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of weights and activations while training. The optimizer's own copies are float32."""
-    max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 256
-    """Tokens in one packed row. Longer running text is continued in another row; longer conversations are dropped
-    and counted."""
-    per_device_train_batch_size: Annotated[int, Field(ge=1)] = 4
-    """Packed rows in one forward pass."""
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    """Forward passes in one optimizer step."""
-    max_steps: Annotated[int, Field(ge=1)] = 100
-    """Optimizer steps. When the text ends sooner, it is read again in another order."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
-    """Peak learning rate; cosine decay to `min_learning_rate_share` of it."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 5
-    min_learning_rate_share: Share = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    save_steps: Annotated[int, Field(ge=1)] = 20
-    """A checkpoint every so many steps."""
-    save_total_limit: Annotated[int, Field(ge=2)] = 2
-    """Checkpoints kept: at least two, so that a broken one is never the only one."""
-    eval_steps: Annotated[int, Field(ge=1)] = 50
-    """Validation loss every so many steps, and at the end."""
-    eval_documents: Annotated[int, Field(ge=0)] = 16
-    """Packed rows of the validation split to measure it on."""
 
 
 class PackageRecipe(Section):

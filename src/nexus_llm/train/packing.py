@@ -21,7 +21,7 @@ import numpy.typing as npt
 from nexus_llm.errors import DataError
 from nexus_llm.records import Split
 
-Objective = Literal["continued-pretraining", "sft"]
+Objective = Literal["continued-pretraining", "sft", "dpo"]
 Integers = npt.NDArray[np.int64]
 
 NOT_LEARNED = -100  # the label that torch's cross-entropy ignores

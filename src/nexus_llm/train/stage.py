@@ -23,10 +23,10 @@ METRICS = "metrics.jsonl"
 
 # Tokens per second of SmolLM2-135M, LoRA, on 2 vCPU of an AMD EPYC with bfloat16 instructions (benchmarks/training.py).
 ASSUMED_TOKENS_PER_SECOND = 400
-ASSUMED_MEMORY_BYTES = {"lora": 2 * 2**30, "full": 4 * 2**30}
+ASSUMED_MEMORY_BYTES = {"lora": 2 * 2**30, "dora": 2 * 2**30, "qlora": 2 * 2**30, "full": 4 * 2**30}
 
-# They decide when something is saved, not what comes out.
-_WITHOUT_EFFECT = {"save_steps", "save_total_limit"}
+# They decide where it runs, when something is saved and who hears of it, not what comes out.
+_WITHOUT_EFFECT = {"save_steps", "save_total_limit", "launcher", "sagemaker", "tracking"}
 
 
 def recipe_part(recipe: Recipe) -> dict[str, Any]:
