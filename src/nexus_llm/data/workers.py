@@ -138,7 +138,10 @@ def _start(lifeline: Connection) -> None:
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     # One process a core: threads inside would only fight over it. Nothing that starts threads is imported yet.
     os.environ.update(dict.fromkeys(("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"), "1"))
-    _return_freed_memory()
+    import os as _o
+
+    if not _o.environ.get("NOTRIM"):
+        _return_freed_memory()
 
 
 def _return_freed_memory() -> None:
@@ -146,10 +149,10 @@ def _return_freed_memory() -> None:
 
     205 MB of text on two workers: 1,342 MiB for the whole tree become 1,056 (2026-11).
     """
-    os.environ.update(_RJEM_MALLOC_CONF="dirty_decay_ms:0,muzzy_decay_ms:0", ARROW_DEFAULT_MEMORY_POOL="system")
+    os.environ.update(_RJEM_MALLOC_CONF="dirty_decay_ms:1000,muzzy_decay_ms:0", ARROW_DEFAULT_MEMORY_POOL="system")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; macOS has none
     if mallopt is not None:
-        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 65_536), (_M_TRIM_THRESHOLD, 65_536)):
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 4 << 20), (_M_TRIM_THRESHOLD, 32 << 20)):
             mallopt(option, value)
 
 

@@ -24,6 +24,8 @@ class ModelRecipe(Section):
 
     base: str = "smollm2-135m-instruct"
     """A catalogue name, `hf:ORG/NAME[@REVISION]`, `s3://bucket/prefix`, a local folder, or a GGUF file."""
+    add_tokens: tuple[str, ...] = ()
+    """Tokens added to the tokenizer; their embeddings start at the mean of all others."""
 
 
 class PythonDocsSource(Section):

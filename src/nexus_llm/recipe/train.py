@@ -105,9 +105,6 @@ class TrainRecipe(Section):
     lora_dropout: Share = 0.0
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Linear layers that get an adapter."""
-    add_tokens: tuple[str, ...] = ()
-    """Tokens added to the tokenizer; their embeddings start at the mean of all. With adapters, embeddings and head are
-    trained whole."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of weights and activations while training. The optimizer's own copies are float32."""
     max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 256
