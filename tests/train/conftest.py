@@ -32,7 +32,7 @@ def load_decoder(tiny_model: Path) -> Callable[..., Any]:
     """Makes a float32 decoder of the tiny model, or of the model in another folder."""
 
     def load(folder: Path = tiny_model, *, dtype: Any = "float32", max_length: int = 32) -> Any:
-        from nexus_llm.train.decoder import Decoder
+        from nexus_llm.train.fused.decoder import Decoder
         from nexus_llm.train.model import load_model
 
         return Decoder(load_model(folder, dtype=dtype), max_length=max_length)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from nexus_llm.errors import ModelError
-from nexus_llm.train import operations
-from nexus_llm.train.decoder import Decoder
-from nexus_llm.train.loop import collect_gradients, mean_loss
-from nexus_llm.train.lora import adapter_parameters, add_adapters
+from nexus_llm.train.fused import operations
+from nexus_llm.train.fused.decoder import Decoder
+from nexus_llm.train.fused.learner import collect_gradients, summed_loss
+from nexus_llm.train.fused.lora import adapter_parameters, add_adapters
 from nexus_llm.train.model import load_model
 from nexus_llm.train.packing import pack
 from tiny_training import make_model, make_shard
@@ -30,6 +30,10 @@ KINDS = {
     "mistral": {"sliding_window": None},
     "qwen2": {},
 }
+
+
+def mean_loss(decoder, batch, *, rows_at_once):
+    return summed_loss(decoder, batch, rows_at_once=rows_at_once) / batch.learned_tokens
 
 
 def plain_loss(model, shard, *, max_length):
@@ -55,7 +59,8 @@ def test_loss_and_every_gradient_equal_those_of_transformers(tmp_path, monkeypat
     decoder = Decoder(load_model(tmp_path, dtype="float32"), max_length=24)
     parameters = {name: tensor.requires_grad_() for name, tensor in decoder.parameters().items()}
     packed = pack([shard], max_length=24, objective="continued-pretraining")
-    loss = collect_gradients(decoder, packed.take(np.arange(packed.rows)), rows_at_once=2)
+    batch = packed.take(np.arange(packed.rows))
+    loss = collect_gradients(decoder, batch, rows_at_once=2, learned_tokens=batch.learned_tokens)
 
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     ours = decoder.state_dict({name: tensor.grad for name, tensor in parameters.items()})

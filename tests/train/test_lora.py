@@ -7,7 +7,7 @@ import torch
 
 from nexus_llm.errors import TrainingError
 from nexus_llm.train.checkpoint import write_tensors
-from nexus_llm.train.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_parameters, add_adapters
+from nexus_llm.train.fused.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_parameters, add_adapters
 from nexus_llm.train.packing import pack
 from tiny_training import make_shard
 

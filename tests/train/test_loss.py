@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as functional
 
 from nexus_llm.train import loss as loss_module
-from nexus_llm.train.loop import collect_gradients
+from nexus_llm.train.fused.learner import collect_gradients
 from nexus_llm.train.loss import summed_cross_entropy
 from nexus_llm.train.packing import pack
 from tiny_training import make_shard
@@ -50,7 +50,7 @@ def test_accumulated_gradients_equal_those_of_one_big_batch(load_decoder):
         parameters = decoder.parameters()
         for parameter in parameters.values():
             parameter.requires_grad_()
-        loss = collect_gradients(decoder, batch, rows_at_once=rows_at_once)
+        loss = collect_gradients(decoder, batch, rows_at_once=rows_at_once, learned_tokens=batch.learned_tokens)
         gradients.append((loss, [parameter.grad for parameter in parameters.values()]))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     for whole, added in zip(gradients[0][1], gradients[1][1], strict=True):

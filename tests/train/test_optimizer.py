@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nexus_llm.train.optimizer import MasterAdamW
+from nexus_llm.train.fused.optimizer import MasterAdamW
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.1, 1000.0])

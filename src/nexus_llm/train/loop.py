@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nexus_llm.errors import TrainingError, TryAgainError
 from nexus_llm.recipe import TrainRecipe
 from nexus_llm.train import checkpoint
 from nexus_llm.train.checkpoint import Checkpoint
-from nexus_llm.train.decoder import Decoder
-from nexus_llm.train.loss import summed_cross_entropy
-from nexus_llm.train.optimizer import MasterAdamW
+from nexus_llm.train.learner import Learner
 from nexus_llm.train.packing import NOT_LEARNED, Batch, PackedRows
+from nexus_llm.train.ranks import OnlyOne, Ranks
 from nexus_llm.train.schedule import learning_rate
 
 MetricsRow = dict[str, Any]
@@ -46,14 +44,14 @@ class Training:
 
     def __init__(
         self,
-        decoder: Decoder,
-        optimizer: MasterAdamW,
+        learner: Learner,
         *,
         recipe: TrainRecipe,
         seed: int,
         train: PackedRows,
         validation: PackedRows | None,
         folder: Path,
+        ranks: Ranks | None = None,
     ) -> None:
         """`folder` takes `checkpoints/` and `metrics.jsonl`."""
         if not train.rows:
@@ -61,7 +59,7 @@ class Training:
                 f"no document can be learned from ({_reasons(train.dropped)})",
                 fix="add text, raise train.max_length, or use the objective continued-pretraining for running text",
             )
-        self._decoder, self._optimizer = decoder, optimizer
+        self._learner, self._ranks = learner, ranks or OnlyOne()
         self._recipe, self._seed = recipe, seed
         self._train, self._validation = train, validation
         self._checkpoints, self._metrics = folder / "checkpoints", folder / "metrics.jsonl"
@@ -112,12 +110,12 @@ class Training:
             total_steps=recipe.max_steps,
             least_share=recipe.min_learning_rate_share,
         )
-        rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+        rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * self._ranks.size
         batch = self._train.batch(self._seed, self.step, size=rows)
-        # Dropout depends on the step alone, so a resumed run draws what the undisturbed one would have drawn.
-        torch.manual_seed(int(np.random.SeedSequence([self._seed, self.step]).generate_state(1)[0]))
-        loss = collect_gradients(self._decoder, batch, rows_at_once=recipe.per_device_train_batch_size)
-        norm = self._optimizer.step(self.step, learning_rate=rate, max_grad_norm=recipe.max_grad_norm)
+        self._seed_dropout()
+        mine = share_of_rank(batch, self._ranks)
+        loss = self._ranks.total(self._learner.gradients(mine, learned_tokens=max(1, batch.learned_tokens)))
+        norm = self._learner.update(self.step, learning_rate=rate, max_grad_norm=recipe.max_grad_norm)
         _refuse_unusable(self.step + 1, loss=loss, norm=norm, rate=rate)
         self.step += 1
         duration = seconds() - started
@@ -130,62 +128,51 @@ class Training:
             "tokens_per_second": round(batch.tokens / duration, 1) if duration > 0 else None,
         }
 
+    def _seed_dropout(self) -> None:
+        """Dropout depends on the step and the rank alone, so a resumed run draws what the undisturbed one drew."""
+        rank = self._ranks.rank
+        entropy = [self._seed, self.step, rank] if rank else [self._seed, self.step]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
     def _validate(self) -> MetricsRow:
         """Measures and records the loss on held-out rows; gives it as a part of a metrics row."""
         rows = min(self._recipe.eval_documents, self._validation.rows if self._validation else 0)
         if self._validation is None or rows == 0:
             return {}
         batch = self._validation.batch(self._seed, 0, size=rows)
-        loss = mean_loss(self._decoder, batch, rows_at_once=self._recipe.per_device_train_batch_size)
+        summed = self._ranks.total(self._learner.loss(share_of_rank(batch, self._ranks)))
+        loss = summed / max(1, batch.learned_tokens)
         self.validation_losses.append((self.step, loss))
         return {"validation_loss": loss}
 
     def _save(self) -> None:
         state = {"validation_losses": self.validation_losses}
-        here = Checkpoint(self.step, self._optimizer.tensors(), state)
+        here = Checkpoint(self.step, self._learner.tensors(), state)
         checkpoint.save(self._checkpoints, here, keep=self._recipe.save_total_limit)
 
     def _resume(self) -> None:
         self._checkpoints.mkdir(parents=True, exist_ok=True)
         found = checkpoint.load_newest(self._checkpoints)
         if found:
-            self._optimizer.restore(found.tensors)
+            self._learner.restore(found.tensors)
             self.step = found.step
             self.validation_losses = [(step, loss) for step, loss in found.state["validation_losses"]]
         _keep_first_lines(self._metrics, self.step)
 
 
-def collect_gradients(decoder: Decoder, batch: Batch, *, rows_at_once: int) -> float:
-    """Adds the gradients of the mean loss per learned token of the whole batch; gives that loss in nats.
+def share_of_rank(batch: Batch, ranks: Ranks) -> Batch:
+    """Every size-th row of a batch, beginning with row `rank`; rows of padding make all shares equally long.
 
-    Rows go through the model `rows_at_once` at a time. Each token weighs the same, however the rows are divided.
+    Equally long, because sharded models must be called equally often by all.
     """
-    learned, total = max(1, batch.learned_tokens), 0.0
-    for start in range(0, len(batch.token_ids), rows_at_once):
-        loss = _summed_loss(decoder, batch.part(start, start + rows_at_once)) / learned
-        if loss.requires_grad:
-            loss.backward()
-        total += float(loss.detach())
-    return total
-
-
-def mean_loss(decoder: Decoder, batch: Batch, *, rows_at_once: int) -> float:
-    """Mean loss per learned token in nats, without dropout and without gradients."""
-    decoder.training = False
-    with torch.no_grad():
-        loss = collect_gradients(decoder, batch, rows_at_once=rows_at_once)
-    decoder.training = True
-    return loss
-
-
-def _summed_loss(decoder: Decoder, batch: Batch) -> Tensor:
-    hidden = decoder.hidden(batch)
-    # The prediction at one place is compared with the token at the next; a row's last prediction has no token.
-    labels = np.full_like(batch.labels, NOT_LEARNED)
-    labels[:, :-1] = batch.labels[:, 1:]
-    places = np.flatnonzero(labels != NOT_LEARNED)
-    chosen = torch.from_numpy(places)
-    return summed_cross_entropy(hidden[chosen], decoder.head, torch.from_numpy(labels.ravel()[places]))
+    missing = -len(batch.token_ids) % ranks.size
+    filler = {"token_ids": 0, "labels": NOT_LEARNED, "positions": 0, "documents": -1}
+    return Batch(
+        **{
+            name: np.pad(getattr(batch, name), ((0, missing), (0, 0)), constant_values=value)[ranks.rank :: ranks.size]
+            for name, value in filler.items()
+        }
+    )
 
 
 def _refuse_unusable(step: int, *, loss: float, norm: float, rate: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
+from nexus_llm.errors import TrainingError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import Recipe
 
 if TYPE_CHECKING:
-    from nexus_llm.train.decoder import Decoder
+    from nexus_llm.train.learner import Learner
     from nexus_llm.train.loop import Training
-    from nexus_llm.train.optimizer import MasterAdamW
     from nexus_llm.train.packing import PackedRows
 
-FULL_WEIGHTS = "model.safetensors"
 METRICS = "metrics.jsonl"
 
 # Tokens per second of SmolLM2-135M, LoRA, on 2 vCPU of an AMD EPYC with bfloat16 instructions (benchmarks/training.py).
@@ -54,64 +54,73 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Por
         TryAgainError: asked to stop; the same command continues.
     """
     with storage.explained(str(draft.folder)):
-        decoder, optimizer, rows = prepare(recipe, inputs["model"].folder, inputs["data"].folder)
-        training = _train(recipe, decoder, optimizer, rows, draft.work, ports)
-        weights = _write(recipe, decoder, optimizer, inputs["model"].folder, draft.folder)
+        learner, rows = prepare(recipe, inputs["model"].folder, inputs["data"].folder)
+        training = _train(recipe, learner, rows, draft.work, ports)
+        weights = learner.write(draft.folder)
         shutil.copyfile(draft.work / METRICS, draft.folder / METRICS)
-        facts = _facts(training, optimizer, rows[0], weights, draft.work)
+        facts = _facts(training, learner, rows[0], weights, draft.work)
     return draft.finish(facts=facts, logs=(METRICS,))
 
 
-def prepare(recipe: Recipe, model: Path, data: Path) -> tuple[Decoder, MasterAdamW, tuple[PackedRows, PackedRows]]:
-    """The model, its optimizer, and the packed rows of training and validation, from the folders of two artifacts."""
-    from nexus_llm.train import lora
-    from nexus_llm.train.decoder import Decoder
-    from nexus_llm.train.model import load_model
-    from nexus_llm.train.optimizer import MasterAdamW
+def prepare(recipe: Recipe, model: Path, data: Path) -> tuple[Learner, tuple[PackedRows, PackedRows]]:
+    """The model in training, and the packed rows of training and validation, from the folders of two artifacts."""
     from nexus_llm.train.packing import pack, read_shards
 
     train = recipe.train
-    decoder = Decoder(load_model(model, dtype=train.dtype), max_length=train.max_length)
+    learner = make_learner(recipe, model)
     training, validation = (
         pack(
-            read_shards(data, split, vocabulary=len(decoder.embedding)),
+            read_shards(data, split, vocabulary=_vocabulary(model)),
             max_length=train.max_length,
             objective=train.objective,
         )
         for split in ("train", "validation")
     )
-    if train.method == "lora":
-        start = lora.add_adapters(
-            decoder,
-            rank=train.lora_r,
-            alpha=train.lora_alpha,
-            dropout=train.lora_dropout,
-            target_modules=train.target_modules,
-            seed=recipe.seed,
+    return learner, (training, validation)
+
+
+def make_learner(recipe: Recipe, model: Path) -> Learner:
+    """The model in `model`, ready to be trained by the implementation that the recipe asks for.
+
+    Raises:
+        ModelError: the model cannot be read.
+        TrainingError: `implementation: fused`, and the fused layers cannot do it.
+    """
+    import torch
+
+    from nexus_llm.train.fused.learner import FusedLearner, why_not
+
+    train, base = recipe.train, recipe.model.base
+    reason = None if train.implementation == "transformers" else why_not(model, train)
+    if train.implementation == "fused" and reason:
+        raise TrainingError(
+            f"train.implementation is fused, and {reason}", fix="set train.implementation to auto or transformers"
         )
-        parameters = lora.adapter_parameters(decoder)
-    else:
-        start = parameters = decoder.parameters()
-    return decoder, MasterAdamW(parameters, start, weight_decay=train.weight_decay), (training, validation)
+    is_fused = train.implementation == "fused" or (
+        train.implementation == "auto" and not reason and not torch.cuda.is_available()
+    )
+    if is_fused:
+        return FusedLearner(model, train, seed=recipe.seed, base_name=base)
+    from nexus_llm.train.hf import build
+
+    made: Learner = build(model, train, recipe.seed, base)
+    return made
 
 
-def _train(
-    recipe: Recipe,
-    decoder: Decoder,
-    optimizer: MasterAdamW,
-    rows: tuple[PackedRows, PackedRows],
-    work: Path,
-    ports: Ports,
-) -> Training:
+def _vocabulary(model: Path) -> int:
+    """Entries of the embedding, as the model's config says."""
+    config = dict(json.loads((model / "config.json").read_bytes()))
+    return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+
+
+def _train(recipe: Recipe, learner: Learner, rows: tuple[PackedRows, PackedRows], work: Path, ports: Ports) -> Training:
     from nexus_llm.train.loop import MetricsRow, Surroundings, Training
 
     def on_step(row: MetricsRow) -> None:
         ports.progress.advance(1, note=f"loss {row['loss']:.3f}, {row['tokens_per_second'] or 0:.0f} tokens/s")
 
     ports.progress.start("training", total=recipe.train.max_steps, unit="steps")
-    training = Training(
-        decoder, optimizer, recipe=recipe.train, seed=recipe.seed, train=rows[0], validation=rows[1], folder=work
-    )
+    training = Training(learner, recipe=recipe.train, seed=recipe.seed, train=rows[0], validation=rows[1], folder=work)
     if training.step:
         ports.progress.advance(training.step, note=f"continued after step {training.step}")
     training.run(Surroundings(on_step=on_step, stop_reason=ports.interrupt.requested, seconds=ports.clock.monotonic))
@@ -119,37 +128,12 @@ def _train(
     return training
 
 
-def _write(recipe: Recipe, decoder: Decoder, optimizer: MasterAdamW, model: Path, target: Path) -> Path:
-    """Writes the learned weights; gives the file's path."""
-    import torch
-
-    from nexus_llm.train import lora
-    from nexus_llm.train.checkpoint import write_tensors
-
-    train = recipe.train
-    if train.method == "lora":
-        config = lora.adapter_config(
-            base=recipe.model.base,
-            rank=train.lora_r,
-            alpha=train.lora_alpha,
-            dropout=train.lora_dropout,
-            target_modules=train.target_modules,
-        )
-        (target / lora.ADAPTER_CONFIG).write_text(config, encoding="utf-8")
-        weights, tensors = target / lora.ADAPTER_WEIGHTS, optimizer.masters
-    else:
-        shutil.copyfile(model / "config.json", target / "config.json")
-        learned = decoder.state_dict(optimizer.masters)
-        weights, tensors = target / FULL_WEIGHTS, {name: value.to(torch.bfloat16) for name, value in learned.items()}
-    write_tensors(tensors, weights)
-    return weights
-
-
-def _facts(training: Training, optimizer: MasterAdamW, rows: PackedRows, weights: Path, work: Path) -> dict[str, Any]:
+def _facts(training: Training, learner: Learner, rows: PackedRows, weights: Path, work: Path) -> dict[str, Any]:
     from nexus_llm.train.checkpoint import broken_checkpoints
 
     metrics = training.metrics()
     return {
+        **learner.describe(),
         "steps": training.step,
         "tokens": sum(row["tokens"] for row in metrics),
         "rows": rows.rows,
@@ -157,7 +141,6 @@ def _facts(training: Training, optimizer: MasterAdamW, rows: PackedRows, weights
         "first_loss": metrics[0]["loss"],
         "last_loss": metrics[-1]["loss"],
         "validation_losses": [{"step": step, "loss": loss} for step, loss in training.validation_losses],
-        "trainable_parameters": sum(master.numel() for master in optimizer.masters.values()),
         "weights_sha256": file_sha256(weights),
         "broken_checkpoints": [
             {"name": broken.name, "reason": broken.reason} for broken in broken_checkpoints(work / "checkpoints")

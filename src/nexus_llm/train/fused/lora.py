@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nexus_llm.errors import TrainingError
-from nexus_llm.train.decoder import Adapter, Decoder
+from nexus_llm.train.fused.decoder import Adapter, Decoder
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -34,10 +34,11 @@ class MasterAdamW:
     def step(self, number: int, *, learning_rate: float, max_grad_norm: float) -> float:
         """Applies the gradients collected since the last call, as step `number` (from 0); returns their norm.
 
-        A norm that is not finite changes nothing.
+        A norm that is not finite changes nothing. Either way the gradients are gone afterwards.
         """
         norm = float(torch.nn.utils.get_total_norm(list(self._gradients.values())))
         if not norm < float("inf"):
+            self.forget_gradients()
             return norm
         share_kept = min(1.0, max_grad_norm / (norm + 1e-6))
         for name, master in self.masters.items():
@@ -62,6 +63,12 @@ class MasterAdamW:
             gradient.zero_()
         self._publish()
         return norm
+
+    def forget_gradients(self) -> None:
+        """Drops what was collected since the last step."""
+        for name, gradient in self._gradients.items():
+            gradient.zero_()
+            self._parameters[name].grad = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold: masters and both moments."""
