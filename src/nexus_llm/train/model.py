@@ -13,8 +13,10 @@ from nexus_llm.errors import ModelError
 Precision = Literal["bfloat16", "float32"]
 
 
-def load_model(folder: Path, *, dtype: Precision) -> Any:
-    """The transformers model in `folder`, its weights converted to `dtype`.
+def load_model(folder: Path, *, dtype: Precision, device: str | None = None, quantization: Any = None) -> Any:
+    """The transformers model in `folder`, its weights converted to `dtype` and laid on `device` (None: the CPU).
+
+    `quantization` is transformers' configuration of weights of fewer bits.
 
     Raises:
         ModelError: the folder has no config or no weights, a file is damaged, or weights are missing.
@@ -31,10 +33,19 @@ def load_model(folder: Path, *, dtype: Precision) -> Any:
     # The command line draws the only progress bar.
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    # Straight to a GPU: the machine's memory need not hold the model. A map also asks for the package accelerate.
+    placement = {} if device in (None, "cpu") else {"device_map": {"": device}}
+    if quantization is not None:
+        placement["quantization_config"] = quantization
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True, **placement
         )
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the weights in {folder} do not fit into the memory of {device}",
+            fix="take a larger GPU, divide the model among several (train.distributed), or set train.method to qlora",
+        ) from error
     except Exception as error:  # safetensors, json and transformers each raise their own kinds for a damaged file
         raise ModelError(
             f"{folder} has no readable model ({str(error).strip().splitlines()[0]})",
