@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -44,3 +44,18 @@ class Learner(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Facts about it: trainable_parameters, and what else is worth telling."""
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """What a learner has besides when `tensors` gives each process a part of its own."""
+
+    is_sharded: bool
+    """Every process's tensors are saved, not those of rank 0 alone."""
+
+    def restore_parts(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes over what the processes of a run of another size gave, in the order of their ranks.
+
+        Raises:
+            TrainingError: it cannot be divided anew.
+        """
