@@ -49,6 +49,8 @@ def add(model: Any, recipe: TrainRecipe, *, seed: int, base: str) -> Any:
     wrapper.peft_config["default"].base_model_name_or_path = base
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
+        if parameter.requires_grad:  # beside 4-bit weights PEFT leaves them float32
+            parameter.data = parameter.data.to(getattr(torch, recipe.dtype))
         if ".lora_A." in name:
             start = torch.empty(parameter.shape)
             nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)

@@ -80,7 +80,7 @@ def choose(model: Any, *, device: str, dtype: Any, max_length: int) -> Attention
     Raises:
         ModelError: there is none, or the model's answers are not finite numbers.
     """
-    tried: list[str] = []
+    tried: dict[str, str] = {}
     for attention in _candidates(model.config, device=device, dtype=dtype, max_length=max_length):
         try:
             model.set_attn_implementation(attention.implementation)
@@ -89,10 +89,10 @@ def choose(model: Any, *, device: str, dtype: Any, max_length: int) -> Attention
             fault = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
         if fault is None:
             return attention
-        tried.append(f"{attention.implementation} by {attention.told}: {fault}")
+        tried.setdefault(fault, f"{attention.implementation} by {attention.told}: {fault}")
     raise ModelError(
         f"a model of type {model.config.model_type!r} does not keep apart the documents of a packed row "
-        f"({'; '.join(tried) or f'nothing here reads rows of {max_length} tokens'})",
+        f"({'; '.join(tried.values()) or f'nothing here reads rows of {max_length} tokens'})",
         fix="use a model whose attention follows position_ids, such as llama, qwen, mistral, gemma, phi or gpt2"
         + ("" if tried else f", or set train.max_length to {LONGEST_MASK_TOKENS}"),
     )
@@ -148,7 +148,31 @@ def _fault(model: Any, attention: Attention, *, device: str, dtype: Any) -> str 
     ):
         if not difference <= limit:
             return f"{words}, {difference:.1%} of its answer"
-    return None
+    return _training_fault(model, attention.inputs(_row(first, second), device=device, dtype=dtype))
+
+
+def _training_fault(model: Any, arguments: dict[str, Any]) -> str | None:
+    """What is wrong with the backward pass: kernels refuse dropout or a size of heads there that they read with.
+
+    Only activations get a gradient, so that this takes no memory for those of weights.
+    """
+    seen: list[Tensor] = []
+
+    def start_here(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    was_training = model.training
+    model.train()
+    hook = model.get_input_embeddings().register_forward_hook(start_here)
+    try:
+        with torch.random.fork_rng():
+            hidden = model.base_model(**arguments, use_cache=False)[0]
+            (gradient,) = torch.autograd.grad(hidden.float().square().sum(), seen[0])
+    finally:
+        hook.remove()
+        model.train(was_training)
+    return None if bool(torch.isfinite(gradient).all()) else "its gradients are not finite numbers"
 
 
 def _difference(left: Tensor, right: Tensor) -> float:

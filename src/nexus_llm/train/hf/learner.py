@@ -1,7 +1,7 @@
 """Any causal language model of transformers as a learner, on a CPU or a GPU.
 
 For several processes: `load` a `PackedModel`, divide it, then give it to the learner, whose optimizer takes the share
-of each weight that lies in this process. Subclasses say how processes add up: `reduce_gradients` and `squared_norm`.
+of each weight that lies in this process. Subclasses say how processes add up: `reduce_gradients` and `norm`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nexus_llm.errors import DataError, ModelError
+from nexus_llm.train.checkpoint import write_tensors
 from nexus_llm.train.hf import adapters
 from nexus_llm.train.hf.optimizer import ModuleAdamW
 from nexus_llm.train.hf.packed import PackedModel
@@ -54,7 +55,7 @@ class TransformersLearner:
 
     def update(self, number: int, *, learning_rate: float, max_grad_norm: float) -> float:
         self.reduce_gradients()
-        norm = math.sqrt(self.squared_norm())
+        norm = self.norm()
         if math.isfinite(norm):
             share_kept = min(1.0, max_grad_norm / (norm + 1e-6))
             self.optimizer.step(number, learning_rate=learning_rate, share_kept=share_kept)
@@ -95,9 +96,9 @@ class TransformersLearner:
     def reduce_gradients(self) -> None:
         """Sums `optimizer.gradients()` over all processes, in place. One process has nothing to sum."""
 
-    def squared_norm(self) -> float:
-        """Of the whole gradient, after `reduce_gradients`."""
-        return self.optimizer.squared_norm()
+    def norm(self) -> float:
+        """Of the whole gradient, after `reduce_gradients`; where weights are divided, a sum over processes."""
+        return math.sqrt(self.optimizer.squared_norm())
 
     def whole_weights(self) -> dict[str, Tensor]:
         """All weights that learn, whole and float32, by their name in the model."""
@@ -174,15 +175,27 @@ def write(packed: PackedModel, weights: Mapping[str, Tensor], folder: Path) -> P
     folder.mkdir(parents=True, exist_ok=True)
     if packed.adapter is not None:
         return adapters.write(packed.adapter, weights, folder)
-    model = packed.model
-    # Keys that share memory (a tied head) must still do so, or the head would be written twice.
-    rounded: dict[int, Tensor] = {}
-    state = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in rounded:
-            source = weights.get(name, tensor).detach()
-            rounded[id(tensor)] = source.to("cpu", torch.bfloat16) if source.is_floating_point() else source.cpu()
-        state[name] = rounded[id(tensor)]
-    model.save_pretrained(folder, state_dict=state, max_shard_size="10TB", safe_serialization=True)
+    path = folder / FULL_WEIGHTS
+    write_tensors(_checkpoint_names(packed.model, weights), path)
     shutil.copyfile(packed.origin.folder / "config.json", folder / "config.json")
-    return folder / FULL_WEIGHTS
+    return path
+
+
+def _checkpoint_names(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All of the model's tensors on the CPU, in bfloat16, as transformers' `save_pretrained` would name them.
+
+    Not by that function itself: it also writes a generation config, and refuses those that it finds odd.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    held = model.state_dict(keep_vars=True)
+    tied = {
+        copy for copy, source in model.all_tied_weights_keys.items() if copy in held and held[copy] is held.get(source)
+    }
+    state = {}
+    for name, tensor in held.items():
+        if name not in tied:
+            value = weights.get(name, tensor).detach()
+            state[name] = value.to("cpu", torch.bfloat16 if value.is_floating_point() else value.dtype)
+    # Some models compute with other tensors than their files hold: experts that lie in one, for example.
+    return {name: tensor.contiguous() for name, tensor in sorted(revert_weight_conversion(model, state).items())}
