@@ -121,11 +121,30 @@ def test_nulls_of_openai_clients_do_not_reach_the_template() -> None:
     assert TINY.encode_prompt([message]) == TINY.encode_prompt([Message(role="assistant", content="")])
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_for_training() -> None:
+def test_a_template_that_only_counts_its_turns_in_the_beginning_is_learned_turn_by_turn() -> None:
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     tokenizer = ChatTokenizer(json.dumps(tiny_tokenizer()), template=template, config=CONFIG)
+    encoded = tokenizer.encode_conversation(
+        [Message(role="user", content="a1"), Message(role="assistant", content="b2"), Message(role="user", content="c")]
+    )
+    mine = [token for token, own in zip(encoded.token_ids, encoded.is_assistant, strict=True) if own]
+    assert (tokenizer.decode(encoded.token_ids), tokenizer.decode(mine)) == ("3a1b2c", "b2")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages | map(attribute='content') | sort | join }}{{ messages | length }}",  # no loop says who wrote what
+        "{{ messages | length }}{% set all %}{% for m in messages %}{{ m.content }}{% endfor %}{% endset %}"
+        "{{ all | length }}",  # reads what it wrote
+        "{{ messages | length }}{% for a in messages %}{{ a.content }}{% endfor %}"
+        "{% for a in messages %}{{ a.content }}{% endfor %}",  # each turn twice
+    ],
+)
+def test_a_template_that_rewrites_earlier_turns_is_refused_for_training(template: str) -> None:
+    tokenizer = ChatTokenizer(json.dumps(tiny_tokenizer()), template=template, config=CONFIG)
     with pytest.raises(ModelError, match="rewrites earlier turns"):
-        tokenizer.encode_conversation([Message(role="user", content="a"), Message(role="assistant", content="b")])
+        tokenizer.encode_conversation([Message(role="user", content="b"), Message(role="assistant", content="a")])
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "{{ messages[9].content + 'x' }}"])
@@ -225,7 +244,7 @@ def test_ids_are_those_of_transformers(transformers_tokenizer: Any, template: st
         Message(role=one["role"], content=one["content"].replace("\U000f0000", "").replace("\U000f0001", ""))
         for one in conversation
     ]
-    tools = [{"name": "f", "description": "<b> & é <|im_end|>"}]
+    tools = [{"name": "f", "description": "<b> & é <|im_end|>"}] if "tools" in template else None
     tokenizer = ChatTokenizer(json.dumps(tiny_tokenizer()), template=template, config=CONFIG)
     found = transformers_tokenizer.apply_chat_template(
         conversation, chat_template=template, tools=tools, add_generation_prompt=True, sanitize_control_tokens=True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -12,11 +12,35 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Role = Literal["system", "user", "assistant", "tool"]
 
 
+class ToolFunction(TypedDict):
+    """The function that a tool call names."""
+
+    name: str
+    arguments: dict[str, Any] | str
+    """The values by parameter, or their JSON text as OpenAI's API sends it."""
+
+
+class ToolCall(TypedDict):
+    """One call of a tool, in the shape of OpenAI's chat API."""
+
+    type: Literal["function"]
+    function: ToolFunction
+    id: NotRequired[str]
+
+
 class Message(TypedDict):
     """One turn of a conversation, in the shape of OpenAI's chat API."""
 
     role: Role
     content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    """What the assistant calls in this turn."""
+    tool_call_id: NotRequired[str]
+    """Of a `tool` message: the call that it answers."""
+    name: NotRequired[str]
+    """Of a `tool` message: the function that it answers for."""
+    reasoning_content: NotRequired[str]
+    """What the assistant thought before it answered; some templates write it, and only in the last turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,4 @@
-"""Conversations become token ids here and nowhere else: in data, training, packaging, evaluation and serving.
-
-The template is Jinja, run in the same sandbox and with the same settings as transformers' `apply_chat_template`
-(transformers 5.23, `chat_template_utils.py`); a test compares the two. Neither torch nor transformers is loaded. One
-difference is meant: `strftime_now` is not defined, because the same conversation must give the same ids tomorrow.
+"""A model's tokenizer and its chat template as one: text to ids, ids to text.
 
 Text that a user typed can never become a control token: where a message spells one out (`<|im_end|>`), those
 characters are encoded as plain text (transformers calls this `sanitize_control_tokens`).
@@ -12,27 +8,52 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from nexus_llm.chat.conversations import as_templates_take_it, map_strings, strings
+from nexus_llm.chat.template import ChatTemplate, Tools, default_template
+from nexus_llm.chat.turns import assistant_spans, refuse_lost_tools, refuse_lost_words
 from nexus_llm.errors import ModelError
-from nexus_llm.records import Message
+from nexus_llm.records import Message, ToolCall
 
 if TYPE_CHECKING:
-    import jinja2
     from tokenizers import Tokenizer
 
 Value = TypeVar("Value")
 
-# Tokens that end a document in pre-training, and a turn of a conversation, by the model families that use them.
+# Tokens that end a document in pre-training, by the model families that use them.
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>")
 # Characters that mean nothing (Unicode 16, chapter 23.5): they stand in for control tokens that a message spells out.
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
-_REPLACEMENT = "\ufffd"
+_HELLO: Message = {"role": "user", "content": "Hello"}
+_ANSWER: Message = {"role": "assistant", "content": "Good day"}
+_LOOKING: ToolCall = {"id": "abcdefghi", "type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+_CALL: Message = {"role": "assistant", "content": "", "tool_calls": [_LOOKING]}
+_CALLS: Message = {"role": "assistant", "content": "", "tool_calls": [_LOOKING, _LOOKING]}
+_RESULT: Message = {"role": "tool", "content": "seen", "name": "look", "tool_call_id": "abcdefghi"}
+_LOOK = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Looks.",
+        "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+    },
+}
+# What `turn_end_ids` looks at. Mistral's templates want call ids of nine letters and digits.
+_SAMPLES: tuple[tuple[list[Message], Tools], ...] = (
+    ([_HELLO, _ANSWER], None),
+    ([_HELLO, _ANSWER, _HELLO, _ANSWER], None),
+    ([{"role": "system", "content": "Be kind"}, _HELLO, _ANSWER], None),
+    ([_HELLO, _CALL, _RESULT, _ANSWER], [_LOOK]),
+    ([_HELLO, _CALLS, _RESULT, _RESULT, _ANSWER], [_LOOK]),
+)
 
 
 @dataclass(frozen=True)
@@ -130,10 +151,32 @@ class ChatTokenizer:
         ]
 
     @cached_property
+    def turn_end_ids(self) -> list[int]:
+        """The tokens with which the chat template ends a turn of the assistant, first that of an ordinary answer.
+
+        Found by rendering small conversations, so a model's own names need not be known. Empty where there is no
+        template, or one that writes no token behind an answer.
+        """
+        control = set(self.control_tokens.values())
+        ends: list[int] = []
+        inside: set[int] = set()
+        for messages, tools in _SAMPLES if self.template else ():
+            try:
+                sample = self.encode_conversation(messages, tools=tools)
+            except ModelError:
+                continue  # not every template takes a system message, or tools
+            for turn in reversed(_runs(sample)):
+                place = max((place for place, token_id in enumerate(turn) if token_id in control), default=len(turn))
+                inside.update(turn[:place])
+                if place < len(turn) and not self.decode(turn[place + 1 :]).strip():
+                    ends.append(turn[place])
+        # What ends a call but not the turn (GLM's </tool_call>) also stands between two calls.
+        return [token_id for token_id in dict.fromkeys(ends) if token_id not in inside]
+
+    @cached_property
     def stop_token_ids(self) -> list[int]:
         """Every token after which an answer is over, sorted: eos, the ends of turns, the end of a document."""
-        ends = (self.control_tokens[text] for text in (*_TURN_ENDS, *_DOCUMENT_ENDS) if text in self.control_tokens)
-        return sorted({self.eos_token_id, *ends})
+        return sorted({self.eos_token_id, *self.turn_end_ids, self.document_end_id})
 
     def named_token_id(self, name: str) -> int | None:
         """The id of the tokenizer's `eos_token`, `bos_token`, `pad_token` or `unk_token`, or None."""
@@ -155,84 +198,74 @@ class ChatTokenizer:
         start = self.document_start_ids
         return ids if ids[: len(start)] == start else [*start, *ids]
 
-    def encode_prompt(self, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
+    def encode_prompt(self, messages: Sequence[Message], *, tools: Tools = None) -> list[int]:
         """Token ids of a conversation up to where the assistant begins to answer.
 
         Raises:
-            ModelError: the model has no chat template, or the template refuses the conversation.
+            ModelError: the model has no chat template, or the template refuses the conversation or ignores its tools.
         """
-        conversation = _without_nulls(messages)
-        stand_ins = self._stand_ins([conversation, tools])
-        rendered = self.render(
-            self._protect(conversation, stand_ins), tools=self._protect(tools, stand_ins), add_generation_prompt=True
-        )
+        conversation, tools, stand_ins = self._readied(messages, tools)
+        rendered = self._chat_template.render(conversation, tools=tools, add_generation_prompt=True)
+        refuse_lost_tools(self._chat_template, conversation, tools=tools, text=rendered, add_generation_prompt=True)
         return self._encode(rendered, stand_ins)[0]
 
-    def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
-        """Token ids of a whole conversation, and which of them the assistant wrote.
+    def encode_conversation(self, messages: Sequence[Message], *, tools: Tools = None) -> EncodedConversation:
+        """Token ids of a whole conversation, and which of them the assistant wrote: `turns.assistant_spans`.
 
-        A turn's share of the text is what the template adds for it, so the mask holds for every template that only
-        appends (checked).
+        Results of tools are not the assistant's; its calls are.
 
         Raises:
-            ModelError: the template rewrites earlier turns, or refuses the conversation.
+            ModelError: nobody can say what the assistant wrote, the template refuses the conversation, or it leaves
+                out tools, calls or their results.
         """
-        conversation = _without_nulls(messages)
-        stand_ins = self._stand_ins(conversation)
-        protected = self._protect(conversation, stand_ins)
-        whole = self.render(protected)
-        spans = []
-        for index, message in enumerate(protected):
-            if message["role"] == "assistant":
-                before = self.render(protected[:index], add_generation_prompt=True)
-                after = self.render(protected[: index + 1])
-                if not (whole.startswith(after) and after.startswith(before)):
-                    raise ModelError(
-                        "this chat template rewrites earlier turns, so nobody can say what the assistant wrote",
-                        fix="train on conversations of one question and one answer, or use a template that appends",
-                    )
-                spans.append((len(before), len(before) + len(after[len(before) :].rstrip("\n"))))
+        conversation, tools, stand_ins = self._readied(messages, tools)
+        template = self._chat_template
+        whole = template.render(conversation, tools=tools)
+        refuse_lost_tools(template, conversation, tools=tools, text=whole)
+        refuse_lost_words(template, conversation, tools=tools, text=whole)
+        spans = assistant_spans(template, conversation, tools=tools, text=whole)
         token_ids, starts = self._encode(whole, stand_ins)
-        return EncodedConversation(token_ids, [any(a <= start < b for a, b in spans) for start in starts])
+        bounds = list(chain.from_iterable(spans))
+        return EncodedConversation(token_ids, [bisect_right(bounds, start) % 2 == 1 for start in starts])
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = False,
-    ) -> str:
+    def render(self, messages: Sequence[Message], *, tools: Tools = None, add_generation_prompt: bool = False) -> str:
         """The conversation as the text that the template makes of it.
 
         Raises:
             ModelError: the model has no chat template, or the template refuses the conversation.
         """
-        import jinja2
-
-        try:
-            return self._compiled_template.render(
-                messages=list(messages),
-                tools=list(tools) if tools else None,
-                add_generation_prompt=add_generation_prompt,
-                **{name: self._token_text(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
-            raise ModelError(
-                f"the model's chat template refuses this conversation: {error}",
-                fix="check the order and roles of the messages",
-            ) from error
+        conversation = as_templates_take_it(messages)
+        return self._chat_template.render(conversation, tools=tools, add_generation_prompt=add_generation_prompt)
 
     def decode(self, token_ids: Sequence[int], *, keep_control_tokens: bool = False) -> str:
         """The text of token ids."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=not keep_control_tokens)
 
     @cached_property
-    def _compiled_template(self) -> jinja2.Template:
+    def _chat_template(self) -> ChatTemplate:
         if not self.template:
             raise ModelError(
-                "this model has no chat template", fix="use /v1/completions, or add chat_template.jinja to its folder"
+                "this model has no chat template, so a conversation cannot become tokens",
+                fix="use an instruct model, or add chat_template.jinja to its folder; running text "
+                "(continued-pretraining, /v1/completions) needs none",
             )
-        return _environment().from_string(self.template)
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return ChatTemplate(self.template, special_tokens={name: self._token_text(name) for name in names})
+
+    @cached_property
+    def _typed(self) -> Tokenizer:
+        """Encodes control tokens that people typed: `_plain`, but that would still find those that are not special."""
+        content = json.loads(self._tokenizer.to_str())
+        ordinary = [
+            one for one in content["added_tokens"] if one["content"] in self.control_tokens and not one["special"]
+        ]
+        if not ordinary:
+            return self._plain
+        for one in ordinary:
+            one["special"] = True
+        tokenizer = _load_tokenizer(json.dumps(content))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def _token_text(self, name: str) -> str:
         value = self._config.get(name)
@@ -242,6 +275,12 @@ class ChatTokenizer:
     def _control_pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self.control_tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def _readied(self, messages: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools, dict[str, str]]:
+        """The conversation and its tools as the template takes them, control tokens in them replaced, and by what."""
+        conversation = as_templates_take_it(messages)
+        stand_ins = self._stand_ins([conversation, tools])
+        return self._protect(conversation, stand_ins), self._protect(tools, stand_ins), stand_ins
 
     def _protect(self, value: Value, stand_ins: dict[str, str]) -> Value:
         """`value` with every control token that its strings spell out replaced by a stand-in character.
@@ -253,12 +292,12 @@ class ChatTokenizer:
         by_token = {token: stand_in for stand_in, token in stand_ins.items()}
         return cast(
             Value,
-            _map_strings(value, lambda text: self._control_pattern.sub(lambda found: by_token[found[0]], text)),
+            map_strings(value, lambda text: self._control_pattern.sub(lambda found: by_token[found[0]], text)),
         )
 
     def _stand_ins(self, value: object) -> dict[str, str]:
         """A private-use character that no string in `value` contains, for each control token that one spells out."""
-        whole = "\n".join(_strings(value))
+        whole = "\n".join(strings(value))
         found = sorted(set(self._control_pattern.findall(whole)))
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
         return dict(zip(free, found, strict=False))
@@ -271,7 +310,7 @@ class ChatTokenizer:
         position = 0
         for piece in pieces:
             if piece in stand_ins:
-                plain = self._plain.encode(stand_ins[piece], add_special_tokens=False).ids
+                plain = self._typed.encode(stand_ins[piece], add_special_tokens=False).ids
                 ids += plain
                 starts += [position] * len(plain)
             elif piece:
@@ -280,52 +319,6 @@ class ChatTokenizer:
                 starts += [position + start for start, _ in encoded.offsets]
             position += len(piece)
         return ids, starts
-
-
-class StreamDecoder:
-    """Turns a growing list of token ids into pieces of text that never split a character.
-
-    A byte-level token may hold a part of a character, which decodes to U+FFFD: a last U+FFFD is held back until the
-    next token or the end says whether it stays. Only the tokens since the last clean cut but one are decoded again, so
-    a long answer costs linear time; the cut before gives context to tokenizers that treat a first word otherwise.
-    """
-
-    def __init__(self, tokenizer: ChatTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        """Tokens since the last clean cut but one."""
-        self._context_ids = 0
-        """How many of them lie before the last clean cut."""
-        self._given = 0
-        """Characters of their text that were handed out."""
-
-    def push(self, token_ids: Sequence[int]) -> str:
-        """The text that these tokens complete; may be empty."""
-        self._ids += token_ids
-        text = self._tokenizer.decode(self._ids)
-        is_clean = not text.endswith(_REPLACEMENT)
-        settled = len(text) - (0 if is_clean else 1)
-        piece = text[self._given : settled]
-        self._given = max(self._given, settled)
-        if is_clean and piece:
-            del self._ids[: self._context_ids]
-            self._context_ids = len(self._ids)
-            self._given = len(self._tokenizer.decode(self._ids))
-        return piece
-
-    def flush(self) -> str:
-        """What was held back, even where it is a broken character."""
-        rest = self._tokenizer.decode(self._ids)[self._given :]
-        self._given += len(rest)
-        return rest
-
-
-def default_template(tokenizer_config: dict[str, Any]) -> str | None:
-    """The chat template that an older `tokenizer_config.json` carries: its only one, or the one named `default`."""
-    template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):
-        template = {one["name"]: one["template"] for one in template}.get("default")
-    return template
 
 
 def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
@@ -338,61 +331,7 @@ def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
     return tokenizer
 
 
-def _without_nulls(messages: Sequence[Message]) -> list[Message]:
-    """The messages without fields that are null (OpenAI's clients send them); a message always has a content."""
-    return [
-        cast(Message, {"content": "", **{name: value for name, value in message.items() if value is not None}})
-        for message in messages
-    ]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for pair in value.items():
-            yield from _strings(pair)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
-
-
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with `change` applied to every string in it, keys included."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {_map_strings(key, change): _map_strings(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map_strings(item, change) for item in value]
-    return value
-
-
-def _environment() -> jinja2.Environment:
-    import jinja2
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class GenerationTag(Extension):
-        """`{% generation %}…{% endgeneration %}` marks the assistant's words for trainers; here it changes nothing."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
-
-        def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, **layout: Any) -> str:
-        # Jinja's own filter escapes for HTML, which a model must not see.
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **layout)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    return environment
+def _runs(encoded: EncodedConversation) -> list[list[int]]:
+    """The assistant's tokens, turn by turn."""
+    tokens = zip(encoded.token_ids, encoded.is_assistant, strict=True)
+    return [[token_id for token_id, _ in run] for is_own, run in groupby(tokens, key=itemgetter(1)) if is_own]
