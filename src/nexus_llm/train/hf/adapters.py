@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -40,9 +41,9 @@ def add(model: Any, recipe: TrainRecipe, *, seed: int, base: str) -> Any:
         target_modules=list(recipe.target_modules),
         task_type="CAUSAL_LM",
         use_dora=recipe.method == "dora",
-        base_model_name_or_path=base,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT still calls transformers' older names
         torch.manual_seed(seed)
         # Our optimizer holds the float32 copies; float32 adapters beside bfloat16 weights would cast all activations.
         wrapper = get_peft_model(model, config, autocast_adapter_dtype=False)

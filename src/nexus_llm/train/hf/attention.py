@@ -94,7 +94,7 @@ def choose(model: Any, *, device: str, dtype: Any, max_length: int) -> Attention
         f"a model of type {model.config.model_type!r} does not keep apart the documents of a packed row "
         f"({'; '.join(tried.values()) or f'nothing here reads rows of {max_length} tokens'})",
         fix="use a model whose attention follows position_ids, such as llama, qwen, mistral, gemma, phi or gpt2"
-        + ("" if tried else f", or set train.max_length to {LONGEST_MASK_TOKENS}"),
+        + (f", or set train.max_length to {LONGEST_MASK_TOKENS}" if device.startswith("cuda") else ""),
     )
 
 

@@ -38,7 +38,7 @@ def load(folder: Path, recipe: TrainRecipe, *, seed: int, base: str, device: str
     origin = Origin(folder, base, total_parameters=model.num_parameters())
     adapter = None if recipe.method == "full" else adapters.add(model, recipe, seed=seed, base=base)
     if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _recompute_activations(model)
     model.train()
     return PackedModel(model, attention=chosen, origin=origin, recipe=recipe, adapter=adapter)
 
@@ -65,6 +65,17 @@ def _scaled_lengths(rope: dict[str, Any], stated: int) -> Iterator[int]:
         yield int(original * factor)
     elif factor and rope.get("rope_type") in ("linear", "dynamic"):
         yield int(stated * factor)
+
+
+def _recompute_activations(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise ModelError(
+            f"a model of type {model.config.model_type!r} cannot compute its layers again in the backward pass",
+            fix="set train.gradient_checkpointing to false",
+        )
+    # transformers renamed it in 5.x; the older name warns.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _own_memory(model: Any) -> None:
