@@ -204,13 +204,15 @@ def test_a_spoilt_folder_is_refused_by_name(
     assert caught.value.fix
 
 
-def test_all_stop_tokens_and_a_licence_are_added(copy: Path) -> None:
+def test_all_stop_tokens_a_pad_token_and_a_licence_are_added(copy: Path) -> None:
     (copy / "LICENSE").unlink()
     (copy / "generation_config.json").write_text('{"eos_token_id": 5, "temperature": 0.2}')
+    change_json(copy / "config.json", eos_token_id=[2, 6])
     facts = complete_folder(copy, license_id="mit", place="hf:a/b@c")
     generation = json.loads((copy / "generation_config.json").read_text())
-    assert generation == {"bos_token_id": 1, "eos_token_id": [0, 2, 5], "pad_token_id": 2, "temperature": 0.2}
-    assert facts["stop_token_ids"] == [0, 2, 5]
+    assert generation == {"bos_token_id": 1, "eos_token_id": [0, 2, 5, 6], "pad_token_id": 313, "temperature": 0.2}
+    assert facts["stop_token_ids"] == [0, 2, 5, 6]
+    assert facts["turn_end_ids"] == [2]
     assert "'mit'" in (copy / "LICENSE").read_text()
     assert facts["parameters"] == sum(
         int(np.prod(weights.Weights.open(copy).shape(name))) for name in weights.Weights.open(copy).names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,15 @@ def test_digits_are_tokens_of_their_own(tokenizer: ChatTokenizer) -> None:
 def test_the_ends_of_turn_and_document_stop_an_answer(tokenizer: ChatTokenizer) -> None:
     stops = [tokenizer.control_tokens[text] for text in ("<|endoftext|>", "<|im_end|>")]
     assert tokenizer.stop_token_ids == stops
-    assert tokenizer.eos_token_id == tokenizer.named_token_id("pad_token")  # so padding must never be masked by id
+    assert tokenizer.turn_end_ids == [tokenizer.eos_token_id]
+
+
+def test_padding_ends_nothing(small_model: Path, tokenizer: ChatTokenizer) -> None:
+    """The base pads with <|im_end|>, which ends its answers too."""
+    pad = tokenizer.named_token_id("pad_token")
+    assert pad == tokenizer.control_tokens["<empty_output>"]
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((small_model / file).read_text())["pad_token_id"] == pad
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -182,6 +182,19 @@ class ChatTokenizer:
         """The id of the tokenizer's `eos_token`, `bos_token`, `pad_token` or `unk_token`, or None."""
         return self._tokenizer.token_to_id(self._token_text(name))
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its text as the vocabulary spells it, or None."""
+        return self._tokenizer.token_to_id(token)
+
+    def token(self, token_id: int) -> str | None:
+        """A token's text as the vocabulary spells it, or None where no token has that id."""
+        return self._tokenizer.id_to_token(token_id)
+
+    def is_special(self, token: str) -> bool:
+        """Whether it is an added token that is left out of decoded text."""
+        added = self._tokenizer.get_added_tokens_decoder().get(self.control_tokens.get(token, -1))
+        return added is not None and bool(added.special)
+
     def encode_document(self, text: str) -> list[int]:
         """Token ids of running text, opened by `document_start_ids` and closed by `document_end_id`."""
         return self.encode_documents([text])[0]
@@ -197,6 +210,10 @@ class ChatTokenizer:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         start = self.document_start_ids
         return ids if ids[: len(start)] == start else [*start, *ids]
+
+    def encode_bare(self, text: str) -> list[int]:
+        """Token ids of a piece of text with nothing before or behind it; control tokens become control tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_prompt(self, messages: Sequence[Message], *, tools: Tools = None) -> list[int]:
         """Token ids of a conversation up to where the assistant begins to answer.

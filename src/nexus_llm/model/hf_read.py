@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nexus_llm import chat, gguf_format, weights
 from nexus_llm.errors import ModelError
+from nexus_llm.model import vocabulary
 
 # Stored beside the weights by some models, but computed or shared, so never read.
 _IGNORED_TENSORS = ("rotary_emb.inv_freq", "lm_head.weight")
@@ -47,14 +48,16 @@ def read_hf(source: Path, folder: Path, *, on_bytes: Callable[[int], None] = lam
     weights.write_bfloat16(folder / weights.SINGLE_FILE, shapes, bits)
 
 
-def complete_folder(folder: Path, *, license_id: str, place: str) -> dict[str, Any]:
+def complete_folder(folder: Path, *, license_id: str, place: str, add_tokens: Sequence[str] = ()) -> dict[str, Any]:
     """Adds what every model folder needs, whatever it came from, and returns the facts that it found.
 
-    All stop tokens go into `generation_config.json`. `tokenizer_class` becomes the one that takes `tokenizer.json` as
-    it is: transformers 5 rebuilds the pre-tokenizer of some named classes, and then cuts digits in other places.
+    All stop tokens go into `generation_config.json`: eos, what the chat template writes behind an answer, what ends a
+    document, and those that the base names itself. The pad token is one that ends nothing; where the vocabulary has
+    none, one is added. `tokenizer_class` becomes the one that takes `tokenizer.json` as it is: transformers 5 rebuilds
+    the pre-tokenizer of some named classes, and then cuts digits in other places.
 
     Raises:
-        ModelError: the tokenizer cannot be read, or has tokens beyond the embedding.
+        ModelError: the tokenizer cannot be read, has tokens beyond the embedding, or has one of `add_tokens` already.
     """
     config = read_json(folder / "config.json")
     tokenizer_config = read_json(folder / "tokenizer_config.json")
@@ -65,27 +68,57 @@ def complete_folder(folder: Path, *, license_id: str, place: str) -> dict[str, A
             f"{place}: the tokenizer has {tokenizer.vocabulary_size} tokens, the embedding {config['vocab_size']} rows",
             fix="take weights and tokenizer from the same model",
         )
+    added = vocabulary.add_tokens(folder, add_tokens)
     generation_file = folder / "generation_config.json"
     generation = read_json(generation_file) if generation_file.exists() else {}
-    named = generation.get("eos_token_id") or []
-    stops = sorted({*tokenizer.stop_token_ids, *(named if isinstance(named, list) else [named])})
-    for name in ("bos_token_id", "pad_token_id"):
-        if config.get(name) is not None:
-            generation.setdefault(name, config[name])
-    write_json(generation_file, {**generation, "eos_token_id": stops})
+    stops = sorted({*tokenizer.stop_token_ids, *_listed(generation), *_listed(config)})
+    pad_facts = _set_pad(folder, stops=stops)
+    if config.get("bos_token_id") is not None:
+        generation.setdefault("bos_token_id", config["bos_token_id"])
+    write_json(generation_file, {**generation, "eos_token_id": stops, "pad_token_id": pad_facts["pad_token_id"]})
     if not (folder / "LICENSE").exists():
         (folder / "LICENSE").write_text(
             f"The weights in this folder come from {place} under the licence {license_id!r}.\n", encoding="utf-8"
         )
+    config = read_json(folder / "config.json")
     shapes = gguf_format.tensor_shapes(config)
     return {
         "parameters": sum(_count(shape) for shape in shapes.values()),
         "vocabulary": config["vocab_size"],
         "context_tokens": config["max_position_embeddings"],
         "stop_token_ids": stops,
+        "turn_end_ids": tokenizer.turn_end_ids,
+        "added_tokens": added,
+        **pad_facts,
         "has_chat_template": tokenizer.template is not None,
         "license": license_id,
     }
+
+
+def _set_pad(folder: Path, *, stops: list[int]) -> dict[str, Any]:
+    """Names a pad token that ends nothing in every file that names one, and returns which and why."""
+    tokenizer = chat.ChatTokenizer.load(folder)
+    before = tokenizer.named_token_id("pad_token")
+    pad = vocabulary.spare_token(tokenizer, stops=stops)
+    origin = "reserved"
+    if pad is None:
+        pad, origin = vocabulary.new_pad_token(tokenizer), "added"
+        vocabulary.add_tokens(folder, [pad])
+        tokenizer = chat.ChatTokenizer.load(folder)
+    pad_id = tokenizer.token_id(pad)
+    for name, field, value in (("tokenizer_config", "pad_token", pad), ("config", "pad_token_id", pad_id)):
+        write_json(folder / f"{name}.json", {**read_json(folder / f"{name}.json"), field: value})
+    return {
+        "pad_token": pad,
+        "pad_token_id": pad_id,
+        "pad_token_origin": "base" if pad_id == before else origin,
+    }
+
+
+def _listed(config: dict[str, Any]) -> list[int]:
+    """`eos_token_id` may be one id, a list of them, or nothing."""
+    named = config.get("eos_token_id")
+    return named if isinstance(named, list) else [] if named is None else [int(named)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

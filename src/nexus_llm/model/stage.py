@@ -49,7 +49,7 @@ def pull(base: str, ports: Ports, *, provenance: Mapping[str, Any], is_fresh: bo
 
 
 def _recipe_part(recipe: Recipe) -> dict[str, Any]:
-    return {"base": recipe.model.base}
+    return {"base": recipe.model.base, "add_tokens": list(recipe.model.add_tokens)}
 
 
 def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:
@@ -68,7 +68,9 @@ def _run(recipe: Recipe, _inputs: Mapping[str, Artifact], draft: Draft, ports: P
     with storage.explained(str(draft.folder)):
         fetched = _fetch(base, choice, draft.work, ports)
         license_id = _convert(fetched, draft.folder, choice, base, ports)
-        facts = complete_folder(draft.folder, license_id=license_id, place=choice.location)
+        facts = complete_folder(
+            draft.folder, license_id=license_id, place=choice.location, add_tokens=recipe.model.add_tokens
+        )
     origin = {"base": base, "repository": _repository(base), "source": _source_name(choice), "sha256": choice.sha256}
     if choice.kind in ("hub", "wheel"):
         # Before the end: were it the last act, a kill in between would leave the choice open beside a whole artifact.
@@ -249,7 +251,7 @@ def _capped(advance: Callable[[float], None], limit: int) -> Callable[[int], Non
 
 STAGE = Stage(
     kind="model",
-    version=1,
+    version=2,  # 2: pads with a token that ends nothing
     needs=(),
     recipe_part=_recipe_part,
     outside_inputs=_outside_inputs,

@@ -81,6 +81,9 @@ def _tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, An
     for field, key in gguf_tokenizer.NAMED_TOKENS.items():
         if (token_id := chat.named_token_id(field)) is not None:
             metadata[f"tokenizer.ggml.{key}_token_id"] = token_id
+    if chat.turn_end_ids:
+        # llama.cpp stops there too, where it is not eos (Llama 3: <|eot_id|> and <|end_of_text|>).
+        metadata["tokenizer.ggml.eot_token_id"] = chat.turn_end_ids[0]
     metadata["tokenizer.ggml.add_bos_token"] = bool(chat.document_start_ids)
     if template := chat.template:
         metadata["tokenizer.chat_template"] = template

@@ -113,7 +113,7 @@ def _set_sampling(path: Path, recipe: PackageRecipe) -> None:
 
 STAGE = Stage(
     kind="package",
-    version=1,
+    version=2,  # 2: the GGUF file names what ends a turn
     needs=("model", "data", "train"),
     recipe_part=_recipe_part,
     outside_inputs=_outside_inputs,
