@@ -18,6 +18,7 @@ from nexus_llm.train.loop import Surroundings, Training
 from nexus_llm.train.preferences import PackedPairs, pack_pairs
 from nexus_llm.train.reference import AdaptersOff, rows_of_training, stored_reference
 from preference_shards import DecoderOfPairs, make_pair_shard
+from tiny_training import make_model
 
 SIZES = [(4, 5, 6), (3, 9, 4), (6, 3, 3), (5, 5, 7), (4, 8, 8), (7, 4, 6), (3, 3, 9), (5, 6, 5)]
 
@@ -84,6 +85,18 @@ def test_all_weights_learn_against_answers_of_their_own_beginning(tiny_model, pa
     assert learner.measurements()["reward_accuracy"] == batch.learned_tokens
     assert training.metrics()[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert learner.describe()["reference"] == "computed before training"
+
+
+def test_a_models_own_dropout_is_off_when_it_is_the_reference(pairs, tmp_path):
+    settings = recipe(method="full")
+    make_model(tmp_path / "model", attention_dropout=0.5)
+    inner = TransformersLearner(load(tmp_path / "model", settings, seed=1, base="tiny", device="cpu"))
+    rows = [(pairs, np.arange(pairs.rows))]
+    one, other = (
+        stored_reference(inner, rows, folder=tmp_path / name, identity="a", rows_at_once=2) for name in ("one", "other")
+    )
+    batch = pairs.batch(1, 0, size=2)
+    assert torch.equal(one(batch), other(batch))
 
 
 def test_gradients_equal_those_of_the_fused_layers(tiny_model, pairs):
