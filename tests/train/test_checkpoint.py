@@ -72,7 +72,7 @@ def test_every_single_flipped_byte_is_noticed(tmp_path):
             damaged[place] ^= 4
             (folder / name).write_bytes(damaged)
             with pytest.raises(checkpoint._BrokenError):
-                checkpoint._load(folder)
+                checkpoint._verified(folder)
         (folder / name).write_bytes(whole)
 
 

@@ -129,14 +129,19 @@ def test_an_exploding_loss_stops_with_the_step(root):
         run_stage(root, recipe(method="full", learning_rate=1.0, max_grad_norm=1e30, weight_decay=1e30))
 
 
-def test_weights_that_are_not_numbers_stop_the_first_step(root):
+def test_weights_that_are_not_numbers_are_refused_before_the_first_step(root):
     from safetensors.torch import save_file
 
     file = root / "artifacts" / "model" / "model" / "model.safetensors"
     weights = load_file(file)
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match="became nan at step 1 "):
+    with pytest.raises(TrainingError, match="validation loss became nan before the first step"):
+        run_stage(root, recipe())
+    write_shard(root / "artifacts" / "data" / "data", "validation", make_shard([]))
+    with pytest.raises(
+        TrainingError, match=r"nan at step 1 \(learning rate 0.01\); .*nan at step 6 .*max_skipped_steps"
+    ):
         run_stage(root, recipe())
 
 

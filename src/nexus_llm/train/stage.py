@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
 from nexus_llm.errors import TrainingError
 from nexus_llm.ports import Ports
-from nexus_llm.recipe import Recipe
+from nexus_llm.recipe import Recipe, TrainRecipe
 
 if TYPE_CHECKING:
     from nexus_llm.train.learner import Learner
@@ -55,10 +56,11 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Por
     """
     with storage.explained(str(draft.folder)):
         learner, rows = prepare(recipe, inputs["model"].folder, inputs["data"].folder)
-        training = _train(recipe, learner, rows, draft.work, ports)
+        ids = {name: artifact.id for name, artifact in inputs.items()}
+        training = _train(recipe, learner, rows, draft.work, ports, ids)
         weights = learner.write(draft.folder)
         shutil.copyfile(draft.work / METRICS, draft.folder / METRICS)
-        facts = _facts(training, learner, rows[0], weights, draft.work)
+        facts = _facts(recipe.train, training, learner, rows[0], weights, draft.work)
     return draft.finish(facts=facts, logs=(METRICS,))
 
 
@@ -103,8 +105,7 @@ def make_learner(recipe: Recipe, model: Path) -> Learner:
         return FusedLearner(model, train, seed=recipe.seed, base_name=base)
     from nexus_llm.train.hf import build
 
-    made: Learner = build(model, train, recipe.seed, base)
-    return made
+    return build(model, train, seed=recipe.seed, base=base)
 
 
 def _vocabulary(model: Path) -> int:
@@ -113,14 +114,32 @@ def _vocabulary(model: Path) -> int:
     return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
 
 
-def _train(recipe: Recipe, learner: Learner, rows: tuple[PackedRows, PackedRows], work: Path, ports: Ports) -> Training:
+def _train(
+    recipe: Recipe,
+    learner: Learner,
+    rows: tuple[PackedRows, PackedRows],
+    work: Path,
+    ports: Ports,
+    ids: Mapping[str, str],
+) -> Training:
     from nexus_llm.train.loop import MetricsRow, Surroundings, Training
 
     def on_step(row: MetricsRow) -> None:
-        ports.progress.advance(1, note=f"loss {row['loss']:.3f}, {row['tokens_per_second'] or 0:.0f} tokens/s")
+        told = f"skipped: {row['skipped']}" if "skipped" in row else f"loss {row['loss']:.3f}"
+        if "rolled_back_to_step" in row:
+            told += f"; back to the weights of step {row['rolled_back_to_step']}"
+        ports.progress.advance(1, note=f"{told}, {row['tokens_per_second'] or 0:.0f} tokens/s")
 
     ports.progress.start("training", total=recipe.train.max_steps, unit="steps")
-    training = Training(learner, recipe=recipe.train, seed=recipe.seed, train=rows[0], validation=rows[1], folder=work)
+    training = Training(
+        learner,
+        recipe=recipe.train,
+        seed=recipe.seed,
+        train=rows[0],
+        validation=rows[1],
+        folder=work,
+        inputs=ids,
+    )
     if training.step:
         ports.progress.advance(training.step, note=f"continued after step {training.step}")
     training.run(Surroundings(on_step=on_step, stop_reason=ports.interrupt.requested, seconds=ports.clock.monotonic))
@@ -128,19 +147,26 @@ def _train(recipe: Recipe, learner: Learner, rows: tuple[PackedRows, PackedRows]
     return training
 
 
-def _facts(training: Training, learner: Learner, rows: PackedRows, weights: Path, work: Path) -> dict[str, Any]:
+def _facts(
+    recipe: TrainRecipe, training: Training, learner: Learner, rows: PackedRows, weights: Path, work: Path
+) -> dict[str, Any]:
     from nexus_llm.train.checkpoint import broken_checkpoints
 
-    metrics = training.metrics()
+    history, totals = training.history, training.totals
+    best = {"best_step": training.best_step} if recipe.load_best_model_at_end else {}
     return {
         **learner.describe(),
+        **best,
         "steps": training.step,
-        "tokens": sum(row["tokens"] for row in metrics),
+        "stopped_early": training.stopped_early,
+        "tokens": totals.tokens,
         "rows": rows.rows,
         "dropped_documents": rows.dropped,
-        "first_loss": metrics[0]["loss"],
-        "last_loss": metrics[-1]["loss"],
+        "first_loss": totals.first_loss,
+        "last_loss": totals.last_loss,
         "validation_losses": [{"step": step, "loss": loss} for step, loss in training.validation_losses],
+        "skipped_steps": [asdict(one) for one in history.skipped],
+        "rollbacks": [asdict(one) for one in history.rollbacks],
         "weights_sha256": file_sha256(weights),
         "broken_checkpoints": [
             {"name": broken.name, "reason": broken.reason} for broken in broken_checkpoints(work / "checkpoints")
