@@ -230,6 +230,26 @@ def test_what_the_template_itself_refuses_is_said_in_its_words() -> None:
         TOKENIZERS["Llama"].encode_conversation([user("Both?"), calling("Rome", "Oslo")], tools=TOOLS)
 
 
+def test_a_look_at_other_messages_inside_a_turn_does_not_end_it() -> None:
+    template = TEMPLATES["Qwen 3"].replace(
+        "{%- elif message.role == 'assistant' %}",
+        "{%- elif message.role == 'assistant' %}{%- for other in messages %}{%- if other is sameas message %}"
+        "{%- break %}{%- endif %}{%- endfor %}",
+    )
+    content = TOKENIZERS["Qwen 3"].tokenizer_json
+    looking = ChatTokenizer(content, template=template, config={"eos_token": "<|im_end|>"})
+    assert learned(looking, TALK, TOOLS) == learned(TOKENIZERS["Qwen 3"], TALK, TOOLS)
+    header = TEMPLATES["Qwen 3"].replace(
+        "{%- set thought = ", "{{- '<|im_start|>' }}{%- for other in messages %}{%- endfor %}{%- set thought = "
+    )
+    header = header.replace("'<|im_start|>assistant\n' + m", "'assistant\n' + m").replace(
+        "{{- '<|im_start|>assistant\n<think>", "{{- 'assistant\n<think>"
+    )
+    looking = ChatTokenizer(content, template=header, config={"eos_token": "<|im_end|>"})
+    assert looking.render(TALK, tools=TOOLS) == TOKENIZERS["Qwen 3"].render(TALK, tools=TOOLS)
+    assert learned(looking, TALK, TOOLS) == learned(TOKENIZERS["Qwen 3"], TALK, TOOLS)
+
+
 def test_a_prompt_with_tools_ends_where_the_assistant_begins() -> None:
     for family in WITH_TOOLS:
         tokenizer = TOKENIZERS[family]

@@ -14,8 +14,9 @@ import yaml
 from nexus_llm.errors import PackagingError
 from nexus_llm.package.card import model_card
 from nexus_llm.package.gguf_write import read_metadata, write_gguf
-from nexus_llm.package.template_parity import GOLDEN, check_parity
+from nexus_llm.package.template_parity import GOLDEN, GOLDEN_CALLS, check_parity
 from tiny_model import write_tiny_model
+from tool_templates import HERMES
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_an_unchanged_folder_passes_every_reader(trainer: Path, packaged: Path, 
     assert facts == {
         "conversations": len(GOLDEN),
         "has_chat_template": True,
+        "knows_tools": False,
         "equal_to": ["the packaged folder", "the GGUF file", "transformers"],
     }
 
@@ -126,6 +128,30 @@ def test_a_base_without_a_template_is_compared_on_running_text(trainer: Path, pa
     assert check_parity(bare, packaged, None)["has_chat_template"] is False
     with pytest.raises(PackagingError, match="only the trainer can encode it"):
         check_parity(trainer, packaged, None)
+
+
+@pytest.fixture
+def hermes(trainer: Path, tmp_path: Path) -> Path:
+    """The tiny model with a template that knows tools."""
+    folder = Path(shutil.copytree(trainer, tmp_path / "hermes"))
+    (folder / "chat_template.jinja").write_text(HERMES, encoding="utf-8")
+    return folder
+
+
+def test_tools_calls_and_results_are_compared_where_the_template_knows_them(hermes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    file = tmp_path / "hermes.gguf"
+    write_gguf(hermes, file, name="tiny", license_id="mit")
+    facts = check_parity(hermes, hermes, read_metadata(file))
+    assert (facts["knows_tools"], facts["conversations"]) == (True, len(GOLDEN) + len(GOLDEN_CALLS))
+    assert facts["equal_to"] == ["the packaged folder", "the GGUF file", "transformers"]
+
+
+def test_a_template_that_writes_calls_in_another_way_is_found(hermes: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(hermes, tmp_path / "other"))
+    change_template(other, "'arguments':", "'parameters':")
+    with pytest.raises(PackagingError, match="the packaged folder encodes the conversation 'a call and its result'"):
+        check_parity(hermes, other, None)
 
 
 MODEL = {

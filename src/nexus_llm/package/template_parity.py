@@ -14,11 +14,13 @@ from typing import Any
 
 from nexus_llm import gguf_tokenizer
 from nexus_llm.chat import ChatTokenizer
+from nexus_llm.chat.template import Tools
 from nexus_llm.errors import ModelError, PackagingError
 from nexus_llm.records import Message
 
-Encode = Callable[[list[Message]], "list[int] | None"]
-"""A conversation → token ids up to the answer, or None where this reader cannot say or the template refuses."""
+Encode = Callable[[list[Message], Tools], "list[int] | None"]
+"""A conversation and its tools → token ids up to the answer, or None where this reader cannot say or the template
+refuses."""
 
 
 def _talk(*turns: str, system: str | None = None) -> list[Message]:
@@ -46,6 +48,39 @@ GOLDEN: dict[str, list[Message]] = {
 }
 
 
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "current_weather",
+        "description": "The weather in a city, “now” <or> later.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city"],
+        },
+    },
+}
+# Llama 3.1 takes one call a turn and no words beside it, Mistral ids of nine letters and digits: so do these.
+GOLDEN_CALLS: dict[str, list[Message]] = {
+    "tools": _talk("What is the weather in Zürich?"),
+    "a call and its result": [
+        *_talk("What is the weather in Zürich?"),
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    "id": "call00001",
+                    "type": "function",
+                    "function": {"name": "current_weather", "arguments": {"city": "Zürich", "days": 2}},
+                }
+            ],
+        },
+        {"role": "tool", "content": '{"sky": "blue"}', "name": "current_weather", "tool_call_id": "call00001"},
+    ],
+}
+
+
 def check_parity(trainer: Path, packaged: Path, gguf_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """Compares all readers on the golden conversations and returns what was compared.
 
@@ -56,27 +91,40 @@ def check_parity(trainer: Path, packaged: Path, gguf_metadata: Mapping[str, Any]
     readers: dict[str, ChatTokenizer] = {"the packaged folder": ChatTokenizer.load(packaged)}
     if gguf_metadata is not None:
         readers["the GGUF file"] = _from_gguf(gguf_metadata)
-    for name, messages in GOLDEN.items():
+    conversations = _conversations()
+    for name, messages, tools in conversations:
         for reader, tokenizer in readers.items():
-            _compare(reader, name, _prompt(expected, messages), _prompt(tokenizer, messages))
+            _compare(reader, name, _prompt(expected, messages, tools), _prompt(tokenizer, messages, tools))
             text = messages[-1]["content"]
             _compare(reader, name, expected.encode_document(text), tokenizer.encode_document(text))
     compared = [*readers]
     if expected.template and (transformers := _transformers(packaged, expected)):
-        for name, messages in GOLDEN.items():
-            if (found := transformers(messages)) is not None:
-                _compare("transformers", name, _prompt(expected, messages), found)
+        for name, messages, tools in conversations:
+            if (found := transformers(messages, tools)) is not None:
+                _compare("transformers", name, _prompt(expected, messages, tools), found)
         compared.append("transformers")
-    return {"conversations": len(GOLDEN), "has_chat_template": expected.template is not None, "equal_to": compared}
+    knows_tools = any(tools and _prompt(expected, messages, tools) is not None for _, messages, tools in conversations)
+    return {
+        "conversations": len(GOLDEN) + (len(GOLDEN_CALLS) if knows_tools else 0),
+        "has_chat_template": expected.template is not None,
+        "knows_tools": knows_tools,
+        "equal_to": compared,
+    }
 
 
-def _prompt(tokenizer: ChatTokenizer, messages: list[Message]) -> list[int] | None:
+def _conversations() -> list[tuple[str, list[Message], Tools]]:
+    """(name, messages, tools) of all golden conversations."""
+    plain: list[tuple[str, list[Message], Tools]] = [(name, messages, None) for name, messages in GOLDEN.items()]
+    return plain + [(name, messages, [_TOOL]) for name, messages in GOLDEN_CALLS.items()]
+
+
+def _prompt(tokenizer: ChatTokenizer, messages: list[Message], tools: Tools) -> list[int] | None:
     if tokenizer.template is None:
         return None
     try:
-        return tokenizer.encode_prompt(messages)
+        return tokenizer.encode_prompt(messages, tools=tools)
     except ModelError:
-        return None  # many templates refuse some order of roles; then all readers must refuse
+        return None  # many templates refuse some order of roles, or tools; then all readers must refuse
 
 
 def _from_gguf(metadata: Mapping[str, Any]) -> ChatTokenizer:
@@ -98,11 +146,13 @@ def _transformers(packaged: Path, expected: ChatTokenizer) -> Encode | None:
         return None
     tokenizer = AutoTokenizer.from_pretrained(str(packaged), local_files_only=True)
 
-    def encode(messages: list[Message]) -> list[int] | None:
+    def encode(messages: list[Message], tools: Tools) -> list[int] | None:
         spells_control = any(token in message["content"] for message in messages for token in expected.control_tokens)
-        if spells_control or _prompt(expected, messages) is None:
+        if spells_control or _prompt(expected, messages, tools) is None:
             return None  # by default transformers lets a user's text become control tokens
-        encoded = tokenizer.apply_chat_template([dict(one) for one in messages], add_generation_prompt=True)
+        encoded = tokenizer.apply_chat_template(
+            [dict(one) for one in messages], tools=tools, add_generation_prompt=True
+        )
         return list(encoded["input_ids"])
 
     return encode
