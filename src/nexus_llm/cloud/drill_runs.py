@@ -210,11 +210,9 @@ class _Run:
         if kill.moment == "while a checkpoint is written" and not folder.is_writing:
             return None
         done = folder.steps_done
-        hit = {
-            "between steps": f"after step {done}",
-            "within a step": f"in step {done + 1}" if done < self._steps else f"after step {done}",
-            "while a checkpoint is written": f"writing {', '.join(folder.half_written)}",
-        }[kill.moment]
+        hit = f"in step {done + 1}" if kill.moment == "within a step" and done < self._steps else f"after step {done}"
+        if folder.half_written:
+            hit += f", saving step {int(folder.half_written[-1][-8:])}"
         return Casualty(kill, hit, done, folder.whole, folder.half_written, None)
 
     def _corrupt(self, step: int, seed: int) -> str:
