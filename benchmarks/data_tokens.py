@@ -117,7 +117,7 @@ def measure_blocks(tokenizer_folder: Path, texts: list[str]) -> dict[str, Any]:
     encoder = fast_tokenizers.choose(tokenizer, texts[:64])
     seconds = {"choose": time.perf_counter() - started, "encode_block": 0.0, "save_block": 0.0}
     size = sum(len(text.encode()) for text in texts) / 1e6
-    ordinal = 0
+    ordinal, frames = 0, []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for number, block in enumerate(blocks_of(texts)):
@@ -129,20 +129,23 @@ def measure_blocks(tokenizer_folder: Path, texts: list[str]) -> dict[str, Any]:
                 split=pl.lit("train"),
             )
             ordinal += len(block)
+            frames.append(frame)
             started = time.process_time()
             encoded = tokens.encode_block(frame, encoder, tokenizer)
             seconds["encode_block"] += time.process_time() - started
             started = time.process_time()
             tokens.save_block(encoded, work / f"{number}")
             seconds["save_block"] += time.process_time() - started
-        del encoded, frame
+        del encoded
         before, started = memory_mib(), time.process_time()
         blocks = range(len(blocks_of(texts)))
         plan = shards.plan_shards(
             ((number, tokens.load_sizes(work / f"{number}")) for number in blocks), shard_tokens=100_000_000
         )
         for shard in plan:
-            shards.write_shard(work, shard, block=lambda number: tokens.load_block(work / f"{number}"), dtype=np.uint16)
+            shards.write_shard(
+                work, shard, block=lambda number: tokens.load_block(work / f"{number}", frames[number]), dtype=np.uint16
+            )
         seconds["write_shards"] = time.process_time() - started
         grown = memory_mib() - before
     return {

@@ -16,6 +16,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,9 +197,10 @@ class Draft:
         """
         storage.remove(self.work)
         with storage.explained(str(self.folder)):
-            files = tuple(_entry(self.folder, path) for path in _content_files(self.folder, besides=logs))
-            for entry in files:
-                _sync(self.folder / entry.path)
+            paths = _content_files(self.folder, besides=logs)
+            with ThreadPoolExecutor(os.cpu_count()) as threads:  # both let go of the interpreter
+                files = tuple(threads.map(lambda path: _entry(self.folder, path), paths))
+                list(threads.map(lambda path: _sync(self.folder / path), paths))
         key = str(self._head["key"])
         manifest = Manifest(
             **self._head,  # type: ignore[arg-type]

@@ -129,9 +129,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("moment", ["taken/0000000.json", "duplicates", "encoded/0000000", "shards/train-00000.json"])
-def test_a_run_killed_at_once_in_any_pass_ends_the_same(
-    corpus: Path, model: Artifact, undisturbed: Artifact, tmp_path: Path, moment: str
+@pytest.mark.parametrize(
+    ("moment", "spoiled"),
+    [
+        ("taken/0000000.json", "taken/0000000.kept.arrow"),
+        ("duplicates", ""),
+        ("encoded/0000000", "encoded/0000000/tokens.npy"),
+        ("shards/train-00000.json", "shards/train-00000.tokens.npy"),
+    ],
+)
+def test_a_run_killed_at_once_in_any_pass_ends_the_same_even_if_a_power_cut_spoiled_a_file(
+    corpus: Path, model: Artifact, undisturbed: Artifact, tmp_path: Path, moment: str, spoiled: str
 ) -> None:
     wanted = recipe(corpus, workers=2)
     (tmp_path / "recipe.json").write_text(wanted.model_dump_json())
@@ -144,6 +152,8 @@ def test_a_run_killed_at_once_in_any_pass_ends_the_same(
     process.kill()
     process.wait()
     assert process.returncode == -signal.SIGKILL, "it was faster than the test: the moment never came"
+    for path in (tmp_path / "root").glob(f"data/*/work/{spoiled}" if spoiled else "nothing"):
+        path.write_bytes(path.read_bytes()[:-3])
     made = run_stage(STAGE, recipe(corpus, workers=1), {"model": model}, tmp_path / "root")
     assert made.id == undisturbed.id
 

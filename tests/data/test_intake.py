@@ -6,9 +6,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from nexus_llm.data.intake import KEPT_SCHEMA, REJECTED_SCHEMA, Taken, Tools, take
+from nexus_llm.data.intake import take
 from nexus_llm.data.judging import block_lists, decontaminate, rules
 from nexus_llm.data.reading.blocks import BrokenRecord
+from nexus_llm.data.taken import KEPT_SCHEMA, REJECTED_SCHEMA, Taken, Tools
 from nexus_llm.recipe import DataRecipe
 from nexus_llm.records import Document
 

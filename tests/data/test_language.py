@@ -115,11 +115,11 @@ def test_short_texts_stay_undetermined_unless_forced(small):
 
 def test_only_the_first_characters_are_read(small):
     model, _, _ = small
-    start = "the " * 240 + "der " * 10
-    found = language.identify(pl.Series([start, start + "der " * 1000, start[:999] + "é" + "der"]), model).rows()
+    start = "the " * 115 + "der " * 10
+    found = language.identify(pl.Series([start, start + "der " * 1000, start[:499] + "é" + "der"]), model).rows()
     assert found[0] == found[1]
-    assert found[0] != language.identify(pl.Series(["the " * 250]), model).row(0)
-    assert found[2] == language.identify(pl.Series([start[:999] + "é"]), model).row(0)
+    assert found[0] != language.identify(pl.Series(["the " * 125]), model).row(0)
+    assert found[2] == language.identify(pl.Series([start[:499] + "é"]), model).row(0)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:4], lambda data: b"", lambda data: b"PK" + data[2:]])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from nexus_llm.artifacts import Artifact
-from nexus_llm.data.intake import Tools
 from nexus_llm.data.judging import rules
 from nexus_llm.data.reading.blocks import BLOCK_BYTES
 from nexus_llm.data.spark.exchange import Exchange
@@ -18,6 +17,7 @@ from nexus_llm.data.spark.files import SourceFile, groups, tasks_of
 from nexus_llm.data.spark.passes import GroupWorker
 from nexus_llm.data.spark.runner import error_of, marked
 from nexus_llm.data.stage import STAGE
+from nexus_llm.data.taken import Tools
 from nexus_llm.errors import DataError, NexusError, StorageError, TryAgainError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import Recipe

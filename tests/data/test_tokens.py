@@ -181,13 +181,13 @@ def test_a_saved_block_comes_back_as_it_was(tmp_path: Path) -> None:
     block = encode_block(frame, reference(REFUSING), REFUSING)
     assert block.refused
     save_block(block, tmp_path / "0")
-    assert_equal(load_block(tmp_path / "0"), block)
+    assert_equal(load_block(tmp_path / "0", frame), block)
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
 def test_an_empty_block_comes_back_empty(tmp_path: Path) -> None:
     save_block(encode_block(rows([]), EXACT, TINY), tmp_path / "0")
-    block = load_block(tmp_path / "0")
+    block = load_block(tmp_path / "0", rows([]))
     assert (len(block.documents), len(block.tokens), block.offsets.tolist()) == (0, 0, [0])
 
 
@@ -208,7 +208,7 @@ def test_a_block_that_was_interrupted_is_absent_and_can_be_saved_again(tmp_path:
     assert not is_saved(tmp_path / "0")
     save_block(block, tmp_path / "0")
     assert is_saved(tmp_path / "0")
-    assert_equal(load_block(tmp_path / "0"), block)
+    assert_equal(load_block(tmp_path / "0", rows(["a"])), block)
 
 
 def test_a_full_disk_is_an_error_with_a_number(tmp_path: Path) -> None:

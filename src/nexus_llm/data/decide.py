@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.data.duplicates import minhash
-from nexus_llm.data.duplicates.find import Signed, find_duplicates
 from nexus_llm.data.duplicates.split import BORDER_CLUSTERS, Borders, cluster_numbers, split_borders, split_of
-from nexus_llm.data.intake import rejections
 from nexus_llm.data.segments import Segments
+from nexus_llm.data.taken import rejections
 from nexus_llm.recipe import DataRecipe
+
+if TYPE_CHECKING:
+    # Compiled code: the process that only hands out work never needs it.
+    from nexus_llm.data.duplicates import minhash
+    from nexus_llm.data.duplicates.find import Signed
 
 # Of the process that compares documents; the rest of the engine needs about as much again.
 _MEMORY_BYTES = 150 * 2**20
@@ -50,7 +54,7 @@ class Decisions:
         return replace(self, duplicates=between(self.duplicates, first, last))
 
     def part(self, kept: pl.DataFrame) -> Decided:
-        """What becomes of rows with the columns of `intake.KEPT_SCHEMA`."""
+        """What becomes of rows with the columns of `taken.KEPT_SCHEMA`."""
         rows = clusters_of(kept, self.duplicates)
         is_copy = pl.col("copy_of") != pl.col("ordinal")
         is_near = pl.lit(not self.keep_near) & (pl.col("representative") != pl.col("ordinal"))
@@ -74,7 +78,7 @@ class Decided:
     """The documents of some rows, parted."""
 
     staying: pl.DataFrame
-    """Columns of `intake.KEPT_SCHEMA`, `cluster` and `split`."""
+    """Columns of `taken.KEPT_SCHEMA`, `cluster` and `split`."""
     repeated: pl.DataFrame
     """Rejections of exact and near duplicates."""
 
@@ -102,6 +106,8 @@ class DecideWorker:
         self._stop_if_asked = stop_if_asked
 
     def __call__(self, numbers: Sequence[int]) -> Decisions:
+        from nexus_llm.data.duplicates.find import find_duplicates
+
         duplicates = find_duplicates(
             (self._signed(number) for number in numbers),
             lambda ordinals: self._shingles(numbers, ordinals),
@@ -115,6 +121,8 @@ class DecideWorker:
         return Decisions(duplicates, borders, self._recipe.near_duplicates.keep == "all", self._seed)
 
     def _signed(self, number: int) -> Signed:
+        from nexus_llm.data.duplicates.find import Signed
+
         rows = self._taken.kept(number, ["ordinal", "content_hash", "characters", "band_keys"])
         return Signed.of(rows)
 
@@ -122,6 +130,8 @@ class DecideWorker:
         self, numbers: Sequence[int], ordinals: npt.NDArray[np.uint64]
     ) -> Iterator[tuple[int, minhash.Hashes]]:
         """The shingle set of each document in `ordinals`, which ascend."""
+        from nexus_llm.data.duplicates import minhash
+
         words = self._recipe.near_duplicates.shingle_words
         for number in numbers:
             places = self._taken.kept(number, ["ordinal"])["ordinal"]

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from nexus_llm.data.decide import DecideWorker, Decisions, do_not_stop
-from nexus_llm.data.intake import REJECTED_SCHEMA, Tools
 from nexus_llm.data.passes import EncodeJob, EncodeResult, EncodeWorker, ShardWorker, TakeWorker
 from nexus_llm.data.reading.tasks import Task
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary, rejection_writer
+from nexus_llm.data.taken import REJECTED_SCHEMA, Tools
 from nexus_llm.data.tokens import encode as tokens
 from nexus_llm.data.tokens import shards
 from nexus_llm.data.tokens.shards import Shard, WrittenShard
@@ -111,6 +111,7 @@ class Engine:
         self.progress.start("writing shards", total=len(plan), unit="shards")
         (self.work / "shards").mkdir(parents=True, exist_ok=True)
         worker = (
+            self.taken,
             self.encoded,
             self.work / "shards",
             tokens.saved_type(self.encoded.block(numbers[0])),

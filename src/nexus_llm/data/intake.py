@@ -8,75 +8,18 @@ breaks, symbols) is judged before cleaning takes it away, and what is cheap come
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from nexus_llm.data.clean import clean
 from nexus_llm.data.duplicates import minhash
-from nexus_llm.data.judging import block_lists, decontaminate, language, pii, rules
-from nexus_llm.data.reading.readers import BrokenRecord
+from nexus_llm.data.judging import decontaminate, language, pii, rules
+from nexus_llm.data.reading.blocks import BrokenRecord
 from nexus_llm.data.rows import content_hash, messages_json
-from nexus_llm.recipe import DataRecipe
+from nexus_llm.data.taken import KEPT_SCHEMA, REJECTED_SCHEMA, Taken, Tools, rejections
 from nexus_llm.records import Document
-
-_EXCERPT_CHARACTERS = 200
-
-KEPT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "ordinal": pl.UInt64,
-    "id": pl.String,
-    "source": pl.String,
-    "origin": pl.String,
-    "text": pl.String,
-    # A JSON list of {"role", "content"} for a conversation, null for running text.
-    "messages": pl.String,
-    "language": pl.String,
-    "characters": pl.UInt32,
-    "content_hash": pl.String,
-    "band_keys": pl.Array(pl.UInt64, minhash.BANDS),
-}
-REJECTED_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "ordinal": pl.UInt64,
-    "id": pl.String,
-    "source": pl.String,
-    "origin": pl.String,
-    "reason": pl.String,
-    "rule": pl.String,
-    "value": pl.Float64,
-    "excerpt": pl.String,
-}
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What judging needs besides the recipe, read once and the same for every block. Can be pickled."""
-
-    recipe: DataRecipe
-    spec: rules.Spec
-    language_model: language.Model | None = None
-    blocked: block_lists.BlockLists | None = None
-    evaluation_index: decontaminate.Index | None = None
-    erased_ids: frozenset[str] = frozenset()
-
-
-@dataclass
-class Taken:
-    """What became of the records of one or several blocks, each counted exactly once."""
-
-    kept: pl.DataFrame
-    """Columns of KEPT_SCHEMA, in the order of ordinals."""
-    rejected: pl.DataFrame
-    """Columns of REJECTED_SCHEMA, likewise."""
-    broken: list[BrokenRecord] = field(default_factory=list)
-    read: Counter[str] = field(default_factory=Counter)
-    """Source → usable records."""
-    personal: Counter[str] = field(default_factory=Counter)
-    """Entity → how often it was found in text that was kept or dropped for it."""
-    contaminated: Counter[str] = field(default_factory=Counter)
-    """Evaluation set → documents that hold a part of it."""
 
 
 def take(records: Iterable[tuple[int, Document | BrokenRecord]], tools: Tools) -> Taken:
@@ -209,14 +152,6 @@ class _Sieve:
         if recipe.action == "drop":
             out = before["text"] != self.rows["text"]
             self._reject(_verdicts(out, rule="pii", reason="holds personal data"))
-
-
-def rejections(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of REJECTED_SCHEMA from documents with their `reason`, `rule` and `value`."""
-    excerpt = pl.col("text").str.slice(0, 2 * _EXCERPT_CHARACTERS).str.replace_all(r"\s+", " ").str.strip_chars()
-    return frame.with_columns(excerpt=excerpt.str.slice(0, _EXCERPT_CHARACTERS)).select(
-        pl.col(name).cast(kind) for name, kind in REJECTED_SCHEMA.items()
-    )
 
 
 def _frame_of(ordinals: list[int], documents: list[Document]) -> pl.DataFrame:

@@ -13,10 +13,10 @@ import polars as pl
 
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data.decide import Decisions
-from nexus_llm.data.intake import REJECTED_SCHEMA, Tools, rejections, take
 from nexus_llm.data.reading.blocks import Block
 from nexus_llm.data.reading.tasks import Task, records
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary, replace_file, summary_of
+from nexus_llm.data.taken import REJECTED_SCHEMA, Tools, rejections
 from nexus_llm.data.tokens import encode as tokens
 from nexus_llm.data.tokens import fast_tokenizers, mix, shards
 
@@ -32,6 +32,9 @@ class TakeWorker:
         self._segments = segments
 
     def __call__(self, task: Task) -> Summary:
+        # Compiled code: the process that only hands out work never needs it.
+        from nexus_llm.data.intake import take
+
         formats: dict[str, Counter[str]] = defaultdict(Counter)
         skipped: dict[str, Counter[str]] = defaultdict(Counter)
         source_of: dict[str, str] = {}
@@ -88,8 +91,15 @@ class ShardWorker:
     """The last pass: one shard out of encoded blocks."""
 
     def __init__(
-        self, encoded: EncodedSegments, folder: Path, dtype: Any, epochs: Mapping[str, float], seed: int
+        self,
+        taken: Segments,
+        encoded: EncodedSegments,
+        folder: Path,
+        dtype: Any,
+        epochs: Mapping[str, float],
+        seed: int,
     ) -> None:
+        self._taken = taken
         self._encoded = encoded
         self._folder = folder
         self._dtype = dtype
@@ -98,19 +108,33 @@ class ShardWorker:
 
     def __call__(self, shard: shards.Shard) -> shards.WrittenShard:
         counts = self._folder / f"{shard.name}.json"
-        if counts.exists() and shards.is_written(self._folder, shard):
-            values = json.loads(counts.read_bytes())
-            sources = {name: shards.SourceCount(**one) for name, one in values["sources"].items()}
-            return shards.WrittenShard(tuple(values["files"]), sources)
+        if (done := self._written(counts)) is not None:
+            return done
         written = shards.write_shard(
             self._folder,
             shard,
-            block=lambda number: tokens.load_block(self._encoded.block(number)),
+            block=self._block,
             dtype=self._dtype,
             repeats=lambda rows: mix.repeats(rows["id"], rows["source"], epochs=self._epochs, seed=self._seed),
         )
-        replace_file(counts, json.dumps(asdict(written)).encode())
+        checksums = {name: tokens.checksum(self._folder / name) for name in written.files}
+        replace_file(counts, json.dumps({**asdict(written), "checksums": checksums}).encode())
         return written
+
+    def _written(self, counts: Path) -> shards.WrittenShard | None:
+        """What an earlier run wrote, if it is all there: a power cut may have spoiled it."""
+        try:
+            values = json.loads(counts.read_bytes())
+            if any(tokens.checksum(self._folder / name) != value for name, value in values["checksums"].items()):
+                return None
+        except (OSError, ValueError):
+            return None
+        sources = {name: shards.SourceCount(**one) for name, one in values["sources"].items()}
+        return shards.WrittenShard(tuple(values["files"]), sources)
+
+    def _block(self, number: int) -> tokens.EncodedBlock:
+        texts = self._taken.kept(number, ["ordinal", "text", "messages"])
+        return tokens.load_block(self._encoded.block(number), texts)
 
 
 def refusals(staying: pl.DataFrame, block: tokens.EncodedBlock) -> pl.DataFrame:

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from nexus_llm.data.intake import REJECTED_SCHEMA, Taken
 from nexus_llm.data.reading.blocks import BrokenRecord
+from nexus_llm.data.taken import REJECTED_SCHEMA, Taken
 from nexus_llm.data.tokens import encode as tokens
 
 # Of rejected.parquet.
@@ -76,12 +76,12 @@ class Segments:
         replace_file(self._path(summary.number, "json"), text.encode())
 
     def kept(self, number: int, columns: list[str] | None = None) -> pl.DataFrame:
-        """Rows of `intake.KEPT_SCHEMA`; only for tasks that kept some."""
-        return pl.read_ipc(self._path(number, "kept.arrow"), columns=columns)
+        """Rows of `taken.KEPT_SCHEMA`; only for tasks that kept some."""
+        return tokens.read_mapped(self._path(number, "kept.arrow"), columns)
 
     def rejected(self, number: int) -> pl.DataFrame:
-        """Rows of `intake.REJECTED_SCHEMA`; only for tasks that rejected some."""
-        return pl.read_ipc(self._path(number, "rejected.arrow"))
+        """Rows of `taken.REJECTED_SCHEMA`; only for tasks that rejected some."""
+        return tokens.read_mapped(self._path(number, "rejected.arrow"))
 
     def _path(self, number: int, ending: str) -> Path:
         return self.folder / f"{number:07d}.{ending}"
@@ -98,19 +98,18 @@ class EncodedSegments:
         return self.folder / f"{number:07d}"
 
     def save_rejected(self, number: int, rows: pl.DataFrame) -> None:
-        """Keeps rows of `intake.REJECTED_SCHEMA`."""
+        """Keeps rows of `taken.REJECTED_SCHEMA`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(self._rejected(number), _ipc(rows.sort("ordinal")))
 
     def rejected(self, number: int) -> pl.DataFrame:
-        """Rows of `intake.REJECTED_SCHEMA`."""
-        return pl.read_ipc(self._rejected(number))
+        """Rows of `taken.REJECTED_SCHEMA`."""
+        return tokens.read_mapped(self._rejected(number))
 
     def documents(self, number: int) -> pl.DataFrame:
         """`split`, `source`, `language`, `characters` and `tokens` of each document that stays."""
         path = self.block(number) / "documents.arrow"
-        rows = pl.read_ipc(path, columns=["split", "source", "language", "tokens", "text"])
-        return rows.with_columns(characters=pl.col("text").str.len_chars()).drop("text")
+        return tokens.read_mapped(path, ["split", "source", "language", "characters", "tokens"])
 
     def _rejected(self, number: int) -> Path:
         return self.folder / f"{number:07d}.rejected.arrow"
@@ -118,7 +117,7 @@ class EncodedSegments:
 
 @contextlib.contextmanager
 def rejection_writer(stream: BinaryIO) -> Iterator[Callable[[pl.DataFrame], None]]:
-    """Takes rows of `intake.REJECTED_SCHEMA`, and writes them in row groups of a fixed size: same rows, same bytes."""
+    """Takes rows of `taken.REJECTED_SCHEMA`, and writes them in row groups of a fixed size: same rows, same bytes."""
     import pyarrow.parquet
 
     pending = pl.DataFrame(schema=REJECTED_SCHEMA)

@@ -24,8 +24,8 @@ from nexus_llm.recipe import DataRecipe, FilesSource, PythonDocsSource, Recipe, 
 if TYPE_CHECKING:
     from nexus_llm.data.engine import Engine
     from nexus_llm.data.facts import Facts
-    from nexus_llm.data.intake import Tools
     from nexus_llm.data.segments import Summary
+    from nexus_llm.data.taken import Tools
 
 _PYTHON_DOCS_BYTES = 2_000_000  # CPython 3.11: 1.93 million characters
 # Below this size, starting worker processes takes longer than they save.
@@ -166,8 +166,8 @@ def _other_paths(recipe: DataRecipe) -> list[str]:
 
 def _tools(recipe: DataRecipe, work: Path) -> Tools:
     """Everything that judging needs, read once."""
-    from nexus_llm.data.intake import Tools
     from nexus_llm.data.judging import block_lists, decontaminate, language, rules
+    from nexus_llm.data.taken import Tools
 
     block = recipe.block
     spec = rules.load_spec()
@@ -361,7 +361,7 @@ def _stop_if_asked(ports: Ports) -> None:
 
 STAGE = Stage(
     kind="data",
-    version=2,
+    version=3,
     needs=("model",),
     recipe_part=_recipe_part,
     outside_inputs=_outside_inputs,

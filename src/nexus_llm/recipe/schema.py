@@ -209,8 +209,8 @@ class DataRecipe(Section):
     split: SplitRecipe = SplitRecipe()
     max_documents: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many documents were read; null reads all."""
-    shard_tokens: Annotated[int, Field(ge=1_000)] = 100_000_000
-    """Largest number of tokens in one shard file."""
+    shard_tokens: Annotated[int, Field(ge=1_000)] = 25_000_000
+    """Largest number of tokens in one shard file. Shards are written side by side, one a worker."""
     engine: Literal["embedded", "spark", "glue", "emr-serverless", "batch"] = "embedded"
     """Who does the work; the result is the same, so it is no part of the key."""
     workers: Annotated[int, Field(ge=1)] | None = None

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from nexus_llm.data.duplicates.bands import BANDS
 from nexus_llm.data.duplicates.buckets import candidate_pairs, key_rows
 from nexus_llm.data.duplicates.components import Components
-from nexus_llm.data.duplicates.minhash import BANDS
 from nexus_llm.data.duplicates.shingle_file import ShingleFile
 from nexus_llm.data.duplicates.sorted_rows import Column, Lookup, Rows, SortedRows
 from nexus_llm.data.duplicates.word_hashes import Hashes

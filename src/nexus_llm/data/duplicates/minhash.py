@@ -16,13 +16,11 @@ import polars as pl
 from numba import njit
 
 from nexus_llm.data.characters import Offsets, mix
+from nexus_llm.data.duplicates.bands import BANDS, ROWS
 from nexus_llm.data.duplicates.word_hashes import FACTOR, fill_words, tables, text_buffers
 
 Hashes = npt.NDArray[np.uint64]
 
-# 14 × 8: s = 0.7 is found with probability 0.56, 0.8 with 0.92, 0.9 with 0.9997, and 0.5 with 0.05.
-BANDS = 14
-ROWS = 8
 PERMUTATIONS = BANDS * ROWS
 
 NO_KEY = np.uint64(0)

@@ -34,15 +34,18 @@ class ModelArrays(NamedTuple):
     """What kernels read of a model.
 
     `rows` (rows, dimensions) float32 holds the words' vectors, then the n-gram buckets'. `bucket_rows` (buckets,) int32
-    is the row of each bucket, -1 where pruning dropped it. `word_slots` is an open hash table (a power of two long) of
-    word numbers by FNV-1a, -1 where empty; word i is `word_bytes[word_bounds[i]:word_bounds[i + 1]]`. `output` (labels,
-    dimensions) is one vector a label, or an inner node of the tree. `left`, `right` are the children of each tree node,
-    leaves first, -1 for leaves; empty for a flat softmax. `end_row` is the row of the line's end, -1 for none.
+    is the row of each bucket, -1 where pruning dropped it; bit b & 63 of `kept_buckets[b >> 6]` says whether it did
+    not: of lid.176's 2 million buckets 2 % are left, and the bits stay in a core's second-level cache. `word_slots` is
+    an open hash table (a power of two long) of word numbers by FNV-1a, -1 where empty; word i is
+    `word_bytes[word_bounds[i]:word_bounds[i + 1]]`. `output` (labels, dimensions) is one vector a label, or an inner
+    node of the tree. `left`, `right` are the children of each tree node, leaves first, -1 for leaves; empty for a flat
+    softmax. `end_row` is the row of the line's end, -1 for none.
     """
 
     rows: npt.NDArray[np.float32]
     output: npt.NDArray[np.float32]
     bucket_rows: npt.NDArray[np.int32]
+    kept_buckets: npt.NDArray[np.uint64]
     word_slots: npt.NDArray[np.int32]
     word_bytes: npt.NDArray[np.uint8]
     word_bounds: npt.NDArray[np.int64]
@@ -139,6 +142,7 @@ def _model(file: _Reader, path: Path) -> Model:
         rows=rows,
         output=output,
         bucket_rows=bucket_rows,
+        kept_buckets=np.packbits(np.pad(bucket_rows >= 0, (0, -buckets % 64)), bitorder="little").view("<u8"),
         word_slots=_word_slots(words),
         word_bytes=np.frombuffer(bytearray(b"".join(words)), np.uint8),  # writable, as it is after pickling
         word_bounds=bounds,

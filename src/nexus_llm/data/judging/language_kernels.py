@@ -85,6 +85,17 @@ def _add(total: Any, vector: Any) -> None:  # pragma: no cover - compiled
         total[column] += vector[column]
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _add_row(total: Any, rows: Any, row: int) -> None:  # pragma: no cover - compiled
+    """`_add` without an array made for the row; 16 columns, as most models have, are one vector instruction."""
+    if len(total) == 16:
+        for column in range(16):
+            total[column] += rows[row, column]
+    else:
+        for column in range(len(total)):
+            total[column] += rows[row, column]
+
+
 @njit(cache=True, nogil=True)
 def _next_word(data: Any, place: int, stop: int, token: Any) -> tuple[int, int]:  # pragma: no cover - compiled
     """(bytes of the next word, now `token[1:length + 1]` between its bounds; the place behind it)."""
@@ -180,7 +191,7 @@ def _add_word(
 @njit(cache=True, nogil=True)
 def _add_ngrams(token: Any, length: int, model: ModelArrays, vector: Any) -> int:  # pragma: no cover - compiled
     """Adds the rows of all n-grams of the bounded word, of which the two bounds alone are none; how many it added."""
-    bucket_rows = model.bucket_rows
+    rows, bucket_rows, kept_buckets = model.rows, model.bucket_rows, model.kept_buckets
     buckets = np.int64(len(bucket_rows))
     share = 1.0 / buckets
     added = 0
@@ -202,9 +213,8 @@ def _add_ngrams(token: Any, length: int, model: ModelArrays, vector: Any) -> int
                 rest = np.int64(value) - np.int64(value * share) * buckets
                 if rest >= buckets:
                     rest -= buckets
-                row = bucket_rows[rest]
-                if row >= 0:
-                    _add(vector, model.rows[row])
+                if (kept_buckets[rest >> 6] >> np.uint64(rest & 63)) & np.uint64(1):
+                    _add_row(vector, rows, bucket_rows[rest])
                     added += 1
             size += 1
     return added

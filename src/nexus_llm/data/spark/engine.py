@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from nexus_llm.data.facts import Facts
-    from nexus_llm.data.intake import Tools
+    from nexus_llm.data.taken import Tools
     from nexus_llm.ports import Progress
 
 

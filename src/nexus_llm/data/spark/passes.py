@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from nexus_llm.data.duplicates import split
 from nexus_llm.data.facts import Facts, SourceFacts
-from nexus_llm.data.intake import Tools
 from nexus_llm.data.passes import EncodeJob, EncodeResult, EncodeWorker, ShardWorker, TakeWorker
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary
 from nexus_llm.data.spark.exchange import Exchange
 from nexus_llm.data.spark.files import AtHand, FileGroup, tasks_of
+from nexus_llm.data.taken import Tools
 from nexus_llm.data.tokens import encode as tokens
 from nexus_llm.data.tokens.shards import Shard, WrittenShard
 
@@ -110,12 +110,15 @@ class ExchangedShardWorker:
     def __init__(self, exchange: Exchange, dtype: Any, epochs: Mapping[str, float], seed: int) -> None:
         self._exchange = exchange
         self._folder = exchange.place / SHARDS
-        self._write = ShardWorker(EncodedSegments(exchange.place / ENCODED), self._folder, dtype, epochs, seed)
+        taken, encoded = Segments(exchange.place / TAKEN), EncodedSegments(exchange.place / ENCODED)
+        self._write = ShardWorker(taken, encoded, self._folder, dtype, epochs, seed)
 
     def __call__(self, shard: Shard) -> WrittenShard:
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Of a shard of 100 million tokens these are about 60 blocks, 1 GB.
-        blocks = sorted({name for piece in shard.pieces for name in names_of_encoded(piece.block)})
+        # Of a shard of 25 million tokens these are about 25 tasks, 300 MB.
+        blocks = sorted(
+            {name for piece in shard.pieces for name in (*names_of_encoded(piece.block), _kept(piece.block))}
+        )
         with self._exchange.at_hand(*blocks):
             written = self._write(shard)
         self._exchange.offer(f"{SHARDS}/{shard.name}.*")

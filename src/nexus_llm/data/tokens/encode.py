@@ -6,7 +6,8 @@ tokens.npy            uint16, or uint32 for vocabularies of more than 65,536 tok
 offsets.npy           int64, documents + 1: document i is tokens[offsets[i]:offsets[i + 1]]
 loss_mask.npy         bool, a token: of running text, or written by the assistant
 is_conversation.npy   bool, a document
-documents.arrow       row i = document i, columns as in BLOCK_SCHEMA; ordered by split, then by ordinal
+documents.arrow       row i = document i, columns as in BLOCK_SCHEMA but `text` and `messages`, which lie on the disk
+                      already; ordered by split, then by ordinal
 refused.json          conversations that the chat template refuses, how often a sample differed, checksums of the rest
 """
 
@@ -46,9 +47,12 @@ BLOCK_SCHEMA: dict[str, type[pl.DataType]] = {
     "language": pl.String,
     "cluster": pl.String,
     "split": pl.String,
+    "characters": pl.UInt32,
     "tokens": pl.UInt32,
 }
-"""Columns of an encoded block's documents; `encode_block` adds the last one."""
+"""Columns of an encoded block's documents; `encode_block` adds the last two."""
+
+_NOT_SAVED = ("text", "messages")
 
 # One document in so many is encoded by the reference as well, to catch a fast encoder that is not exact after all.
 _CHECKED_ONE_IN = 512
@@ -92,8 +96,8 @@ class EncodedBlock:
 def encode_block(frame: pl.DataFrame, encoder: Encoder, tokenizer: ChatTokenizer) -> EncodedBlock:
     """The documents of `frame` with their token ids, and the conversations that the template refuses.
 
-    `frame` has the columns of BLOCK_SCHEMA without `tokens`, in any order. Running text goes through `encoder` and is
-    opened and closed as `ChatTokenizer.encode_document` does; conversations go through the chat template, and what
+    `frame` has the columns of BLOCK_SCHEMA without the last two, in any order. Running text goes through `encoder` and
+    is opened and closed as `ChatTokenizer.encode_document` does; conversations go through the chat template, and what
     the assistant wrote is their loss mask.
 
     One document in 512, drawn by its ordinal, is encoded by Hugging Face's library too. Where the ids differ, that
@@ -107,14 +111,16 @@ def encode_block(frame: pl.DataFrame, encoder: Encoder, tokenizer: ChatTokenizer
     differences = _sampled_differences(running, encoder, tokenizer)
     if differences:
         encoder = reference(tokenizer)
-    ids, offsets = _with_ends(*encoder.encode(running["text"].to_list()), tokenizer)
+    ids, offsets = _with_ends(*encoder.encode(running["text"]), tokenizer)
     masks = np.ones(len(ids), np.bool_)
     if is_conversation.any():
         ids, offsets = merged(is_conversation, (ids, offsets), conversations[:2])
         masks = np.ones(len(ids), np.bool_)
         masks[np.repeat(is_conversation, np.diff(offsets))] = conversations[2]
     kept = np.diff(offsets) > 0  # a refused conversation has no tokens; every other document has its end
-    documents = frame.with_columns(tokens=pl.Series(np.diff(offsets), dtype=pl.UInt32)).filter(kept)
+    documents = frame.with_columns(
+        characters=pl.col("text").str.len_chars(), tokens=pl.Series(np.diff(offsets), dtype=pl.UInt32)
+    ).filter(kept)
     return EncodedBlock(
         documents.select(pl.col(name).cast(kind) for name, kind in BLOCK_SCHEMA.items()),
         ids.astype(token_type(tokenizer.vocabulary_size)),
@@ -141,7 +147,7 @@ def save_block(block: EncodedBlock, folder: Path) -> None:
         with (partial / f"{name}.npy").open("wb") as stream:
             write_array(stream, getattr(block, name))
     # Not into the file: polars turns a full disk into an error without a number. Not compressed: it is read once.
-    documents = block.documents.write_ipc(None, compression="uncompressed").getbuffer()
+    documents = block.documents.drop(_NOT_SAVED).write_ipc(None, compression="uncompressed").getbuffer()
     (partial / "documents.arrow").write_bytes(documents)
     content = {
         "refused": [asdict(one) for one in block.refused],
@@ -153,8 +159,10 @@ def save_block(block: EncodedBlock, folder: Path) -> None:
     partial.rename(folder)
 
 
-def load_block(folder: Path) -> EncodedBlock:
+def load_block(folder: Path, texts: pl.DataFrame) -> EncodedBlock:
     """The block that `save_block` wrote, its arrays mapped into memory.
+
+    `texts` has `ordinal` (ascending), `text` and `messages` of at least the block's documents.
 
     Raises:
         OSError: there is none.
@@ -162,8 +170,11 @@ def load_block(folder: Path) -> EncodedBlock:
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
     rest = json.loads((folder / "refused.json").read_bytes())
     refused = tuple(RefusedConversation(**one) for one in rest["refused"])
-    documents = pl.read_ipc(folder / "documents.arrow")
-    return EncodedBlock(documents, **arrays, refused=refused, differences=rest["differences"])
+    documents = read_mapped(folder / "documents.arrow")
+    documents = documents.hstack(texts[texts["ordinal"].search_sorted(documents["ordinal"])].select(_NOT_SAVED))
+    return EncodedBlock(
+        documents.select(list(BLOCK_SCHEMA)), **arrays, refused=refused, differences=rest["differences"]
+    )
 
 
 def is_saved(folder: Path) -> bool:
@@ -184,9 +195,21 @@ def checksum(path: Path) -> int:
     return value
 
 
+def read_mapped(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """The rows of an Arrow file, or some of its columns, mapped into memory: nothing is copied.
+
+    pyarrow's reader, because polars' copies and checks all text: 3.8 ms instead of 0.4 for a block of 4 MiB (2026-11).
+    """
+    import pyarrow.ipc
+
+    with pyarrow.memory_map(str(path)) as file:
+        table = pyarrow.ipc.open_file(file).read_all()
+    return pl.DataFrame(table if columns is None else table.select(columns))
+
+
 def load_sizes(folder: Path) -> dict[str, npt.NDArray[np.int64]]:
     """`EncodedBlock.sizes` of a saved block, without its text and tokens."""
-    documents = pl.read_ipc(folder / "documents.arrow", columns=["split", "tokens"])
+    documents = read_mapped(folder / "documents.arrow", ["split", "tokens"])
     return _sizes_by_split(documents["split"], documents["tokens"])
 
 

@@ -33,12 +33,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from nexus_llm.chat import ChatTokenizer
 
 TokenIds = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
-Encode = Callable[[Sequence[str]], tuple[TokenIds, Offsets]]
+Texts = Sequence[str] | pl.Series
+Encode = Callable[[Texts], tuple[TokenIds, Offsets]]
 Adapter = Callable[[str], Encode]
 """Makes an encoder of the content of a `tokenizer.json`."""
 
@@ -109,7 +111,7 @@ def reference(tokenizer: ChatTokenizer) -> Encoder:
     """The encoder that is right by definition: `ChatTokenizer.encode_documents` without what opens and closes."""
     opening = len(tokenizer.document_start_ids)
 
-    def encode(texts: Sequence[str]) -> tuple[TokenIds, Offsets]:
+    def encode(texts: Texts) -> tuple[TokenIds, Offsets]:
         parts = []
         for batch in _batches(texts):
             for one in tokenizer.encode_documents(batch):
@@ -233,27 +235,24 @@ _TROUBLESOME = (
 def _with_rare_texts_by(exact: Encode, fast: Encode) -> Encode:
     """`fast`, but `exact` for texts with a rare character."""
 
-    def encode(texts: Sequence[str]) -> tuple[TokenIds, Offsets]:
+    def encode(texts: Texts) -> tuple[TokenIds, Offsets]:
         is_rare = _with_rare_characters(texts)
+        listed = list(texts)
         if not is_rare.any():
-            return fast(texts)
-        common = [text for text, one in zip(texts, is_rare, strict=True) if not one]
-        return merged(is_rare, fast(common), exact(list(itertools.compress(texts, is_rare))))
+            return fast(listed)
+        common = [text for text, one in zip(listed, is_rare, strict=True) if not one]
+        return merged(is_rare, fast(common), exact(list(itertools.compress(listed, is_rare))))
 
     return encode
 
 
-def _with_rare_characters(texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+def _with_rare_characters(texts: Texts) -> npt.NDArray[np.bool_]:
     """Whether each text has one of the `rare_characters`, shape (texts,)."""
+    from nexus_llm.data.characters import buffers
     from nexus_llm.data.tokens.rare_characters import has_marked
 
-    marked = rare_characters()
-    parts = []
-    for batch in _batches(texts):
-        encoded = [text.encode("utf-8", "surrogatepass") for text in batch]
-        data = np.frombuffer(b"".join(encoded), np.uint8)
-        parts.append(has_marked(data, bounds_of([len(one) for one in encoded]), marked))
-    return np.concatenate(parts) if parts else np.empty(0, np.bool_)
+    column = texts if isinstance(texts, pl.Series) else pl.Series(texts, dtype=pl.String)
+    return has_marked(*buffers(column), rare_characters()) if len(column) else np.empty(0, np.bool_)
 
 
 def _splintr(tokenizer_json: str) -> Encode:
@@ -262,7 +261,7 @@ def _splintr(tokenizer_json: str) -> Encode:
 
     backend = splintr.from_json_bytes(_without_control_tokens(tokenizer_json).encode())
 
-    def encode(texts: Sequence[str]) -> tuple[TokenIds, Offsets]:
+    def encode(texts: Texts) -> tuple[TokenIds, Offsets]:
         parts = [backend.encode_flat(text) for text in texts]
         return np.frombuffer(b"".join(parts), "<u4"), bounds_of([len(part) // 4 for part in parts])
 
@@ -275,7 +274,7 @@ def _fastokens(tokenizer_json: str) -> Encode:
 
     backend = fastokens.Tokenizer.from_json_str(tokenizer_json)
 
-    def encode(texts: Sequence[str]) -> tuple[TokenIds, Offsets]:
+    def encode(texts: Texts) -> tuple[TokenIds, Offsets]:
         ids, bounds = backend.encode_batch_flat(list(texts), add_special_tokens=False, split_special_tokens=True)
         return np.frombuffer(ids, "<u4"), np.frombuffer(bounds, "<i8")
 
@@ -294,7 +293,7 @@ def _without_control_tokens(tokenizer_json: str) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
-def _batches(texts: Sequence[str]) -> list[list[str]]:
+def _batches(texts: Texts) -> list[list[str]]:
     """The texts in order, in lists that hold 2 million characters at most or a single text."""
     batches: list[list[str]] = []
     room = 0

@@ -29,7 +29,7 @@ from nexus_llm.records import SPLITS, Split
 if TYPE_CHECKING:
     import pyarrow.parquet
 
-DOCUMENTS_SCHEMA = {name: kind for name, kind in BLOCK_SCHEMA.items() if name != "split"}
+DOCUMENTS_SCHEMA = {name: kind for name, kind in BLOCK_SCHEMA.items() if name not in ("split", "characters")}
 """Columns of `documents.parquet`."""
 
 # A row group ends after so many documents or so much text, whichever comes first: both count documents from the
@@ -129,7 +129,8 @@ def write_shard(
 ) -> WrittenShard:
     """Writes the files of a shard into `folder`, reading one block at a time; gives its counts.
 
-    Files get their names when all of them are on the disk, `documents.parquet` last. `block` gives an encoded block by
+    Files get their names when all of them are whole, `documents.parquet` last; who finishes the artifact waits for the
+    disk. `block` gives an encoded block by
     its number (`tokens.load_block`); `dtype` is `tokens.token_type`; `repeats` gives for some documents how often an
     epoch sees each (`mix.repeats`), 1 where there is none and outside of training.
 
@@ -168,14 +169,8 @@ def write_shard(
         raise AssertionError(f"{shard.name} was planned with {shard.tokens} tokens and has {tokens}")
     for name in shard.files:
         _partial_path(folder / name).rename(folder / name)
-    _sync_folder(folder)
     count.sources = dict(sorted(count.sources.items()))
     return count
-
-
-def is_written(folder: Path, shard: Shard) -> bool:
-    """Whether `write_shard` finished there."""
-    return (folder / shard.files[-1]).exists()
 
 
 _ARRAYS: dict[str, Any] = {
@@ -235,7 +230,7 @@ def _part(block: EncodedBlock, piece: Piece) -> EncodedBlock:
 def _count(count: WrittenShard, documents: pl.DataFrame, repeats: npt.NDArray[Any]) -> None:
     """Adds these documents to the counts of their sources."""
     sums = (
-        documents.select("source", "tokens", characters=pl.col("text").str.len_chars())
+        documents.select("source", "tokens", "characters")
         .with_columns(seen=pl.Series(repeats, dtype=pl.Int64) * pl.col("tokens"))
         .group_by("source")
         .agg(pl.len(), pl.col("characters", "tokens", "seen").cast(pl.Int64).sum())
@@ -308,17 +303,9 @@ def _partial_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[BinaryIO]:
-    """A file to write under another name, which is on the disk when the block ends."""
+    """A file to write under another name. The disk begins with it when the block ends, and nobody waits for it here."""
     with _partial_path(path).open("wb") as stream:
         yield stream
         stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Names in `folder` survive a power cut from now on."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        if hasattr(os, "posix_fadvise"):  # else the system begins when it likes; there is none on macOS
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
