@@ -107,18 +107,21 @@ def test_rows_may_be_divided_among_forward_passes_as_one_likes(tmp_path):
         torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-3, atol=1e-6)
 
 
-def test_checkpointed_activations_change_no_gradient(tmp_path):
+def test_layers_computed_again_change_no_gradient(tmp_path):
     tiny(tmp_path, "llama")
-    found = []
+    found, calls = [], []
     for checkpointing in (False, True):
         settings = recipe(gradient_checkpointing=checkpointing, method="lora", lora_dropout=0.5)
         learner = build(tmp_path, settings, seed=1, base="tiny")
         for name, parameter in learner.packed.learning().items():
             if "lora_B" in name:
                 parameter.data.fill_(0.1)
+        calls.append(0)
+        learner.packed.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(calls.pop() + 1))
         torch.manual_seed(3)  # the loop does this at every step: dropout is drawn again as it was
         learner.gradients(rows(), learned_tokens=100)
         found.append(learner.optimizer.gradients())
+    assert calls == [1, 2]
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         assert torch.equal(gradient, found[1][name]), name
