@@ -47,17 +47,19 @@ def unpack(archive: Path, target: Path) -> list[str]:
     return sorted(names)
 
 
-def adopt(made: Path, folder: Path, *, key: str, made_by: str) -> Manifest:
+def adopt(made: Path, folder: Path, *, key: str | None, made_by: str) -> Manifest:
     """Moves the files of a finished train artifact from `made` to `folder`, but for its manifest, and gives that.
+
+    A `key` of None takes any.
 
     Raises:
         TrainingError: it is not finished, of another key, or not what its manifest says.
     """
     artifact = _finished(made, made_by)
-    if (artifact.kind, artifact.key) != ("train", key):
+    if (artifact.kind, artifact.key) != ("train", artifact.key if key is None else key):
         raise TrainingError(
-            f"{made_by} made {artifact.kind} {artifact.key}, not train {key}",
-            fix="let the image have this version of the package, and the job this recipe",
+            f"{made_by} made {artifact.kind} {artifact.key}, not train {key or ''}".rstrip(),
+            fix="let the image have this version of the package; delete that result and run the same command again",
         )
     if altered := altered_files(artifact):
         raise TrainingError(

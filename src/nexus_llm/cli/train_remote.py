@@ -1,0 +1,157 @@
+"""Training elsewhere: `nexus train RECIPE --on sagemaker`, `nexus train attach JOB`, `nexus train stop JOB`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nexus_llm.cli.console import print_json
+from nexus_llm.cli.options import AsJson, Root, workspace
+
+if TYPE_CHECKING:
+    from nexus_llm.artifacts import Artifact
+    from nexus_llm.cloud.sagemaker_follow import TrainingJobs
+    from nexus_llm.pipeline import Workspace
+    from nexus_llm.ports import Interrupt, Progress
+    from nexus_llm.recipe import Recipe
+
+Launcher = Literal["local", "container-rehearsal", "sagemaker"]
+On = Annotated[Launcher | None, typer.Option("--on", help="Where to train; overrides train.launcher of the recipe.")]
+Job = Annotated[str, typer.Argument(help="Name of a SageMaker training job.", metavar="JOB")]
+Region = Annotated[str | None, typer.Option("--region", help="AWS region; else what the environment says.")]
+
+
+def register(train: typer.Typer) -> None:
+    """Adds the commands to the group `nexus train`."""
+    train.command("attach", help="Watch a SageMaker job to its end, from any machine, and import its result.")(attach)
+    train.command("stop", help="Ask a SageMaker job to save a checkpoint and end.")(stop)
+
+
+def launcher_overrides(on: Launcher | None) -> tuple[str, ...]:
+    """`--on` as overrides of the recipe.
+
+    >>> launcher_overrides("sagemaker"), launcher_overrides(None)
+    (('train.launcher=sagemaker',), ())
+    """
+    return () if on is None else (f"train.launcher={on}",)
+
+
+@dataclass(frozen=True)
+class LauncherTrainService:
+    """The `nexus_llm.ports.TrainService` that goes where `train.launcher` says."""
+
+    progress: Progress
+    interrupt: Interrupt
+
+    def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
+        """See `nexus_llm.ports.TrainService`."""
+        if recipe.train.launcher == "container-rehearsal":
+            from nexus_llm.cli.train_job import COMMAND
+            from nexus_llm.cloud.rehearsal import RehearsalTrainService
+
+            rehearsal = RehearsalTrainService(COMMAND, self.progress, self.interrupt)
+            return rehearsal.train(recipe, inputs, key, folder)
+        from nexus_llm.cloud.sagemaker import SageMakerTrainService, StoredBucket
+
+        service = SageMakerTrainService(
+            lambda region: training_jobs(region, self.interrupt), self.progress, StoredBucket()
+        )
+        return service.train(recipe, inputs, key, folder)
+
+
+def training_jobs(region: str | None, interrupt: Interrupt) -> TrainingJobs:
+    """SageMaker's jobs of a region.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+    """
+    from nexus_llm.cloud.data_jobs import boto3_clients
+    from nexus_llm.cloud.sagemaker_follow import TrainingJobs
+
+    return TrainingJobs(boto3_clients(region), region=region, stop_requested=interrupt.requested)
+
+
+def attach(job: Job, region: Region = None, as_json: AsJson = False, root: Root = Path()) -> int:
+    """Watch a SageMaker job to its end, from any machine, and import its result."""
+    from nexus_llm.cli.console import SignalInterrupt, console_progress
+    from nexus_llm.cloud.sagemaker import StoredBucket, job_facts
+
+    interrupt = SignalInterrupt()
+    interrupt.install()
+    jobs = training_jobs(region, interrupt)
+    description, made = attach_and_import(
+        job, jobs=jobs, progress=console_progress(), bucket=StoredBucket(), place=workspace(root)
+    )
+    document = {"job": job_facts(description), "key": made.key, "id": made.id, "path": str(made.folder)}
+    if as_json:
+        print_json(document)
+    else:
+        print(f"train      {made.id}  {made.folder}")
+    return 0
+
+
+def attach_and_import(
+    job: str, *, jobs: TrainingJobs, progress: Progress, bucket: Any, place: Workspace
+) -> tuple[dict[str, Any], Artifact]:
+    """What SageMaker says of a job that has ended well, and its artifact, which now lies in the workspace.
+
+    Raises:
+        NexusError: the job ended badly, or left something else.
+    """
+    from nexus_llm import storage
+    from nexus_llm.cloud.sagemaker import job_facts, take_result
+    from nexus_llm.cloud.sagemaker_errors import ended_badly
+    from nexus_llm.cloud.sagemaker_follow import follow
+
+    description = follow(jobs, job, progress)
+    if description["TrainingJobStatus"] != "Completed":
+        raise ended_badly(job, description, region=jobs.region)
+    scratch = place.root / "artifacts" / f".incoming-{job}"
+    try:
+        manifest = take_result(description, scratch, key=None, bucket=bucket)
+        store = place.store("train")
+        if found := store.find("train", manifest.key, inputs=manifest.inputs):
+            return description, found
+        with store.draft(
+            "train",
+            manifest.key,
+            stage_version=manifest.stage_version,
+            recipe=manifest.recipe,
+            inputs=manifest.inputs,
+            provenance=manifest.provenance,
+        ) as draft:
+            logs = _move(scratch, draft.folder, counted={entry.path for entry in manifest.files})
+            made = draft.finish(facts=manifest.facts | {"job": job_facts(description)}, logs=logs)
+    finally:
+        storage.remove(scratch)
+    return description, made
+
+
+def stop(job: Job, region: Region = None, as_json: AsJson = False) -> int:
+    """Ask a SageMaker job to save a checkpoint and end."""
+    from nexus_llm.ports import NeverInterrupted
+
+    before = training_jobs(region, NeverInterrupted()).stop(job)
+    if as_json:
+        print_json({"job": job, "status_before": before})
+    elif before == "InProgress":
+        print(f"{job} was asked to stop; it has 120 s to save. The command that started it continues at that step.")
+    else:
+        print(f"{job} was {before} already")
+    return 0
+
+
+def _move(source: Path, target: Path, *, counted: set[str]) -> tuple[str, ...]:
+    """Moves all files; gives those that do not count towards the artifact's id."""
+    import shutil
+
+    shutil.rmtree(source / "work", ignore_errors=True)
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(source / name, target / name)
+    return tuple(name for name in names if name not in counted)
