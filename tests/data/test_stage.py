@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, load
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.data.stage import STAGE
+from nexus_llm.data.stage import STAGE, _check_disk
 from nexus_llm.errors import ArtifactError, DataError, TryAgainError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import Recipe
@@ -260,3 +261,16 @@ def test_contracts_that_were_copied_between_companies_are_found(model: Artifact,
     facts = made.manifest.facts
     assert facts["duplicates"]["exact"] + facts["duplicates"]["near"] > 5
     assert documents(made)["cluster"].n_unique() == facts["kept"]
+
+
+def test_a_corpus_that_cannot_fit_on_the_disk_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"GB free, and 1000000\.0 GB of text need about 2700000\.0 GB"):
+        _check_disk({"own": [storage.FileInfo("a.jsonl", 10**15)]}, tmp_path)
+
+
+def test_what_decontamination_could_not_look_for_is_a_fact(corpus: Path, model: Artifact, tmp_path: Path) -> None:
+    write_lines(corpus / "a.jsonl", [{"text": article(number)} for number in range(30)])
+    write_lines(tmp_path / "exam.jsonl", [{"question": "too short"}])
+    exam = {"name": "exam", "path": str(tmp_path / "exam.jsonl")}
+    facts = run(corpus, model, tmp_path / "root", decontaminate=[exam]).manifest.facts
+    assert (facts["evaluation_items_unchecked"], facts["evaluation_runs_ignored"]) == ({"exam": 1}, 0)

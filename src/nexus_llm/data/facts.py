@@ -64,6 +64,10 @@ class Facts:
     languages: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
     contaminated: Counter[str] = field(default_factory=Counter)
+    unchecked: dict[str, int] = field(default_factory=dict)
+    """Evaluation set → its items that are too short to be looked for."""
+    common_runs: int = 0
+    """Runs of words of evaluation sets that are too common to mean anything, and were not looked for."""
     lengths: list[int] = field(default_factory=lambda: [0] * len(LENGTH_BOUNDS))
     shards: dict[str, int] = field(default_factory=dict)
     tokenizer_backends: set[str] = field(default_factory=set)
@@ -147,6 +151,8 @@ class Facts:
             "pii": _sorted(self.personal),
             "lengths": {"bounds": list(LENGTH_BOUNDS), "documents": self.lengths},
             "contamination": _sorted(self.contaminated),
+            "evaluation_items_unchecked": _sorted(Counter(self.unchecked)),
+            "evaluation_runs_ignored": self.common_runs,
             "tokenizer_backend": ", ".join(sorted(self.tokenizer_backends)),
             "tokenizer_differences": self.tokenizer_differences,
         }

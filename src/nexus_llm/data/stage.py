@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _PYTHON_DOCS_BYTES = 2_000_000  # CPython 3.11: 1.93 million characters
 # Below this size, starting worker processes takes longer than they save.
 _SMALL_CORPUS_BYTES = 24 * 2**20
+# Disk for one byte of text: its cleaned copy, token ids and masks twice, the documents beside the shards.
+_DISK_SHARE = 2.7
 # Engines that are services: they make the same files, which are then brought here.
 _ELSEWHERE = ("glue", "emr-serverless", "batch")
 # Fields that say who does the work, not what comes out.
@@ -69,6 +72,9 @@ def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Po
     files = {source.name: _files_of(source) for source in recipe.data.sources}
     with storage.explained(str(draft.folder)), _engine(recipe, files, draft.work, ports) as engine:
         facts = _new_facts(recipe.data, files)
+        if (index := engine.tools.evaluation_index) is not None:
+            facts.unchecked, facts.common_runs = dict(index.unchecked), len(index.ignored)
+        _check_disk(files, draft.work)
         summaries = _take(engine, recipe.data, files, facts, draft.work, ports)
         decisions = engine.decide(summaries)
         encoded = engine.encode(summaries, decisions, model_folder, facts)
@@ -122,6 +128,22 @@ def _estimate(recipe: Recipe) -> Estimate:
         size += sum(file.size for file in files if format_of(file.location)) if files else _PYTHON_DOCS_BYTES
     # Start-up, and the rate of one core of an AMD EPYC, 2026-11 (benchmarks/data.py).
     return Estimate(seconds=8 + size / 10_000_000 / (os.cpu_count() or 1), memory_bytes=900 * 2**20)
+
+
+def _check_disk(files: Mapping[str, Sequence[storage.FileInfo]], work: Path) -> None:
+    """Refuses a large corpus that cannot fit, before hours are spent on it."""
+    size = sum(file.size for group in files.values() for file in group)
+    needed, free = size * _DISK_SHARE, shutil.disk_usage(work).free
+    if size > _SMALL_CORPUS_BYTES and free + _done_bytes(work) < needed:
+        raise DataError(
+            f"{work} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB of text need about {needed / 1e9:.1f} GB",
+            fix="free some space, or run in a folder on a larger disk; the same command continues",
+        )
+
+
+def _done_bytes(work: Path) -> int:
+    """What an earlier run has written."""
+    return sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
 
 
 def _usable_files(source: FilesSource) -> list[storage.FileInfo]:
@@ -235,8 +257,11 @@ def _take(
     ports: Ports,
 ) -> list[Summary]:
     """The first pass over all sources."""
+    from nexus_llm.data.workers import is_compiled
+
     total = sum(file.size for group in files.values() for file in group)
-    ports.progress.start("reading the text", total=total, unit="B")
+    first = "" if is_compiled() else " (the first time, compiling takes half a minute)"
+    ports.progress.start(f"reading the text{first}", total=total, unit="B")
     summaries = []
     for summary in _taken(engine, recipe, files, work, ports):
         facts.add_taken(summary)

@@ -125,6 +125,13 @@ class Workers:
         return future
 
 
+def is_compiled() -> bool:
+    """Whether an earlier run of this installation has compiled what workers call. (numba keeps it beside the source, or
+    where NUMBA_CACHE_DIR says.)"""
+    folder = os.environ.get("NUMBA_CACHE_DIR", Path(__file__).parent)
+    return any(Path(folder).rglob("text_statistics*.nbc"))
+
+
 # The pass that a worker process is at, and its function.
 _given: str | None = None
 _worker: Callable[[Any], Any] | None = None
