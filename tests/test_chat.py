@@ -147,6 +147,47 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_training(template
         tokenizer.encode_conversation([Message(role="user", content="b"), Message(role="assistant", content="a")])
 
 
+def learned(template: str, *turns: str) -> list[str]:
+    """What the assistant's turns are in a template's text; the user speaks first."""
+    tokenizer = ChatTokenizer(json.dumps(tiny_tokenizer()), template=template, config=CONFIG)
+    roles = ("user", "assistant")
+    encoded = tokenizer.encode_conversation(
+        [Message(role=roles[place % 2], content=text) for place, text in enumerate(turns)]
+    )
+    runs = [""]
+    for token, own in zip(encoded.token_ids, encoded.is_assistant, strict=True):
+        if own:
+            runs[-1] += tokenizer.decode([token], keep_control_tokens=True)
+        elif runs[-1]:
+            runs.append("")
+    return [run for run in runs if run]
+
+
+def test_a_text_that_ends_with_eos_where_it_asks_for_nothing_is_learned_turn_by_turn() -> None:
+    """Phi-3's habit."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
+    )
+    assert learned(template, "q", "One.", "q", "Two.") == ["One.<|im_end|>", "Two.<|im_end|>"]
+
+
+def test_a_prompt_that_opens_a_thought_which_the_past_does_not_have_is_no_part_of_the_words() -> None:
+    """The habit of Qwen3.5 and DeepSeek's R1."""
+    template = TEMPLATE.replace("'<|im_start|>assistant\n' }}{% endif", "'<|im_start|>assistant\n<think>\n' }}{% endif")
+    assert template != TEMPLATE
+    assert learned(template, "q", "One.", "q", "Two.") == ["One.<|im_end|>", "Two.<|im_end|>"]
+    with pytest.raises(ModelError, match="rewrites earlier turns"):
+        learned(template, "q", "<b>", "q", "Two.")  # the content seems to begin with the thought
+
+
+def test_a_template_that_leaves_words_out_is_refused() -> None:
+    """Templates of models that see pictures want lists of parts, and write nothing of a plain text."""
+    template = TEMPLATE.replace("message['content']", "('' if message.role == 'assistant' else message.content)")
+    with pytest.raises(ModelError, match=r"leaves out what turn 2 \(assistant\) says"):
+        learned(template, "question", "One.")
+
+
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "{{ messages[9].content + 'x' }}"])
 def test_a_conversation_that_the_template_refuses_is_named(template: str) -> None:
     tokenizer = ChatTokenizer(json.dumps(tiny_tokenizer()), template=template, config=CONFIG)

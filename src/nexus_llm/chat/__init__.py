@@ -8,7 +8,7 @@ streaming       ids that arrive one by one, as text
 """
 
 from nexus_llm.chat.streaming import StreamDecoder
-from nexus_llm.chat.template import default_template
+from nexus_llm.chat.template import Tools, default_template
 from nexus_llm.chat.tokenizer import ChatTokenizer, EncodedConversation
 
-__all__ = ["ChatTokenizer", "EncodedConversation", "StreamDecoder", "default_template"]
+__all__ = ["ChatTokenizer", "EncodedConversation", "StreamDecoder", "Tools", "default_template"]

@@ -59,7 +59,9 @@ class ChatTemplate:
         """
         return self._render("_compiled", messages, tools, add_generation_prompt=add_generation_prompt)
 
-    def written_turns(self, messages: Sequence[Message], *, tools: Tools = None) -> list[WrittenTurn] | None:
+    def written_turns(
+        self, messages: Sequence[Message], *, tools: Tools = None, add_generation_prompt: bool = False
+    ) -> list[WrittenTurn] | None:
         """Which message wrote which part of `render`'s text, in the text's order; None where that cannot be said.
 
         The template is run once more, with a mark put out wherever one of its loops takes up a message. The text
@@ -68,13 +70,12 @@ class ChatTemplate:
         Raises:
             ModelError: the template refuses the conversation.
         """
-        text = self.render(messages, tools=tools)
+        text = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
         used = set().union(*strings([text, [dict(one) for one in messages], list(tools or ())]))
         mark = next(chr(code) for code in _MARKS if chr(code) not in used)
         marks = _Marks(mark, messages)
-        marked = self._render(
-            "_tracing", messages, tools, **{_TURN_BEGINS: marks.turn_begins, _TURNS_END: marks.turns_end}
-        )
+        tracers = {_TURN_BEGINS: marks.turn_begins, _TURNS_END: marks.turns_end}
+        marked = self._render("_tracing", messages, tools, add_generation_prompt=add_generation_prompt, **tracers)
         pieces = re.split(f"{mark}(\\d*){mark}", marked)  # text, mark, text, mark, …, text
         if "".join(pieces[::2]) != text:
             return None

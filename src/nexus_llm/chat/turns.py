@@ -56,7 +56,7 @@ def refuse_lost_tools(
 
 
 def refuse_lost_words(template: ChatTemplate, messages: Sequence[Message], *, tools: Tools, text: str) -> None:
-    """Looks turn by turn whether all that a conversation with tools says is in `text`, which is `messages` rendered.
+    """Looks turn by turn whether all that a conversation says and calls is in `text`, which is `messages` rendered.
 
     Raises:
         ModelError: the template leaves something out; the turn is named.
@@ -69,13 +69,15 @@ def refuse_lost_words(template: ChatTemplate, messages: Sequence[Message], *, to
                     f"the model's chat template leaves out call {number + 1} of {len(calls)} in turn {index + 1}",
                     fix="one call a turn may be all that it knows: give each call a turn of its own",
                 )
-        if message["content"].strip() and (calls or message["role"] == "tool"):
+        content = message["content"].strip()
+        # Of words without tools, only those that cannot be seen at once are looked for: it costs a rendering.
+        if content and (calls or message["role"] == "tool" or content not in text):
             longer: Message = {**message, "content": f"{message['content'].rstrip()}x"}
             if template.render(_with(messages, index, longer), tools=tools) == text:
-                what = "says something and calls a tool" if calls else "is a tool's result"
+                beside = " beside its call" if calls else ""
                 raise ModelError(
-                    f"turn {index + 1} {what}, and the model's chat template leaves its content out",
-                    fix="make that turn's content empty" if calls else "use a model whose template knows tools",
+                    f"the model's chat template leaves out what turn {index + 1} ({message['role']}) says{beside}",
+                    fix="make that turn's content empty" if calls else "use a model whose template takes such turns",
                 )
 
 
@@ -107,10 +109,27 @@ def _traced(
     spans = []
     for index in places:
         pieces = [turn for turn in turns if turn.index == index]
-        if len(pieces) != 1 or not text.startswith(opening, pieces[0].start, pieces[0].end):
+        if len(pieces) != 1:
             return None
-        spans.append(_span(text, pieces[0].start + len(opening), pieces[0].end))
+        words = _words_start(text[pieces[0].start : pieces[0].end], opening, messages[index]["content"].strip())
+        if words is None:
+            return None
+        spans.append(_span(text, pieces[0].start + words, pieces[0].end))
     return spans
+
+
+def _words_start(turn: str, opening: str, content: str) -> int | None:
+    """Where in a turn the assistant's own words begin; None where that is not sure.
+
+    Behind the opening; or, where a prompt for an answer opens more than a turn in the past has (Qwen3.5: `<think>`),
+    behind what they share, if the content begins right there.
+    """
+    if turn.startswith(opening):
+        return len(opening)
+    shared = next(
+        (place for place, pair in enumerate(zip(turn, opening, strict=False)) if len(set(pair)) > 1), len(turn)
+    )
+    return shared if shared and content and turn.startswith(content, shared) else None
 
 
 def _opening(template: ChatTemplate, messages: Sequence[Message], places: list[int], *, tools: Tools) -> str | None:
@@ -119,9 +138,13 @@ def _opening(template: ChatTemplate, messages: Sequence[Message], places: list[i
         try:
             before = template.render(messages[:index], tools=tools)
             asking = template.render(messages[:index], tools=tools, add_generation_prompt=True)
+            turns = template.written_turns(messages[:index], tools=tools, add_generation_prompt=True)
         except ModelError:
             continue
-        return asking[len(before) :] if asking.startswith(before) else None
+        if asking.startswith(before):
+            return asking[len(before) :]
+        # Phi-3 ends a text that asks for nothing with eos: then the opening is what stands behind the turns.
+        return (asking[turns[-1].end :] or None) if turns else None
     return None
 
 

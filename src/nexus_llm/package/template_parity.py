@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_llm import gguf_tokenizer
-from nexus_llm.chat import ChatTokenizer
-from nexus_llm.chat.template import Tools
+from nexus_llm.chat import ChatTokenizer, Tools
 from nexus_llm.errors import ModelError, PackagingError
 from nexus_llm.records import Message
 
