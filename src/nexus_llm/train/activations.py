@@ -80,17 +80,14 @@ def _transformers(model: Shape, recipe: TrainRecipe, width: int, device: Device)
     """Bytes a token of a layer. Not the masks."""
     channels, query, keys = model.channels, model.query_width, model.kv_width
     inner = model.intermediate * model.experts_per_token
-    # A norm keeps its input in float32, its result if the next layer learns, and, if it learns itself, one more.
-    norms = model.norms_per_layer * channels * (4 + width * (recipe.method == "full")) + 4 * (query + keys) * (
-        model.head_norms
-    )
-    on_cpu = device == "cpu"
-    # On a CPU keys and values are repeated for every query head, and the result is laid out anew.
-    attention = 2 * query + 2 * (query if on_cpu else keys) + query * (_learns(recipe, "o_proj") and on_cpu)
-    values = attention + 3 * inner + inner * _learns(recipe, "down_proj")
-    values += channels * _learns(recipe, "q_proj", "k_proj", "v_proj") + channels * _learns(
-        recipe, "gate_proj", "up_proj"
-    )
+    # A norm keeps its input in float32 and one scale and, if it learns itself, what it multiplies.
+    norms = model.norms_per_layer * (4 + channels * (4 + width * (recipe.method == "full")))
+    norms += 4 * (query + keys) * model.head_norms
+    # Queries, the result, keys and values; on a CPU the last two are repeated for every query head.
+    values = 2 * query + 2 * (query if device == "cpu" else keys) + 3 * inner
+    values += inner * _learns(recipe, "down_proj")
+    values += channels * _learns(recipe, "q_proj", "k_proj", "v_proj")
+    values += channels * _learns(recipe, "gate_proj", "up_proj")
     return norms + width * values + 4 * model.heads + _adapters(model, recipe, width)
 
 

@@ -58,10 +58,11 @@ def refusal(
         if needed <= memory_bytes:
             return TrainingError(what, fix=f"{words}: {needed / GB:.1f} GB")
         found.append((needed, words))
-    needed, words = min(found)
-    return TrainingError(
-        what, fix=f"take a smaller model or a larger machine; the most helps {words}: {needed / GB:.1f} GB"
-    )
+    fix = "take a smaller model or a larger machine"
+    if found:
+        needed, words = min(found)
+        fix += f"; the most helps: {words}: {needed / GB:.1f} GB"
+    return TrainingError(what, fix=fix)
 
 
 def time_and_cost(plan: MemoryPlan, tokens_per_second: float, usd_per_hour: float | None = None) -> Duration:
