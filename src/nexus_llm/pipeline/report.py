@@ -9,8 +9,8 @@ from typing import Any
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact
+from nexus_llm.pipeline.loss_curve import is_skipped, loss_curve
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 880, 240, 56, 34
 _END_OF_PAGE = "</main>"
 
 
@@ -30,34 +30,6 @@ def write_report(run: Path, artifacts: dict[str, Artifact], stages: list[dict[st
     storage.write_atomically(run / "report.html", "".join([body, *sections, end, rest]).encode())
 
 
-def loss_curve(rows: list[dict[str, Any]], validation: list[dict[str, Any]]) -> str:
-    """Training loss per step as a line, validation losses as dots: SVG in the classes of the evaluation's page."""
-    losses = [float(row["loss"]) for row in rows + validation]
-    last_step = int(rows[-1]["step"])
-    low, high = min(losses), max(losses)
-    margin = (high - low) * 0.08 or 0.1
-    low, high = low - margin, high + margin
-
-    def x(step: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - 12) * step / last_step
-
-    def y(loss: float) -> float:
-        return 10 + (_HEIGHT - _BOTTOM - 10) * (high - loss) / (high - low)
-
-    ticks = [low + (high - low) * share for share in (0.1, 0.5, 0.9)]
-    points = " ".join(f"{x(row['step']):.1f},{y(row['loss']):.1f}" for row in rows)
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Loss per training step">']
-    for tick in ticks:
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - 12}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text class="label" x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.2f}</text>')
-    parts.append(f'<polyline points="{points}" fill="none" stroke="var(--domain)" stroke-width="1.5"/>')
-    for row in validation:
-        parts.append(f'<circle class="pass" cx="{x(row["step"]):.1f}" cy="{y(row["loss"]):.1f}" r="5"/>')
-    parts.append(f'<text class="label" x="{_LEFT}" y="{_HEIGHT - 10}">step 0</text>')
-    parts.append(f'<text class="label" x="{_WIDTH - 12}" y="{_HEIGHT - 10}" text-anchor="end">step {last_step}</text>')
-    return "".join([*parts, "</svg>"])
-
-
 def _data_section(facts: dict[str, Any]) -> str:
     documents, tokens = facts["documents"], facts["tokens"]
     rows = [("read", facts["read"]), ("broken lines set aside", facts["quarantined"])]
@@ -70,11 +42,16 @@ def _data_section(facts: dict[str, Any]) -> str:
 def _training_section(artifact: Artifact) -> str:
     facts = artifact.manifest.facts
     log = (artifact.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(row) for row in log]
     summary = (
         f"{facts['steps']:,} steps, {facts['tokens']:,} tokens, {facts['trainable_parameters']:,} trained weights. "
         "The line is the loss of each step, the dots are held-out validation text."
     )
-    return _card("How it learned", summary, loss_curve([json.loads(row) for row in log], facts["validation_losses"]))
+    if skipped := sum(is_skipped(row) for row in rows):
+        summary += f" Skipped steps, marked by crosses: {skipped:,}."
+    if broken := facts.get("broken_checkpoints"):
+        summary += f" Broken checkpoints that were set aside: {len(broken):,}."
+    return _card("How it learned", summary, loss_curve(rows, facts["validation_losses"]))
 
 
 def _origin_section(run: Path, stages: list[dict[str, Any]]) -> str:
