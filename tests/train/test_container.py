@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from nexus_llm.artifacts import file_sha256, load
 from nexus_llm.cli import train_job
 from nexus_llm.cloud.rehearsal import LOG, RehearsalTrainService, half_synced, make_tree, start
-from nexus_llm.cloud.training_processes import end_group
+from nexus_llm.cloud.training_processes import end_group, run_torchrun
 from nexus_llm.errors import NexusError, TrainingError, TryAgainError, UsageError
 from nexus_llm.ports import NeverInterrupted, SilentProgress
 from nexus_llm.recipe import Recipe
 from nexus_llm.train import container
+from nexus_llm.train.distributed.launch import launch
 from nexus_llm.train.metrics_line import parse_metrics_line
 from train_stage_process import make_inputs
 
@@ -70,9 +71,7 @@ def test_each_host_finds_its_rank_and_the_same_master(tmp_path: Path) -> None:
         write_config(root, resourceconfig={"hosts": hosts, "current_host": host, "network_interface_name": "eth1"})
         contract = container.read_contract(root)
         ranks[host] = contract.host_rank
-        arguments = container.torchrun_arguments(contract, processes=8)
-        assert {"--nnodes=3", "--nproc-per-node=8", f"--node-rank={ranks[host]}"} <= set(arguments)
-        assert "--master-addr=algo-1" in arguments
+        assert contract.master_address == "algo-1"
         variables = container.sagemaker_variables(contract, gpus=8, cpus=4)
         assert variables["NCCL_SOCKET_IFNAME"] == "eth1"
     assert sorted(ranks.values()) == [0, 1, 2]
@@ -307,6 +306,46 @@ def test_an_input_that_was_altered_on_the_way_is_refused(
     make_tree(in_process, RECIPE, {**inputs, "data": copy})
     assert train_job.run(["train"]) == 1
     assert "manifest.json" in (in_process / "output/failure").read_text()
+
+
+PROCESS = """
+import os, sys, time
+from nexus_llm.cloud.training_processes import TerminationNotice
+from nexus_llm.errors import TrainingError, TryAgainError
+from nexus_llm.train.distributed.launch import leave_last_words
+notice, rank = TerminationNotice().install(), int(os.environ["RANK"])
+if sys.argv[1] == "fail" and rank == 1:
+    leave_last_words(TrainingError("rank 1 is out of memory", fix="take less"), os.environ)
+    sys.exit(1)
+open(f"{sys.argv[2]}/{rank}", "w").close()
+while not notice.requested():
+    time.sleep(0.01)
+time.sleep(0.3 * rank)  # one that still saves when the other has ended
+open(f"{sys.argv[2]}/{rank}-saved", "w").close()
+leave_last_words(TryAgainError("stopped", fix="again"), os.environ)
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("way", ["stop", "fail"])
+def test_the_processes_of_a_machine_are_asked_to_save_and_the_first_reason_is_told(tmp_path: Path, way: str) -> None:
+    script, marks, logs = tmp_path / "process.py", tmp_path / "marks", tmp_path / "logs"
+    script.write_text(PROCESS)
+    marks.mkdir()
+
+    def requested() -> str | None:
+        return "SIGTERM" if {path.name for path in marks.iterdir()} >= {"0", "1"} else None
+
+    command = launch([str(script), way, str(marks)], processes=2, log_folder=logs)
+    error = run_torchrun(
+        command, environment={**os.environ, "OMP_NUM_THREADS": "1"}, log_folder=logs, requested=requested
+    )
+    if way == "stop":
+        assert isinstance(error, TryAgainError)
+        assert {path.name for path in marks.iterdir()} == {"0", "1", "0-saved", "1-saved"}
+    else:
+        assert isinstance(error, TrainingError)
+        assert (error.what, error.fix) == ("rank 1 is out of memory", "take less")
 
 
 # The launcher that rehearses it.

@@ -45,20 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one start of the container; the reason of a failure is in `output/failure`."""
-    from nexus_llm.cloud.training_processes import STOP_FILE_VARIABLE, TerminationNotice
+    from nexus_llm.cloud.training_processes import TerminationNotice
     from nexus_llm.train import container
+    from nexus_llm.train.distributed.launch import leave_last_words
 
-    stop_file = os.environ.get(STOP_FILE_VARIABLE)
-    notice = TerminationNotice(stop_file=Path(stop_file) if stop_file else None).install()
+    notice = TerminationNotice().install()
     root = Path(os.environ.get(ROOT_VARIABLE) or container.ROOT)
     try:
         return _job(list(arguments), root, notice)
     except TryAgainError as error:
         _tell(error)
-        # torchrun would kill the processes that are still saving as soon as one of them ends with another code than 0.
-        return 0 if _is_worker() else error.exit_code
+        leave_last_words(error, os.environ)
+        return error.exit_code
     except NexusError as error:
         _tell(error)
+        leave_last_words(error, os.environ)
         _write_failure(root, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, SageMaker shows only what stands in the file
         traceback.print_exc()
@@ -67,7 +68,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _job(arguments: list[str], root: Path, notice: TerminationNotice) -> int:
-    from nexus_llm.artifacts import MANIFEST
     from nexus_llm.recipe import load_recipe
     from nexus_llm.train import container
 
@@ -87,14 +87,9 @@ def _job(arguments: list[str], root: Path, notice: TerminationNotice) -> int:
         _train(contract, recipe, _interrupt(notice))
         return 0
     container.await_hosts(contract.hosts, resolve=socket.gethostbyname, sleep=time.sleep)
-    code = _launch(contract, processes, notice)
-    if code == 0 and (contract.host_rank > 0 or (contract.model / MANIFEST).exists()):
-        return 0
-    if code == 0 and notice.requested():
-        raise TryAgainError("training stopped by SIGTERM; all is saved", fix="the next start continues")
-    if not contract.failure.exists():
-        _write_failure(root, RuntimeError(f"a training process ended without a word; torchrun's exit code is {code}"))
-    return 1
+    if error := _launch(contract, processes, notice):
+        raise error
+    return 0
 
 
 def _train(contract: Contract, recipe: Recipe, interrupt: Interrupt) -> None:
@@ -181,17 +176,25 @@ class MetricsLines:
         print(f"training: done {note}".rstrip(), flush=True)
 
 
-def _launch(contract: Contract, processes: int, notice: TerminationNotice) -> int:
+def _launch(contract: Contract, processes: int, notice: TerminationNotice) -> NexusError | None:
+    """What ended the processes of this machine, None for success. Each of them runs this file again."""
     from nexus_llm.cloud.training_processes import run_torchrun
     from nexus_llm.train import container
+    from nexus_llm.train.distributed.launch import launch
 
     with tempfile.TemporaryDirectory(prefix="nexus-") as scratch:
-        return run_torchrun(
-            container.torchrun_arguments(contract, processes=processes),
+        command = launch(
             ["-m", MODULE, "train"],
-            environment={**os.environ, ROOT_VARIABLE: str(contract.root)},
-            stop_file=Path(scratch) / "stop",
-            requested=_interrupt(notice).requested,
+            processes=processes,
+            machines=len(contract.hosts),
+            machine=contract.host_rank,
+            address=contract.master_address,
+            port=container.MASTER_PORT,
+            log_folder=Path(scratch),
+        )
+        environment = {**os.environ, ROOT_VARIABLE: str(contract.root)}
+        return run_torchrun(
+            command, environment=environment, log_folder=Path(scratch), requested=_interrupt(notice).requested
         )
 
 
@@ -262,6 +265,8 @@ def _write_failure(root: Path, error: BaseException) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as stream:
             stream.write(text)
+    except FileExistsError:
+        return
     except OSError as refused:  # the exit code must still tell
         print(f"{target} cannot be written ({refused}); the failure was:\n{text}", file=sys.stderr, flush=True)
 

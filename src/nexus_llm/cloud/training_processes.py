@@ -7,14 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from nexus_llm.errors import NexusError
+from nexus_llm.train.distributed.launch import outcome
+
 POLL_SECONDS = 0.2
-STOP_FILE_VARIABLE = "NEXUS_STOP_FILE"
-"""Names a file; where it exists, the processes of a job save and end."""
+REMEMBERED_LINES = 200
 
 
 class TerminationNotice:
@@ -24,10 +28,8 @@ class TerminationNotice:
     twice, and one step of a large model may take minutes.
     """
 
-    def __init__(self, *, stop_file: Path | None = None) -> None:
-        """`stop_file` is one more way to ask: its existence."""
+    def __init__(self) -> None:
         self._reason: str | None = None
-        self._stop_file = stop_file
 
     def install(self) -> TerminationNotice:
         """From now on the two signals are ours."""
@@ -37,8 +39,6 @@ class TerminationNotice:
 
     def requested(self) -> str | None:
         """See `nexus_llm.ports.Interrupt`."""
-        if self._reason is None and self._stop_file is not None and self._stop_file.exists():
-            self._reason = "SIGTERM"
         return self._reason
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
@@ -46,29 +46,43 @@ class TerminationNotice:
 
 
 def run_torchrun(
-    arguments: Sequence[str],
-    command: Sequence[str],
-    *,
-    environment: Mapping[str, str],
-    stop_file: Path,
-    requested: Callable[[], str | None],
-) -> int:
-    """torchrun's exit code after running `command` (`-m module words`) in its processes.
+    command: Sequence[str], *, environment: Mapping[str, str], log_folder: Path, requested: Callable[[], str | None]
+) -> NexusError | None:
+    """Runs what `nexus_llm.train.distributed.launch.launch` made; gives what ended it, None for success.
 
-    When `requested` gives a reason, `stop_file` is made, and the processes end by themselves. torchrun itself is not
-    signalled: it would give them 30 seconds, where SageMaker gives 120.
+    As soon as `requested` gives a reason, torchrun gets one SIGTERM, which it passes on to its processes.
     """
-    whole = [sys.executable, "-m", "torch.distributed.run", *arguments, *command]
-    process = subprocess.Popen(whole, env={**environment, STOP_FILE_VARIABLE: str(stop_file)}, start_new_session=True)
+    process = subprocess.Popen(
+        list(command),
+        env=dict(environment),
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    last: deque[str] = deque(maxlen=REMEMBERED_LINES)
+    teller = threading.Thread(target=_tell_on, args=(process, last), daemon=True)
+    teller.start()
+    is_told = False
     try:
-        while True:
+        while process.poll() is None:
+            if not is_told and requested():
+                process.send_signal(signal.SIGTERM)
+                is_told = True
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=POLL_SECONDS)
-            if requested():
-                stop_file.touch()
+                process.wait(POLL_SECONDS)
     finally:
-        if process.poll() is None:
-            process.kill()
+        end_group(process)
+    teller.join(5)
+    return outcome(process.returncode, log_folder, "".join(last))
+
+
+def _tell_on(process: subprocess.Popen[str], last: deque[str]) -> None:
+    """Passes on what a process says on stderr, and remembers the end of it."""
+    for line in process.stderr or ():
+        last.append(line)
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def start_rehearsed(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -101,8 +115,8 @@ def new_lines(path: Path, process: subprocess.Popen[bytes]) -> Iterator[str | No
             time.sleep(POLL_SECONDS)
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process that `start_rehearsed` made, and its children, if it still runs."""
+def end_group(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """Kills a process that leads its own group, and its children, if it still runs."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -171,21 +171,6 @@ def sagemaker_variables(contract: Contract, *, gpus: int, cpus: int) -> dict[str
     return variables
 
 
-def torchrun_arguments(contract: Contract, *, processes: int) -> list[str]:
-    """What torchrun is told on this host, for `processes` on each host.
-
-    No restarts: a restart is SageMaker's business, which also brings a healthy machine.
-    """
-    return [
-        f"--nnodes={len(contract.hosts)}",
-        f"--nproc-per-node={processes}",
-        f"--node-rank={contract.host_rank}",
-        f"--master-addr={contract.master_address}",
-        f"--master-port={MASTER_PORT}",
-        "--max-restarts=0",
-    ]
-
-
 def await_hosts(
     hosts: Sequence[str], *, resolve: Callable[[str], object], sleep: Callable[[float], None], pause_seconds: float = 2
 ) -> None:
