@@ -152,7 +152,9 @@ def _in_words(rows: Sequence[Row], validation: Sequence[Row]) -> str:
 
 
 def _with_margin(low: float, high: float) -> tuple[float, float]:
-    margin = (high - low) * 0.08 or 0.1
+    # A flat line lies in the middle, also one that is not flat in its sixth digit.
+    is_flat = high - low < 1e-6 * max(1.0, abs(high))
+    margin = 0.1 * max(1.0, abs(high)) if is_flat else (high - low) * 0.08
     return low - margin, high + margin
 
 
