@@ -135,7 +135,9 @@ class Checkpoints:
                 publish()
 
         if part == self._ranks.rank:
-            self._writer.start(self._learner.tensors(), write)
+            self._together(lambda: self._writer.start(self._learner.tensors(), write))
+        else:
+            self._together(lambda: None)
         self._unpublished = None if alone else publish
 
     def poll(self) -> None:
