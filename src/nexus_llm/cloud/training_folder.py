@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import statistics
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 from nexus_llm.train.drill import Outcome
 
 # The layout that nexus_llm.train.checkpoint describes. It is not imported here: that would load torch.
-_WHOLE, _PARTIAL, _STATE, _QUARANTINE, _REASON = "step-", ".partial-step-", "state.json", "quarantine", "reason"
+_WHOLE, _PARTIAL = re.compile(r"step-(\d{8})"), re.compile(r"\.partial-step-(\d{8})")
+_STATE, _QUARANTINE, _REASON = "state.json", "quarantine", "reason"
 _METRICS = "metrics.jsonl"
 
 
@@ -60,11 +62,11 @@ class TrainingFolder:
             return
         self._look_at_log(work / _METRICS)
         names = _names(work / "checkpoints")
-        self.whole = tuple(sorted(int(name[len(_WHOLE) :]) for name in names if name.startswith(_WHOLE)))
+        self.whole = tuple(sorted(int(found[1]) for name in names if (found := _WHOLE.fullmatch(name))))
         # An old checkpoint is renamed in the same way before it is removed: only a newer one is being written.
         newest = self.whole[-1] if self.whole else -1
-        partial = sorted(name for name in names if name.startswith(_PARTIAL))
-        self.half_written = tuple(name for name in partial if int(name[len(_PARTIAL) :]) > newest)
+        partial = [found for name in sorted(names) if (found := _PARTIAL.fullmatch(name))]
+        self.half_written = tuple(found[0] for found in partial if int(found[1]) > newest)
         self._time_writing()
         self._distrusted &= set(self.whole)
         for step in self.whole:
@@ -75,7 +77,7 @@ class TrainingFolder:
         """The files of a whole checkpoint, by path."""
         work = self._work()
         assert work is not None
-        folder = work / "checkpoints" / f"{_WHOLE}{step:08d}"
+        folder = work / "checkpoints" / f"step-{step:08d}"
         return sorted(path for path in folder.rglob("*") if path.is_file())
 
     def distrust(self, step: int) -> None:
@@ -138,7 +140,7 @@ class TrainingFolder:
             self._writing_since = None
 
     def _read_checkpoint(self, work: Path, step: int) -> None:
-        path = work / "checkpoints" / f"{_WHOLE}{step:08d}" / _STATE
+        path = work / "checkpoints" / f"step-{step:08d}" / _STATE
         # It may be removed at this very moment; then it was never seen.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             status = path.stat()
