@@ -43,6 +43,12 @@ def build(
             f"train.method qlora keeps 4-bit weights, which strategy {strategy} cannot divide",
             fix="set train.distributed.strategy to ddp, or train.method to lora",
         )
+    if recipe.objective == "dpo" and strategy != "ddp":
+        # Its loss reads the head outside of the forward pass, when the weight is divided again.
+        raise RecipeError(
+            f"train.objective dpo cannot be trained with strategy {strategy}",
+            fix="set train.distributed.strategy to ddp: with LoRA every process holds the base model and little more",
+        )
     on_cpu = strategy == "fsdp" or (strategy == "deepspeed" and distributed.zero_stage == 3)
     packed = load(model_folder, recipe, seed=seed, base=base, device="cpu" if on_cpu else str(ranks.device))
     if strategy == "ddp":

@@ -9,11 +9,13 @@ overlaps, also saves the memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nexus_llm.errors import TrainingError
 from nexus_llm.train.distributed.process_group import TorchRanks, explained, summed_over_ranks
+from nexus_llm.train.distributed.slices import Part, stretches
 from nexus_llm.train.hf.learner import TransformersLearner, write
 from nexus_llm.train.hf.packed import PackedModel
 
@@ -33,6 +35,10 @@ class DdpLearner(TransformersLearner):
         self._ranks = ranks
         self._refuse_different_starts()
 
+    def restore_parts(self, parts: Sequence[Part]) -> None:
+        """Takes over what all processes of any run saved."""
+        self.restore(stretches(parts, like=self.tensors()))
+
     def reduce_gradients(self) -> None:
         with explained(self._ranks.rank):
             summed_over_ranks(list(self.optimizer.gradients().values()))
@@ -46,7 +52,7 @@ class DdpLearner(TransformersLearner):
         return super().describe() | {"strategy": "ddp"}
 
     def _refuse_different_starts(self) -> None:
-        sums = self._ranks.everybodys(sum(float(one.double().sum()) for one in self.packed.parameters()))
+        sums = self._ranks.everybodys(sum(float(one.detach().double().sum()) for one in self.packed.parameters()))
         for rank, found in enumerate(sums):
             if found != sums[0]:
                 raise TrainingError(

@@ -6,7 +6,7 @@ Source: torch.distributed.fsdp.fully_shard (docs.pytorch.org, torch 2.13); Zhao 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from nexus_llm.errors import TrainingError
 from nexus_llm.train.distributed.process_group import TorchRanks
-from nexus_llm.train.distributed.slices import Part, Slice, places, stretches
+from nexus_llm.train.distributed.slices import Part, Slice, places, refuse_other_places, stretches
 from nexus_llm.train.hf import attention
 from nexus_llm.train.hf.learner import TransformersLearner, write
 from nexus_llm.train.hf.packed import PackedModel
+from nexus_llm.train.packing import Batch
 
 
 class FsdpLearner(TransformersLearner):
@@ -45,9 +46,19 @@ class FsdpLearner(TransformersLearner):
         super().__init__(packed, hooks=False)
         self._places = places({name: _share(weight) for name, weight in packed.learning().items()})
 
+    def loss(self, batch: Batch) -> float:
+        found = super().loss(batch)
+        # Without a backward pass the outermost weights would stay gathered, and miss what is restored before the next.
+        self.packed.reshard()
+        return found
+
     def tensors(self) -> dict[str, Tensor]:
         """Shares, and where they lie: see the module `slices`."""
         return super().tensors() | self._places
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        refuse_other_places(tensors, like=self._places)
+        super().restore(tensors)
 
     def restore_parts(self, parts: Sequence[Part]) -> None:
         """Takes this process's shares out of what all processes of any run saved."""
@@ -116,7 +127,8 @@ class _DividedModel:
         self.get_input_embeddings = packed.model.get_input_embeddings
         self.train, self.eval = packed.train, packed.eval
 
-    def base_model(self, *, use_cache: bool, **inputs: Any) -> tuple[Tensor]:
+    def base_model(self, **inputs: Any) -> tuple[Tensor]:
+        inputs.pop("use_cache")  # the packed model never does
         try:
             hidden: Tensor = self._packed(inputs)
         except Exception:

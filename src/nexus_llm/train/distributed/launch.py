@@ -93,8 +93,10 @@ def outcome(return_code: int, log_folder: Path, standard_error: str = "") -> Nex
             f"process {killed[1]} was ended by signal {-int(killed[2])}, and the others were stopped",
             fix="signal 9 often means that memory ran out; the same command continues from the last checkpoint",
         )
+    crashes = re.findall(r"^\[rank\d+\]: (\w[\w.]*(?:Error|Exception|Interrupt).*)$", standard_error, re.MULTILINE)
+    reason = f"a process failed: {crashes[0]}" if crashes else "no process said why"
     return TrainingError(
-        told[0]["what"] if told else f"torchrun ended with {return_code}, and no process said why",
+        told[0]["what"] if told else f"torchrun ended with {return_code}; {reason}",
         fix=told[0]["fix"] if told else "read the output above; the same command continues from the last checkpoint",
     )
 

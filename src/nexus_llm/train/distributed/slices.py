@@ -8,9 +8,8 @@ process alone would use (`master/NAME`, `first/NAME`, `second/NAME`), and beside
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,28 +31,6 @@ class Slice:
     count: int
 
 
-class SavedPart(Mapping[str, Tensor]):
-    """A part in a safetensors file, of which only the tensor that is asked for is read."""
-
-    def __init__(self, path: Path) -> None:
-        from safetensors import safe_open
-
-        self._file = safe_open(path, framework="pt")
-        self._names = sorted(self._file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        found: Tensor = self._file.get_tensor(name)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def places(slices: Mapping[str, Slice]) -> dict[str, Tensor]:
     """The place tensors of weights, by the weights' names: to be saved beside the stretches."""
     return {f"{_PLACE}{name}": torch.tensor([one.start, *one.shape]) for name, one in slices.items()}
@@ -70,6 +47,21 @@ def stretches(parts: Sequence[Part], *, like: Part) -> dict[str, Tensor]:
         for name, tensor in like.items()
         if not name.startswith(_PLACE)
     }
+
+
+def refuse_other_places(part: Part, *, like: Part) -> None:
+    """Refuses a part whose stretches lie elsewhere than those that `like` holds.
+
+    Raises:
+        TrainingError: it was divided by another strategy or among other processes.
+    """
+    for name, place in like.items():
+        if name.startswith(_PLACE) and name in part and not torch.equal(part[name], place):
+            raise TrainingError(
+                f"the checkpoint's {name.removeprefix(_PLACE)} was divided by another strategy (it begins at value "
+                f"{int(part[name][0])} here, and at {int(place[0])} there)",
+                fix="use the strategy and zero_stage of the run that saved it",
+            )
 
 
 def whole(parts: Sequence[Part]) -> dict[str, Tensor]:

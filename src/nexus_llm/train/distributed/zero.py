@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nexus_llm.errors import DataError, MissingExtraError
 from nexus_llm.train.distributed.deepspeed_config import configuration
 from nexus_llm.train.distributed.process_group import TorchRanks
-from nexus_llm.train.distributed.slices import Part, Slice, places, stretches
+from nexus_llm.train.distributed.slices import Part, Slice, places, refuse_other_places, stretches
 from nexus_llm.train.distributed.zero_shares import ZeroShares
 from nexus_llm.train.hf.learner import TransformersLearner, write
 from nexus_llm.train.hf.optimizer import BETA_1, BETA_2, EPSILON
@@ -75,6 +75,7 @@ class ZeroLearner(TransformersLearner):
         return self._shares.tensors() | self._places
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        refuse_other_places(tensors, like=self._places)
         self._shares.restore(tensors)
 
     def restore_parts(self, parts: Sequence[Part]) -> None:
@@ -134,10 +135,12 @@ def _engine(packed: PackedModel, ranks: TorchRanks, extra: Mapping[str, Any]) ->
         model_dtype=None if stated is None else str(stated).removeprefix("torch."),
         extra=extra,
     )
+    deepspeed.init_distributed()  # takes the open process group; without it, Init would count one process
     if recipe.distributed.zero_stage == 3:
         # Divides weight by weight, so that no GPU ever holds the whole model.
         deepspeed.zero.Init(module=packed, config_dict_or_path=made)
-    engine, *_ = deepspeed.initialize(model=packed, optimizer=_optimizer(packed), config=made)
+    with redirect_stdout(sys.stderr):
+        engine, *_ = deepspeed.initialize(model=packed, optimizer=_optimizer(packed), config=made)
     # Without bfloat16, DeepSpeed would look at no gradient before applying it.
     engine.optimizer.check_grad_overflow = True
     return engine
