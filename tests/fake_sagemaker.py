@@ -31,6 +31,8 @@ class FakeAccount:
         self.reason = reason
         self.jobs: dict[str, dict[str, Any]] = {}
         self.streams: dict[str, list[tuple[int, str]]] = {}
+        self.gaps: set[int] = set()
+        """Positions of a stream before which a page is empty though more follows, as CloudWatch's may be."""
         self.calls: list[str] = []
         self.refusals: dict[str, list[Exception]] = {}
         """Operation → errors to answer first."""
@@ -88,12 +90,19 @@ class FakeAccount:
 
     def get_log_events(self, body: dict[str, Any]) -> dict[str, Any]:
         events = self.streams[body["logStreamName"]]
-        start = int(body["nextToken"].removeprefix("f/")) if "nextToken" in body else 0
+        token = str(body.get("nextToken", "f/0"))
+        start = int(token.removeprefix("f/").removesuffix("+"))
         if "nextToken" not in body:
             start = sum(time < body.get("startTime", 0) for time, _ in events)
+        if start in self.gaps and not token.endswith("+"):
+            return {"events": [], "nextForwardToken": f"f/{start}+", "nextBackwardToken": "b/0"}
         page = events[start : start + PAGE]
         shown = [{"timestamp": time, "message": text} for time, text in page]
-        return {"events": shown, "nextForwardToken": f"f/{start + len(page)}", "nextBackwardToken": "b/0"}
+        return {
+            "events": shown,
+            "nextForwardToken": f"f/{start + len(page)}" if page else token,
+            "nextBackwardToken": "b/0",
+        }
 
 
 @functools.cache

@@ -74,6 +74,7 @@ class Bar(SilentProgress):
         self.total, self.steps = total, 0.0
 
     def advance(self, amount: float, note: str = "") -> None:
+        assert amount >= 0
         self.steps += amount
         self.notes.append(note)
 
@@ -378,7 +379,15 @@ def test_every_line_of_every_stream_is_read_once(printing: Any) -> None:
     assert log.new_lines() == []
     put("job/algo-1-1", [(now + 100, "a5")])
     put("job/algo-1-2", [(now + 110, "after an interruption")])
-    assert log.new_lines() == ["a5", "after an interruption"]
+    put("job/algo-2-1", [(now + 120, "b3")])  # the third stream by name: on the second page
+    assert log.new_lines() == ["a5", "after an interruption", "b3"]
+
+
+def test_an_empty_page_is_not_taken_for_the_end() -> None:
+    account = FakeAccount()
+    account.streams["job/algo-1"] = [(number, str(number)) for number in range(6)]
+    account.gaps = {0, 4}
+    assert JobLog(account.client("logs"), "job").new_lines() == [str(number) for number in range(6)]
 
 
 def test_a_token_that_is_a_day_old_loses_no_line() -> None:
