@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import train_stage_process
+from killable_process import start_process
 from nexus_llm.artifacts import Artifact, load
 from nexus_llm.recipe import Recipe
 from train_stage_process import make_inputs
@@ -55,12 +55,7 @@ def root(inputs: Path, tmp_path: Path) -> Path:
 
 
 def start(root: Path) -> ForkServerProcess:
-    """A process of its own that trains; it is forked from one that has already imported torch, which takes seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_stage_process", "transformers.models.llama.modeling_llama"])
-    process = context.Process(target=train_stage_process.run_as_process, args=(root, RECIPE))
-    process.start()
-    return process
+    return start_process(train_stage_process.run_as_process, root, RECIPE)
 
 
 def stop_when(root: Path, reached: Callable[[Path], bool], number: signal.Signals) -> int | None:

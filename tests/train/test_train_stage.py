@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from nexus_llm.errors import DataError, ModelError, TrainingError, TryAgainError
 from nexus_llm.recipe import Recipe
-from nexus_llm.train.stage import recipe_part
+from nexus_llm.train.fused.learner import why_not
+from nexus_llm.train.stage import make_learner, recipe_part
 from tiny_training import make_shard, write_shard
 from train_stage_process import make_inputs, run_stage
 
@@ -171,3 +172,26 @@ def test_data_of_another_vocabulary_and_missing_inputs_are_refused(root):
     (root / "artifacts" / "model" / "model" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no weights"):
         run_stage(root, recipe())
+
+
+def test_a_model_that_cannot_be_fused_goes_to_transformers_and_fused_is_refused_with_the_reason(root):
+    model = root / "artifacts" / "model" / "model"
+    refused = {
+        "gradient_checkpointing": recipe(gradient_checkpointing=True, implementation="fused"),
+        "method dora": recipe(method="dora", implementation="fused"),
+    }
+    for reason, settings in refused.items():
+        with pytest.raises(TrainingError, match=f"implementation is fused, and train.{reason}"):
+            make_learner(settings, model)
+    assert type(make_learner(recipe(), model)).__name__ == "FusedLearner"
+    assert type(make_learner(recipe(implementation="transformers"), model)).__name__ == "TransformersLearner"
+    assert why_not(model, recipe(method="dora").train) == "train.method dora is not fused"
+
+
+def test_both_implementations_learn_the_same_from_the_same_rows(root):
+    settings = {"dtype": "float32", "lora_dropout": 0.0, "max_steps": 4}
+    fused = run_stage(root, recipe(**settings, method="full")).manifest.facts
+    plain = run_stage(root, recipe(**settings, method="full", implementation="transformers")).manifest.facts
+    assert (fused["implementation"], plain["implementation"]) == ("fused", "transformers")
+    assert plain["last_loss"] == pytest.approx(fused["last_loss"], rel=1e-3)
+    assert plain["tokens"] == fused["tokens"]
