@@ -101,7 +101,7 @@ def _put_together(name: str, wanted: Slice, parts: Sequence[Part]) -> Tensor:
             done = last
     if done < end:
         raise TrainingError(
-            f"the checkpoint lacks {end - done} of {wanted.count} values of {name}",
+            f"the checkpoint lacks {name} from value {done} on (of {torch.Size(wanted.shape).numel()})",
             fix="let all machines see the same checkpoint folder; or it belongs to another recipe",
         )
     return result
