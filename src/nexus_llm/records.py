@@ -59,6 +59,8 @@ class Document:
     """The conversation, in order; empty for running text."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What the source says about it, out of `url`, `license` and `date`."""
+    rejected: tuple[Message, ...] = ()
+    """The same conversation with the worse answer of a preference; empty where there is no such answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: And\nnow?\n\nAssistant
 def test_each_layout_is_told_apart_and_read(row: dict[str, Any], format: str, messages: list[Any]) -> None:
     found = detect(row)
     assert found == format
-    assert list(to_messages(row, found)) == messages
+    assert list(to_messages(row, found)[0]) == messages
 
 
 @pytest.mark.parametrize("row", [{}, {"question": "a", "answer": "b"}, {"text": 3}, {"turns": ["a"]}, {"chosen": "x"}])
@@ -106,7 +106,7 @@ def test_a_preference_keeps_both_answers_and_what_came_before() -> None:
 
 
 def test_two_equal_answers_are_still_answers() -> None:
-    assert list(to_messages({"chosen": HI, "rejected": HI}, "preference")) == HI
+    assert list(to_messages({"chosen": HI, "rejected": HI}, "preference")[0]) == HI
 
 
 CALL = [

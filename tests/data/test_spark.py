@@ -43,6 +43,10 @@ def write_corpus(folder: Path) -> Path:
     rows += [{"text": "too short"}, {"text": "7 * 6 = 42. " * 40}]
     rows += [{"prompt": article(100 + number), "completion": article(200 + number)} for number in range(8)]
     rows += [{"prompt": article(101), "completion": article(201)}]
+    rows += [
+        {"prompt": article(300 + number), "chosen": article(400 + number), "rejected": f"No {number}."}
+        for number in range(8)
+    ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "a.jsonl").write_text(lines + "{broken\n")
     (folder / "b.md").write_text(article(500) + "\r\n\x00")
@@ -97,6 +101,7 @@ def test_spark_makes_the_same_artifact_as_the_embedded_engine(
     assert facts["duplicates"]["near"] >= 3
     assert facts["shards"]["train"] > 1
     assert facts["quarantined"] == 1
+    assert any(name.endswith(".rejected_tokens.npy") for name in hashes(spark))
     assert not list((tmp_path / "spark").rglob("work"))
     assert not list((tmp_path / "bucket").rglob("*.*"))
 

@@ -122,8 +122,8 @@ class Engine:
         for one in self.workers.run_all(ShardWorker, worker, plan):
             written.append(one)
             self.progress.advance(1)
-        for shard in plan:
-            for name in shard.files:
+        for one in written:
+            for name in one.files:
                 (self.work / "shards" / name).rename(folder / name)
         self.progress.finish()
         return list(zip(plan, written, strict=True))

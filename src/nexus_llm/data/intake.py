@@ -7,7 +7,6 @@ breaks, symbols) is judged before cleaning takes it away, and what is cheap come
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from nexus_llm.data.clean import clean
 from nexus_llm.data.duplicates import minhash
 from nexus_llm.data.judging import decontaminate, language, pii, rules
 from nexus_llm.data.reading.blocks import BrokenRecord
-from nexus_llm.data.rows import content_hash, messages_json
+from nexus_llm.data.rows import both_conversations, content_hash, conversation_json
 from nexus_llm.data.taken import KEPT_SCHEMA, REJECTED_SCHEMA, Taken, Tools, rejections
 from nexus_llm.records import Document
 
@@ -150,7 +149,7 @@ class _Sieve:
         for found in counts:
             self.taken.personal.update({name: int(found[name].sum()) for name in found.columns})
         if recipe.action == "drop":
-            out = before["text"] != self.rows["text"]
+            out = (before["text"] != self.rows["text"]) | before["messages"].ne_missing(self.rows["messages"])
             self._reject(_verdicts(out, rule="pii", reason="holds personal data"))
 
 
@@ -161,7 +160,10 @@ def _frame_of(ordinals: list[int], documents: list[Document]) -> pl.DataFrame:
         "source": (pl.String, [one.source for one in documents]),
         "origin": (pl.String, [one.origin for one in documents]),
         "text": (pl.String, [one.text for one in documents]),
-        "messages": (pl.String, [messages_json(one.messages) if one.messages else None for one in documents]),
+        "messages": (
+            pl.String,
+            [conversation_json(one.messages, one.rejected) if one.messages else None for one in documents],
+        ),
         "url": (pl.String, [one.metadata.get("url") for one in documents]),
         "license": (pl.String, [one.metadata.get("license") for one in documents]),
     }
@@ -170,21 +172,22 @@ def _frame_of(ordinals: list[int], documents: list[Document]) -> pl.DataFrame:
 
 
 def _on_every_text(rows: pl.DataFrame, change: Any) -> pl.DataFrame:
-    """The rows with `change` (texts → texts) applied to running texts and to each turn of conversations."""
+    """The rows with `change` (texts → texts) applied to running texts and to each turn of conversations, of a
+    preference to those of both."""
     is_conversation = rows["messages"].is_not_null()
     if not is_conversation.any():
         return rows.with_columns(text=change(rows["text"]))
-    conversations = [json.loads(one) for one in rows["messages"].drop_nulls()]
+    conversations = [both_conversations(one) for one in rows["messages"].drop_nulls()]
     running = rows["text"].filter(~is_conversation)
-    turns = [str(message["content"]) for one in conversations for message in one]
+    turns = [message["content"] for chosen, rejected in conversations for message in (*chosen, *rejected)]
     changed = iter(change(pl.concat([running, pl.Series("text", turns, dtype=pl.String)])))
     texts = {place: next(changed) for place in (~is_conversation).arg_true()}
     messages: list[str | None] = [None] * len(rows)
-    for place, conversation in zip(is_conversation.arg_true(), conversations, strict=True):
-        for message in conversation:
+    for place, (chosen, rejected) in zip(is_conversation.arg_true(), conversations, strict=True):
+        for message in (*chosen, *rejected):
             message["content"] = next(changed)
-        messages[place] = messages_json(conversation)
-        texts[place] = "\n".join(message["content"] for message in conversation)
+        messages[place] = conversation_json(chosen, rejected)
+        texts[place] = "\n".join(message["content"] for message in chosen)
     return rows.with_columns(
         text=pl.Series([texts[place] for place in range(len(rows))], dtype=pl.String),
         messages=pl.Series(messages, dtype=pl.String),

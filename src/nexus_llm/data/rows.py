@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from nexus_llm.records import Message
 
@@ -19,6 +19,17 @@ def content_hash(content: str) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def messages_json(messages: Iterable[Message]) -> str:
-    """A conversation as one line of JSON."""
-    return json.dumps(list(messages), ensure_ascii=False, separators=(",", ":"))
+def conversation_json(chosen: Sequence[Message], rejected: Sequence[Message] = ()) -> str:
+    """A conversation as one line of JSON: a list of turns, or for a preference an object of two such lists.
+
+    >>> conversation_json([{"role": "user", "content": "Hi"}], [{"role": "user", "content": "Ho"}])
+    '{"chosen":[{"role":"user","content":"Hi"}],"rejected":[{"role":"user","content":"Ho"}]}'
+    """
+    content = {"chosen": chosen, "rejected": rejected} if rejected else chosen
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def both_conversations(text: str) -> tuple[list[Message], list[Message]]:
+    """(the conversation to learn from, the one with the rejected answer or nothing) out of `conversation_json`."""
+    content = json.loads(text)
+    return (content["chosen"], content["rejected"]) if isinstance(content, dict) else (content, [])

@@ -86,22 +86,23 @@ def detect(row: Row, *, text_field: str = "text") -> ChatFormat | None:  # noqa:
     return "text" if isinstance(row.get(text_field), str) else None
 
 
-def to_messages(row: Row, format: ChatFormat) -> tuple[Message, ...]:
-    """The conversation to learn from: the chosen answer of a preference; empty for running text.
+def to_messages(row: Row, format: ChatFormat) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """(the conversation to learn from, for a preference the one with its rejected answer); both empty for running text.
 
     Raises:
         UnusableError: the row has another layout or no such conversation, calls tools, or is labelled as undesired.
     """
     if format == "text":
-        return ()
+        return (), ()
     found = read_conversation(row, format)
     if found.is_desired is False:
-        raise UnusableError("the answer is labelled as undesired, so there is nothing to learn from it")
-    turns = (*found.turns, *found.chosen)
-    for number, turn in enumerate(turns, start=1):
-        if turn.get("tool_calls"):
-            raise UnusableError(f"turn {number} calls tools, which this version does not learn")
-    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+        raise UnusableError(
+            "the answer is labelled as undesired (label false), so there is nothing to learn from it alone: pair it "
+            "with a desired answer to the same prompt, as the fields prompt, chosen and rejected"
+        )
+    if not found.rejected:
+        return _plain(found.turns), ()
+    return _plain((*found.turns, *found.chosen)), _plain((*found.turns, *found.rejected))
 
 
 def read_conversation(row: Row, format: ChatFormat) -> Conversation:
@@ -117,6 +118,13 @@ def read_conversation(row: Row, format: ChatFormat) -> Conversation:
         turns = _messages(row) if row.get("messages") is not None else _sharegpt_or_pair(row)
         return Conversation(turns, is_desired=_required(row, "label", bool), tools=tools)
     return Conversation(_READERS[format](row), tools=tools)
+
+
+def _plain(turns: tuple[Turn, ...]) -> tuple[Message, ...]:
+    for number, turn in enumerate(turns, start=1):
+        if turn.get("tool_calls"):
+            raise UnusableError(f"turn {number} calls tools, which this version does not learn")
+    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
 
 
 def _messages(row: Row) -> tuple[Turn, ...]:

@@ -114,7 +114,7 @@ def records_of(
     is_whole_file = block.format in _WHOLE_FILE_FORMATS
     for number, content in content_of(block, skipped=skipped):
         try:
-            format, text, messages, metadata = _parts(content, block, settings)
+            format, text, messages, rejected, metadata = _parts(content, block, settings)
             if not text.isascii():
                 text.encode()
         except UnusableError as error:
@@ -127,7 +127,8 @@ def records_of(
         if formats_seen is not None:
             formats_seen[format] += 1
         place = block.origin if is_whole_file else f"{block.origin}:{number}"
-        yield number, Document(document_id(block.source, place), block.source, place, text, messages, metadata)
+        identity = document_id(block.source, place)
+        yield number, Document(identity, block.source, place, text, messages, metadata, rejected)
 
 
 def read_file(path: Path, *, origin: str, source: str, text_field: str) -> Iterator[Document | BrokenRecord]:
@@ -177,12 +178,12 @@ def _whole_text(block: Block) -> tuple[int, TextRecord | UnusableError]:
 
 def _parts(
     content: Any, block: Block, settings: ReadSettings
-) -> tuple[str, str, tuple[Message, ...], Mapping[str, str]]:
-    """(layout or kind of file, text, messages, metadata) of what `content_of` gave."""
+) -> tuple[str, str, tuple[Message, ...], tuple[Message, ...], Mapping[str, str]]:
+    """(layout or kind of file, text, messages, rejected messages, metadata) of what `content_of` gave."""
     if isinstance(content, UnusableError):
         raise content
     if isinstance(content, TextRecord):
-        return block.format, content.text, (), content.metadata
+        return block.format, content.text, (), (), content.metadata
     row = content
     if not isinstance(row, Mapping):
         raise UnusableError(f"the record is no object but {type(row).__name__}")
@@ -191,9 +192,12 @@ def _parts(
     if format is None or (format == "text" and not isinstance(row.get(field), str)):
         known = ", ".join(map(str, row)) or "nothing"
         raise UnusableError(f"no text in {field!r} and no conversation of a known layout, only: {known}")
-    messages = to_messages(row, format)
+    messages, rejected = to_messages(row, format)
+    for message in rejected:
+        if not message["content"].isascii():
+            message["content"].encode()
     text = "\n".join(message["content"] for message in messages) if messages else row[field]
-    return format, text, messages, _metadata(row)
+    return format, text, messages, rejected, _metadata(row)
 
 
 def _metadata(row: Row) -> dict[str, str]:

@@ -197,8 +197,8 @@ class SparkEngine(Engine):
         written = self._run(
             ExchangedShardWorker, (self.exchange, dtype, dict(epochs), self.seed), plan, self.progress.advance
         )
-        for shard in plan:
-            for name in shard.files:
+        for one in written:
+            for name in one.files:
                 self.exchange.fetch(f"{SHARDS}/{name}")
                 (self.exchange.place / SHARDS / name).rename(folder / name)
         self.progress.finish()

@@ -6,6 +6,7 @@ tokens.npy            uint16, or uint32 for vocabularies of more than 65,536 tok
 offsets.npy           int64, documents + 1: document i is tokens[offsets[i]:offsets[i + 1]]
 loss_mask.npy         bool, a token: of running text, or written by the assistant
 is_conversation.npy   bool, a document
+rejected_*.npy        tokens, offsets and loss_mask of the worse answers of preferences: only where there are any
 documents.arrow       row i = document i, columns as in BLOCK_SCHEMA but `text` and `messages`, which lie on the disk
                       already; ordered by split, then by ordinal
 refused.json          conversations that the chat template refuses, how often a sample differed, checksums of the rest
@@ -24,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.chat import ChatTokenizer
+from nexus_llm.chat import ChatTokenizer, EncodedConversation
+from nexus_llm.data.rows import both_conversations
 from nexus_llm.data.tokens.fast_tokenizers import (
     Encoder,
     Offsets,
@@ -71,6 +73,16 @@ class RefusedConversation:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """The conversations with the worse answers of a block's preferences; every other document has 0 tokens here."""
+
+    tokens: npt.NDArray[Any]
+    offsets: Offsets
+    """Shape (documents + 1,)."""
+    loss_mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class EncodedBlock:
     """The documents of one block as token ids; every array is in the order of `documents`."""
 
@@ -87,6 +99,8 @@ class EncodedBlock:
     refused: tuple[RefusedConversation, ...] = ()
     differences: int = 0
     """Sampled documents whose ids differed from Hugging Face's; above 0, the whole block was encoded by the latter."""
+    rejected: Rejected | None = None
+    """None where no document is a preference."""
 
     def sizes(self) -> dict[str, npt.NDArray[np.int64]]:
         """Split → tokens of each of its documents: what `shards.plan_shards` counts."""
@@ -107,7 +121,7 @@ def encode_block(frame: pl.DataFrame, encoder: Encoder, tokenizer: ChatTokenizer
     frame = frame.sort(order, "ordinal")
     is_conversation = frame["messages"].is_not_null().to_numpy()
     running = frame.filter(~is_conversation)
-    conversations, refused = _encode_conversations(frame.filter(is_conversation), tokenizer)
+    conversations, worse, refused = _encode_conversations(frame.filter(is_conversation), tokenizer)
     differences = _sampled_differences(running, encoder, tokenizer)
     if differences:
         encoder = reference(tokenizer)
@@ -118,17 +132,19 @@ def encode_block(frame: pl.DataFrame, encoder: Encoder, tokenizer: ChatTokenizer
         masks = np.ones(len(ids), np.bool_)
         masks[np.repeat(is_conversation, np.diff(offsets))] = conversations[2]
     kept = np.diff(offsets) > 0  # a refused conversation has no tokens; every other document has its end
+    dtype = token_type(tokenizer.vocabulary_size)
     documents = frame.with_columns(
         characters=pl.col("text").str.len_chars(), tokens=pl.Series(np.diff(offsets), dtype=pl.UInt32)
     ).filter(kept)
     return EncodedBlock(
         documents.select(pl.col(name).cast(kind) for name, kind in BLOCK_SCHEMA.items()),
-        ids.astype(token_type(tokenizer.vocabulary_size)),
+        ids.astype(dtype),
         bounds_of(np.diff(offsets)[kept]),
         masks,
         is_conversation[kept],
         tuple(refused),
         differences,
+        _rejected(worse, is_conversation, kept, dtype) if worse else None,
     )
 
 
@@ -143,9 +159,12 @@ def save_block(block: EncodedBlock, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in _ARRAYS:
+    arrays = {name: getattr(block, name) for name in _ARRAYS}
+    if block.rejected is not None:
+        arrays |= {f"rejected_{name}": getattr(block.rejected, name) for name in REJECTED_ARRAYS}
+    for name, values in arrays.items():
         with (partial / f"{name}.npy").open("wb") as stream:
-            write_array(stream, getattr(block, name))
+            write_array(stream, values)
     # Not into the file: polars turns a full disk into an error without a number. Not compressed: it is read once.
     documents = block.documents.drop(_NOT_SAVED).write_ipc(None, compression="uncompressed").getbuffer()
     (partial / "documents.arrow").write_bytes(documents)
@@ -169,11 +188,18 @@ def load_block(folder: Path, texts: pl.DataFrame) -> EncodedBlock:
     """
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
     rest = json.loads((folder / "refused.json").read_bytes())
+    rejected = None
+    if "rejected_tokens.npy" in rest["checksums"]:
+        rejected = Rejected(*(np.load(folder / f"rejected_{name}.npy", mmap_mode="r") for name in REJECTED_ARRAYS))
     refused = tuple(RefusedConversation(**one) for one in rest["refused"])
     documents = read_mapped(folder / "documents.arrow")
     documents = documents.hstack(texts[texts["ordinal"].search_sorted(documents["ordinal"])].select(_NOT_SAVED))
     return EncodedBlock(
-        documents.select(list(BLOCK_SCHEMA)), **arrays, refused=refused, differences=rest["differences"]
+        documents.select(list(BLOCK_SCHEMA)),
+        **arrays,
+        refused=refused,
+        differences=rest["differences"],
+        rejected=rejected,
     )
 
 
@@ -232,29 +258,57 @@ def token_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
 
 
 _ARRAYS = ("tokens", "offsets", "loss_mask", "is_conversation")
+REJECTED_ARRAYS = ("tokens", "offsets", "loss_mask")
+
+_Encoded = tuple[TokenIds, Offsets, npt.NDArray[np.bool_]]
 
 
 def _encode_conversations(
     frame: pl.DataFrame, tokenizer: ChatTokenizer
-) -> tuple[tuple[TokenIds, Offsets, npt.NDArray[np.bool_]], list[RefusedConversation]]:
-    """(ids, bounds, loss mask) of all conversations, without ids for one that the template refuses; the refusals."""
-    ids: list[TokenIds] = [np.empty(0, np.uint32)]
-    masks: list[npt.NDArray[np.bool_]] = [np.empty(0, np.bool_)]
-    sizes: list[int] = []
+) -> tuple[_Encoded, _Encoded | None, list[RefusedConversation]]:
+    """(ids, bounds, loss mask) of all conversations, without ids for one that the template refuses; the same of their
+    rejected answers, without ids where there is none, or None where nobody has any; the refusals."""
+    encoded: list[EncodedConversation] = []
+    worse: list[EncodedConversation] = []
     refused: list[RefusedConversation] = []
     for ordinal, identity, messages in frame.select("ordinal", "id", "messages").iter_rows():
-        sizes.append(0)
+        chosen, rejected = both_conversations(messages)
+        encoded.append(_NOTHING)
+        worse.append(_NOTHING)
         try:
-            one = tokenizer.encode_conversation(json.loads(messages))
+            one = tokenizer.encode_conversation(chosen)
+            other = tokenizer.encode_conversation(rejected) if rejected else _NOTHING
         except ModelError as error:
             refused.append(RefusedConversation(ordinal, identity, error.what))
             continue
         if not one.token_ids:
             refused.append(RefusedConversation(ordinal, identity, "the chat template makes no text of it"))
-        sizes[-1] = len(one.token_ids)
-        ids.append(np.array(one.token_ids, np.uint32))
-        masks.append(np.array(one.is_assistant, np.bool_))
-    return (np.concatenate(ids), bounds_of(sizes), np.concatenate(masks)), refused
+            continue
+        encoded[-1], worse[-1] = one, other
+    has_pairs = any(one is not _NOTHING for one in worse)
+    return _joined(encoded), _joined(worse) if has_pairs else None, refused
+
+
+_NOTHING = EncodedConversation([], [])
+
+
+def _joined(conversations: list[EncodedConversation]) -> _Encoded:
+    return (
+        np.concatenate([np.empty(0, np.uint32), *(np.array(one.token_ids, np.uint32) for one in conversations)]),
+        bounds_of([len(one.token_ids) for one in conversations]),
+        np.concatenate([np.empty(0, np.bool_), *(np.array(one.is_assistant, np.bool_) for one in conversations)]),
+    )
+
+
+def _rejected(
+    worse: _Encoded, is_conversation: npt.NDArray[np.bool_], kept: npt.NDArray[np.bool_], dtype: Any
+) -> Rejected:
+    """What `_encode_conversations` found of conversations alone, told for all documents that are kept."""
+    ids, bounds, mask = worse
+    sizes = np.zeros(len(is_conversation), np.int64)
+    sizes[is_conversation] = np.diff(bounds)
+    # A refused conversation has no rejected answer either, so nothing lies between those that are kept.
+    return Rejected(ids.astype(dtype), bounds_of(sizes[kept]), mask)
 
 
 def _sampled_differences(running: pl.DataFrame, encoder: Encoder, tokenizer: ChatTokenizer) -> int:

@@ -5,6 +5,9 @@
 {split}-00000.loss_mask.npy         bool, a token: of running text, or written by the assistant
 {split}-00000.is_conversation.npy   bool, a document
 {split}-00000.repeats.npy           uint16, a document: how often an epoch sees it; 1 in validation and test
+{split}-00000.rejected_tokens.npy,  the worse answers of preferences, laid out as the documents: 0 tokens where a
+  …rejected_offsets.npy,            document is no preference. Only in a shard that holds preferences.
+  …rejected_loss_mask.npy
 {split}-00000.documents.parquet     row i = document i, columns as in DOCUMENTS_SCHEMA
 
 Shards depend on the order and the sizes of documents alone: blocks of another size give the same bytes.
@@ -23,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.data.tokens.encode import BLOCK_SCHEMA, EncodedBlock
+from nexus_llm.data.tokens.encode import BLOCK_SCHEMA, REJECTED_ARRAYS, EncodedBlock, Rejected
 from nexus_llm.records import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ class Shard:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of its files; the last one is written last."""
+        """Names of its files but for those of rejected answers; the last one is written last."""
         return (*(f"{self.name}.{array}.npy" for array in _ARRAYS), f"{self.name}.documents.parquet")
 
 
@@ -144,6 +147,7 @@ def write_shard(
     kinds: dict[str, Any] = {**_ARRAYS, "tokens": dtype}
     with contextlib.ExitStack() as stack:
         streams = {name: stack.enter_context(_partial(folder / name)) for name in shard.files}
+        rejected = _RejectedWriter(stack, folder, shard.name, dtype)
         arrays = dict(zip(_ARRAYS, streams.values(), strict=False))
         for name, stream in arrays.items():
             _write_header(stream, kinds[name], shapes[name])
@@ -162,12 +166,14 @@ def write_shard(
             }
             for name, values in content.items():
                 arrays[name].write(np.ascontiguousarray(values, kinds[name]).data)
+            rejected.add(part)
             documents.add(part.documents)
             _count(count, part.documents, often)
             tokens += int(part.offsets[-1])
     if tokens != shard.tokens:
         raise AssertionError(f"{shard.name} was planned with {shard.tokens} tokens and has {tokens}")
-    for name in shard.files:
+    count.files = (*rejected.files, *shard.files)
+    for name in count.files:
         _partial_path(folder / name).rename(folder / name)
     count.sources = dict(sorted(count.sources.items()))
     return count
@@ -224,6 +230,16 @@ def _part(block: EncodedBlock, piece: Piece) -> EncodedBlock:
         block.offsets[piece.first : piece.stop + 1] - start,
         block.loss_mask[start:stop],
         block.is_conversation[piece.first : piece.stop],
+        rejected=None if block.rejected is None else _rejected_part(block.rejected, piece),
+    )
+
+
+def _rejected_part(rejected: Rejected, piece: Piece) -> Rejected:
+    start, stop = int(rejected.offsets[piece.first]), int(rejected.offsets[piece.stop])
+    return Rejected(
+        rejected.tokens[start:stop],
+        rejected.offsets[piece.first : piece.stop + 1] - start,
+        rejected.loss_mask[start:stop],
     )
 
 
@@ -246,6 +262,54 @@ def _count(count: WrittenShard, documents: pl.DataFrame, repeats: npt.NDArray[An
 def _write_header(stream: BinaryIO, kind: Any, length: int) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(stream, header)
+
+
+@dataclass
+class _RejectedWriter:
+    """Rejected answers in, three files out; no files as long as there is no such answer."""
+
+    stack: contextlib.ExitStack
+    folder: Path
+    name: str
+    dtype: type[np.uint16] | type[np.uint32]
+    streams: dict[str, BinaryIO] = field(default_factory=dict)
+    documents: int = 0
+    tokens: int = 0
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that were begun."""
+        return tuple(f"{self.name}.rejected_{name}.npy" for name in self.streams)
+
+    def add(self, part: EncodedBlock) -> None:
+        rejected, count = part.rejected, len(part.is_conversation)
+        if rejected is not None and len(rejected.tokens) and not self.streams:
+            self._begin()
+        if self.streams:
+            sizes = np.zeros(count, np.int64) if rejected is None else np.diff(rejected.offsets)
+            self.streams["offsets"].write((np.cumsum(sizes) + self.tokens).data)
+        self.documents += count
+        if self.streams and rejected is not None:
+            self.streams["tokens"].write(np.ascontiguousarray(rejected.tokens, self.dtype).data)
+            self.streams["loss_mask"].write(np.ascontiguousarray(rejected.loss_mask, np.bool_).data)
+            self.tokens += len(rejected.tokens)
+
+    def _begin(self) -> None:
+        self.streams = {
+            name: self.stack.enter_context(_partial(self.folder / f"{self.name}.rejected_{name}.npy"))
+            for name in REJECTED_ARRAYS
+        }
+        self._write_headers()
+        self.streams["offsets"].write(np.zeros(self.documents + 1, np.int64).data)
+        self.stack.callback(self._write_headers)  # again at the end, when the lengths are known, before files close
+
+    def _write_headers(self) -> None:
+        lengths = {"tokens": self.tokens, "loss_mask": self.tokens, "offsets": self.documents + 1}
+        kinds: dict[str, Any] = {"tokens": self.dtype, "loss_mask": np.bool_, "offsets": np.int64}
+        for name, stream in self.streams.items():
+            stream.seek(0)
+            # numpy leaves room for a longer length, so the header takes as many bytes with any.
+            _write_header(stream, kinds[name], lengths[name])
 
 
 @dataclass
