@@ -166,6 +166,8 @@ class MetricsLines:
 
         from nexus_llm.train.metrics_line import metrics_line
 
+        if not self._metrics.exists():  # a restart whose checkpoint has come back, and whose log has not
+            return
         with self._metrics.open("rb") as stream:
             stream.seek(max(0, self._metrics.stat().st_size - 8192))
             rows = [line for line in stream.read().splitlines() if line.startswith(b"{") and line.endswith(b"}")]

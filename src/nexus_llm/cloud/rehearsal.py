@@ -79,7 +79,7 @@ def half_synced(checkpoints: Path, target: Path) -> list[str]:
     """Copies a checkpoint folder as an interrupted copy to S3 and back would have brought it; gives what is missing.
 
     S3's files are whole or absent, and come and go one by one, so: the newest checkpoint lacks one file, one that was
-    being written has arrived cut off, and of one that was removed a file is still there.
+    being written has arrived cut off, of one that was removed a file is still there, and logs are as they were earlier.
     """
     storage.remove(target)
     shutil.copytree(checkpoints, target)
@@ -97,6 +97,9 @@ def half_synced(checkpoints: Path, target: Path) -> list[str]:
             (folder / half / name).write_bytes(content[: len(content) // 2])
         files[-1].unlink()
         missing.append(str(files[-1].relative_to(target)))
+    for log in target.rglob("*.jsonl"):
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join(lines[: len(lines) // 2]))
     return missing
 
 
