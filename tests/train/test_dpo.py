@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from nexus_llm.recipe import TrainRecipe
 from nexus_llm.train.dpo import DpoLearner, dpo_losses
 from nexus_llm.train.fused.learner import FusedLearner
 from nexus_llm.train.log_probabilities import answer_log_probabilities, log_probabilities
-from nexus_llm.train.loop import Surroundings, Training
+from nexus_llm.train.loop import Surroundings, Training, share_of_rank
 from nexus_llm.train.preferences import PackedPairs, pack_pairs
 from nexus_llm.train.reference import AdaptersOff, StoredReference, rows_of_training, stored_reference
 from preference_shards import DecoderOfPairs, make_pair_shard
@@ -211,6 +212,24 @@ def move(learner: DpoLearner) -> None:
     learner.restore(tensors)
 
 
+def test_two_processes_add_up_to_one(learner_of, pairs):
+    batch = pairs.batch(7, 0, size=3)
+    whole, *halves = (learner_of(recipe()) for _ in range(3))
+    for learner in (whole, *halves):
+        move(learner)
+    expected = whole.gradients(batch, learned_tokens=batch.learned_tokens)
+    found = 0.0
+    for rank, learner in enumerate(halves):
+        mine = share_of_rank(batch, SimpleNamespace(rank=rank, size=2))
+        found += learner.gradients(mine, learned_tokens=batch.learned_tokens)
+    assert found == pytest.approx(expected, rel=1e-6)
+    one, other = (learner.measurements() for learner in halves)
+    assert whole.measurements() == pytest.approx({name: one[name] + other[name] for name in one}, rel=1e-5)
+    for name, gradient in whole._inner._optimizer._gradients.items():
+        parts = [learner._inner._optimizer._gradients[name] for learner in halves]
+        torch.testing.assert_close(gradient, sum(parts), rtol=1e-4, atol=1e-7)
+
+
 def test_rows_of_padding_weigh_nothing(learner_of, pairs):
     from dataclasses import replace
 
@@ -252,6 +271,8 @@ def test_the_chosen_answers_win_after_some_steps(learner_of, pairs, tmp_path):
     learner = learner_of(settings)
     training = Training(learner, recipe=settings, seed=1, train=pairs, validation=pairs, folder=tmp_path)
     training.run(surroundings([]))
+    last = training.metrics()[-1]
+    assert last["reward_accuracy"] == last["validation_reward_accuracy"] == 1
     learner.measurements()
     batch = pairs.take(np.arange(pairs.rows))
     loss = learner.loss(batch) / batch.learned_tokens

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from nexus_llm.recipe import TrainRecipe
-from nexus_llm.train.dpo import DpoLearner
+from nexus_llm.train.dpo import DpoLearner, dpo_learner
 from nexus_llm.train.fused.learner import FusedLearner
 from nexus_llm.train.hf.learner import TransformersLearner
 from nexus_llm.train.hf.load import load
 from nexus_llm.train.loop import Surroundings, Training
 from nexus_llm.train.preferences import PackedPairs, pack_pairs
-from nexus_llm.train.reference import AdaptersOff, rows_of_training, stored_reference
+from nexus_llm.train.reference import AdaptersOff, stored_reference
 from preference_shards import DecoderOfPairs, make_pair_shard
 from tiny_training import make_model
 
@@ -48,7 +48,10 @@ def pairs() -> PackedPairs:
 
 def learner_of(folder: Path, settings: TrainRecipe) -> DpoLearner:
     inner = TransformersLearner(load(folder, settings, seed=1, base="tiny", device="cpu"))
-    return DpoLearner(inner, inner, recipe=settings, reference=AdaptersOff(inner))
+    unused = pack_pairs([], max_length=48)
+    return dpo_learner(
+        inner, recipe=settings, seed=1, train=unused, validation=unused, folder=folder, identity="none is stored"
+    )
 
 
 def finished(learner: DpoLearner, settings: TrainRecipe, pairs: PackedPairs, folder: Path, **more: Any) -> Training:
@@ -75,9 +78,9 @@ def test_adapters_learn_to_prefer_the_chosen_answers(tiny_model, pairs, tmp_path
 def test_all_weights_learn_against_answers_of_their_own_beginning(tiny_model, pairs, tmp_path):
     settings = recipe(method="full", learning_rate=1e-3)
     inner = TransformersLearner(load(tiny_model, settings, seed=1, base="tiny", device="cpu"))
-    rows = rows_of_training(pairs, seed=1, steps=settings.max_steps, size=4)
-    reference = stored_reference(inner, [(pairs, rows)], folder=tmp_path / "reference", identity="a", rows_at_once=2)
-    learner = DpoLearner(inner, inner, recipe=settings, reference=reference)
+    learner = dpo_learner(
+        inner, recipe=settings, seed=1, train=pairs, validation=pairs, folder=tmp_path / "reference", identity="a"
+    )
     training = finished(learner, settings, pairs, tmp_path)
     learner.measurements()
     batch = pairs.take(np.arange(pairs.rows))

@@ -8,9 +8,9 @@ Shapes: P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from nexus_llm.recipe import TrainRecipe
 from nexus_llm.train.learner import Learner
 from nexus_llm.train.log_probabilities import answer_log_probabilities
 from nexus_llm.train.packing import Batch
-from nexus_llm.train.reference import PairModel, Reference
+from nexus_llm.train.preferences import PackedPairs
+from nexus_llm.train.ranks import OnlyOne, Ranks
+from nexus_llm.train.reference import AdaptersOff, PairModel, Reference, rows_of_training, stored_reference
+from nexus_llm.train.run_identity import rows_per_step
 
 
 def dpo_losses(
@@ -39,6 +42,52 @@ def dpo_losses(
     margins = rewards[:, 0] - rewards[:, 1]
     losses = -(1 - label_smoothing) * functional.logsigmoid(margins) - label_smoothing * functional.logsigmoid(-margins)
     return losses, rewards.detach()
+
+
+class PairLearner(Learner, PairModel, Protocol):
+    """A learner that also answers what pairs ask: `TransformersLearner` and its children."""
+
+
+def dpo_learner(
+    learner: PairLearner,
+    *,
+    recipe: TrainRecipe,
+    seed: int,
+    train: PackedPairs,
+    validation: PackedPairs,
+    folder: Path,
+    identity: str,
+    ranks: Ranks | None = None,
+    stop_reason: Callable[[], str | None] = lambda: None,
+    on_rows: Callable[[int], None] = lambda _rows: None,
+) -> DpoLearner:
+    """`learner`, still at the base model, as a learner of pairs: to be made before a checkpoint is restored.
+
+    Where every weight learns, the base model's answers are computed now, and kept in `folder` under `identity` (of
+    base model and data); `stop_reason` and `on_rows` as in `stored_reference`.
+
+    Raises:
+        TryAgainError: asked to stop meanwhile; what was computed is kept.
+    """
+    if recipe.method != "full":
+        return DpoLearner(learner, learner, recipe=recipe, reference=AdaptersOff(learner))
+    ranks = ranks or OnlyOne()
+    size = rows_per_step(recipe, processes=ranks.size)
+    held_out = min(recipe.eval_documents, validation.rows)
+    reference = stored_reference(
+        learner,
+        [
+            (train, rows_of_training(train, seed=seed, steps=recipe.max_steps, size=size, ranks=ranks)),
+            (validation, rows_of_training(validation, seed=seed, steps=1, size=held_out, ranks=ranks)),
+        ],
+        folder=folder,
+        identity=identity,
+        rows_at_once=recipe.per_device_train_batch_size,
+        ranks=ranks,
+        stop_reason=stop_reason,
+        on_rows=on_rows,
+    )
+    return DpoLearner(learner, learner, recipe=recipe, reference=reference)
 
 
 class DpoLearner:
