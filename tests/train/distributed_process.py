@@ -13,6 +13,7 @@ import torch
 
 from nexus_llm.errors import NexusError
 from nexus_llm.recipe import TrainRecipe
+from nexus_llm.train import checkpoint
 from nexus_llm.train.distributed.build import build
 from nexus_llm.train.distributed.launch import leave_last_words
 from nexus_llm.train.distributed.process_group import TorchRanks, joined, place
@@ -78,8 +79,24 @@ def train(root: Path, job: dict[str, Any], ranks: TorchRanks) -> dict[str, Any]:
     training.run(Surroundings(on_step=on_step, stop_reason=stop.requested, seconds=lambda: 0.0))
     learner.write(folder / "result")
     facts = learner.describe() | {"began_at": began_at, "forgets": forgets(learner, ranks)}
+    if made.method == "full" and made.dtype == "float32":
+        facts["from_one"] = from_one(root, learner, ranks)
     facts["kinds"] = sorted({type(one).__name__ for one in learner.packed.parameters()})
     return facts
+
+
+def from_one(root: Path, learner: Any, ranks: TorchRanks) -> list[float]:
+    """The losses of the fifth and sixth step after the fourth checkpoint of one process alone."""
+    alone = root / "alone-full-float32"
+    learner.restore_parts([checkpoint.open_step(alone / "checkpoints", 4).tensors()])
+    rows = [json.loads(line) for line in (alone / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    losses = []
+    for step in (4, 5):
+        batch = packed_rows().batch(SEED, step, size=8)
+        mine = share_of_rank(batch, ranks)
+        losses.append(ranks.total(learner.gradients(mine, learned_tokens=batch.learned_tokens)))
+        learner.update(step, learning_rate=rows[step]["learning_rate"], max_grad_norm=1.0)
+    return losses
 
 
 def forgets(learner: Any, ranks: TorchRanks) -> bool:

@@ -198,6 +198,12 @@ def test_one_process_goes_on_from_the_shares_of_two(name, root, finished, alone,
         assert loss == pytest.approx(row["loss"], abs=LOSS_TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("name", cases(STRATEGIES))
+def test_two_processes_go_on_from_what_one_saved(name, root, finished, alone):
+    expected = [row["loss"] for row in alone["full float32"][4:]]
+    assert facts(root, name)["from_one"] == pytest.approx(expected, abs=LOSS_TOLERANCE["float32"])
+
+
 def test_a_killed_process_ends_all_and_the_reason_names_it(root, died):
     code, said = died
     error = outcome(code, root / "logs-died", said)
