@@ -3,9 +3,9 @@
     python benchmarks/train_memory.py [--config CONFIG_JSON] [--rows 4] [--lengths 256 512] [--threads 2] [--held-out]
 
 Each case is a process of its own: a model with random weights (SmolLM2-135M's sizes unless a config.json is given),
-two steps and a snapshot's copies between them, then the kernel's own highest mark (VmHWM). Random tokens, four documents
-in a row. `--held-out` adds cases whose sizes had no part in the plan's constants. Needs the `train` extra, and peft for
-LoRA through transformers. Linux.
+two steps and a snapshot's copies between them, then the kernel's own highest mark (VmHWM). Random tokens, four
+documents in a row. `--held-out` adds cases whose sizes had no part in the plan's constants. Needs the `train` extra.
+Linux.
 """
 
 from __future__ import annotations

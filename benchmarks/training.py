@@ -109,6 +109,8 @@ def _child(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _measure_nexus(arguments: argparse.Namespace, folder: Path) -> tuple[list[Moment], list[int], float]:
     """When each step ended, how many tokens it learned, and the last loss."""
+    from nexus_llm.artifacts import load
+    from nexus_llm.ports import Ports
     from nexus_llm.recipe import Recipe
     from nexus_llm.train.loop import Surroundings, Training
     from nexus_llm.train.stage import prepare
@@ -125,11 +127,10 @@ def _measure_nexus(arguments: argparse.Namespace, folder: Path) -> tuple[list[Mo
         "eval_documents": 0,
     }
     recipe = Recipe.model_validate({"name": "benchmark", "train": train})
-    decoder, optimizer, (rows, _) = prepare(recipe, arguments.model, arguments.data)
+    inputs = {"model": load(arguments.model), "data": load(arguments.data)}
+    learner, (rows, _) = prepare(recipe, inputs, folder, Ports())
     ends: list[Moment] = []
-    training = Training(
-        decoder, optimizer, recipe=recipe.train, seed=recipe.seed, train=rows, validation=None, folder=folder
-    )
+    training = Training(learner, recipe=recipe.train, seed=recipe.seed, train=rows, validation=None, folder=folder)
     training.run(
         Surroundings(on_step=lambda _row: ends.append(_now()), stop_reason=lambda: None, seconds=time.perf_counter)
     )

@@ -32,7 +32,11 @@ def test_every_shipped_recipe_is_valid_and_survives_a_round_trip(path: Path) -> 
         ("name: q\nxyzzy: {}\n", "r.yaml:2: xyzzy is not a key", "a recipe has: name, seed, model"),
         ("name: q\ntrain:\n  max_steps: many\n", "r.yaml:3: train.max_steps is 'many'", "valid integer"),
         ("name: q\ntrain:\n  max_steps: 0\n", "r.yaml:3: train.max_steps is 0", "greater than or equal to 1"),
-        ("name: q\ntrain:\n  method: magic\n", "r.yaml:3: train.method is 'magic'", "'lora', 'dora', 'qlora' or 'full'"),
+        (
+            "name: q\ntrain:\n  method: magic\n",
+            "r.yaml:3: train.method is 'magic'",
+            "'lora', 'dora', 'qlora' or 'full'",
+        ),
         ("seed: 1\n", "name is missing", "add `name: …`"),
         (
             "name: q\ndata:\n  sources:\n    - type: files\n",

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from nexus_llm.errors import DataError, ModelError
+from nexus_llm.errors import DataError, ModelError, TrainingError
 
 if TYPE_CHECKING:
     from nexus_llm.recipe import Recipe
@@ -114,6 +114,72 @@ class NoDataService:
         )
 
 
+class TrainService(Protocol):
+    """Somewhere else that can run the train stage: a container, or SageMaker."""
+
+    def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
+        """Trains there with the finished artifacts in `inputs` (kind → folder), brings the result into `folder`,
+        and gives its facts.
+
+        Raises:
+            RecipeError: the recipe does not say where, or asks for what would cost more than it saves.
+            TrainingError: the job failed.
+            StorageError: files could not be moved.
+            TryAgainError: the service is busy, or somebody asked to stop.
+        """
+
+
+class NoTrainService:
+    """A `TrainService` that is nowhere."""
+
+    def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
+        raise TrainingError(
+            f"train.launcher is {recipe.train.launcher}, and nothing here can start jobs",
+            fix="--set train.launcher=local, or run it by the nexus command",
+        )
+
+
+TrackingStatus = Literal["finished", "stopped", "failed"]
+"""`stopped`: the same command will continue."""
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A training run begins, or goes on."""
+
+    name: str
+    """Of the recipe."""
+    parameters: Mapping[str, Any]
+    """The recipe's part, nested."""
+    memory: Path
+    """A folder that outlives a killed process: ids that lead back to the same run are kept there."""
+    first_step: int = 1
+    """The step that will be logged first: 1, or the one behind the checkpoint."""
+
+
+class Tracker(Protocol):
+    """Where a training run is written down for others to look at."""
+
+    def start(self, run: RunStart) -> None:
+        """Opens the run, or the same one again after an interruption."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Notes what was measured after `step` steps. Steps come in order; none comes twice from one process."""
+
+    def finish(self, status: TrackingStatus) -> None:
+        """Closes the run."""
+
+
+class SilentTracker:
+    """A `Tracker` that tells nobody."""
+
+    def start(self, run: RunStart) -> None: ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def finish(self, status: TrackingStatus) -> None: ...
+
+
 class NoHub:
     """A `ModelHub` that is never reachable."""
 
@@ -169,3 +235,5 @@ class Ports:
     hub: ModelHub = field(default_factory=NoHub)
     packages: PackageIndex = field(default_factory=NoPackageIndex)
     data_service: DataService = field(default_factory=NoDataService)
+    train_service: TrainService = field(default_factory=NoTrainService)
+    tracker: Tracker = field(default_factory=SilentTracker)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from nexus_llm.cloud.trackers import MlflowTracker, TensorBoardTracker, WandbTracker
-from nexus_llm.cloud.tracking import BackgroundTracker, RunStart, SeveralTrackers, SilentTracker, Status, tracker_for
+from nexus_llm.cloud.tracking import BackgroundTracker, SeveralTrackers, tracker_for
 from nexus_llm.errors import MissingExtraError
+from nexus_llm.ports import RunStart, SilentTracker, TrackingStatus
 from nexus_llm.recipe.train import TrackingRecipe
 
 PARAMETERS = {
@@ -85,7 +86,7 @@ def refuse(*arguments):
     raise OSError("no network here")
 socket.socket.connect = socket.socket.connect_ex = refuse
 from nexus_llm.cloud.trackers import MlflowTracker
-from nexus_llm.cloud.tracking import RunStart
+from nexus_llm.ports import RunStart
 tracker = MlflowTracker(None, runs=Path({str(tmp_path)!r}) / "runs")
 tracker.start(RunStart("a", {{}}, Path({str(tmp_path)!r})))
 tracker.log(1, {{"loss": 1.0}})
@@ -155,7 +156,7 @@ class Recording:
         self.gate = threading.Event()
         self.gate.set()
         self.steps: list[int] = []
-        self.status: Status | None = None
+        self.status: TrackingStatus | None = None
         self._fails_at = fails_at
 
     def start(self, run: RunStart) -> None: ...
@@ -166,7 +167,7 @@ class Recording:
             raise ConnectionError("the server is gone\nand more lines")
         self.steps.append(step)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: TrackingStatus) -> None:
         self.status = status
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 import nexus_llm
-from nexus_llm.cli import artifacts, bench, chat, data, model, recipe, run, serve
+from nexus_llm.cli import artifacts, bench, chat, data, model, recipe, run, serve, train
 from nexus_llm.cli.console import Stopped, print_error
 from nexus_llm.errors import NexusError, TryAgainError, UsageError
 
@@ -39,6 +39,7 @@ def nexus(
 
 run.register(app)
 data.register(app)
+train.register(app)
 serve.register(app)
 chat.register(app)
 bench.register(app)

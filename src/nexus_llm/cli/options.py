@@ -11,7 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from nexus_llm.pipeline import Workspace
-    from nexus_llm.ports import Ports
+    from nexus_llm.ports import Ports, Tracker
+    from nexus_llm.recipe import Recipe
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 Overrides = Annotated[
@@ -40,22 +41,34 @@ def workspace(root: Path) -> Workspace:
 def ports() -> Ports:
     """Real ports for a command at the terminal; SIGINT and SIGTERM are caught from now on."""
     from nexus_llm.cli.console import SignalInterrupt, console_progress
+    from nexus_llm.cli.train_remote import LauncherTrainService
     from nexus_llm.cloud.data_jobs import DataJobs, boto3_clients
     from nexus_llm.cloud.data_submit import AwsDataService
     from nexus_llm.cloud.hub import hub_from_environment
     from nexus_llm.cloud.pip import PipIndex
     from nexus_llm.ports import Ports
 
-    interrupt = SignalInterrupt()
+    interrupt, progress = SignalInterrupt(), console_progress()
     interrupt.install()
     return Ports(
-        progress=console_progress(),
+        progress=progress,
         interrupt=interrupt,
         cache=cache_folder(),
         hub=hub_from_environment(os.environ),
         packages=PipIndex(),
         data_service=AwsDataService(lambda region: DataJobs(boto3_clients(region), stop_requested=interrupt.requested)),
+        train_service=LauncherTrainService(progress, interrupt),
     )
+
+
+def tracker(recipe: Recipe, *, runs: Path) -> Tracker:
+    """Whom the recipe's `train.tracking` wants to be told; `runs` is the folder of runs."""
+    from nexus_llm.cloud.tracking import tracker_for
+
+    def warn(words: str) -> None:
+        print(f"warning: {words}", file=sys.stderr)
+
+    return tracker_for(recipe.train.tracking, runs=runs, environment=os.environ, warn=warn)
 
 
 def command_line() -> list[str]:

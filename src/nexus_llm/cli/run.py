@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, DryRun, Overrides, RecipePath, Root, command_line, ports, workspace
+from nexus_llm.cli.options import (
+    AsJson,
+    DryRun,
+    Overrides,
+    RecipePath,
+    Root,
+    command_line,
+    ports,
+    tracker,
+    workspace,
+)
 from nexus_llm.errors import GateFailedError, GateInconclusiveError
 
 if TYPE_CHECKING:
-    from nexus_llm.pipeline import PlannedStage, RunResult
+    from nexus_llm.pipeline import PlannedStage, RunResult, Workspace
+    from nexus_llm.ports import Ports
     from nexus_llm.recipe import Recipe
 
+Plan = Annotated[bool, typer.Option("--plan", help="Show memory, speed and time of the training; train nothing.")]
+Fit = Annotated[
+    bool, typer.Option("--fit", help="Take fewer rows in a pass, more passes, and checkpointing, until it fits.")
+]
 _GATE_EXIT_CODES = {"pass": 0, "fail": GateFailedError.exit_code, "inconclusive": GateInconclusiveError.exit_code}
 _VERBS = {
     "data": "Read, clean, deduplicate, split and tokenise the text.",
@@ -30,7 +45,7 @@ def register(app: typer.Typer) -> None:
     """Adds the verbs to the command line."""
     app.command("run", help="Run every stage of a recipe; what is already made is skipped.")(run)
     for verb, text in _VERBS.items():
-        app.command(verb, help=text)(_stage_command(verb))
+        app.command(verb, help=text)(_train_command() if verb == "train" else _stage_command(verb))
     app.command("gate", help="The verdict of a run's evaluation: exit 0 pass, 3 fail, 4 inconclusive.")(gate)
 
 
@@ -65,6 +80,44 @@ def gate(
     return _GATE_EXIT_CODES[verdict["verdict"]]
 
 
+def _train_command() -> Any:
+    """The verb `train`, which can also plan, fit, and go elsewhere."""
+    from nexus_llm.cli.train_remote import On, launcher_overrides
+
+    def command(
+        recipe: RecipePath,
+        overrides: Overrides = [],  # noqa: B006
+        as_json: AsJson = False,
+        dry_run: DryRun = False,
+        plan: Plan = False,
+        fit: Fit = False,
+        on: On = None,
+        root: Root = Path(),
+    ) -> int:
+        changes = (*overrides, *launcher_overrides(on))
+        if plan:
+            return _show_train_plan(recipe, changes, as_json=as_json, fit=fit, root=root)
+        return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until="train", fit=fit)
+
+    return command
+
+
+def _show_train_plan(path: Path, overrides: tuple[str, ...], *, as_json: bool, fit: bool, root: Path) -> int:
+    from nexus_llm.cli import train_plan
+    from nexus_llm.cloud.local import provenance
+    from nexus_llm.pipeline import execute, stages
+    from nexus_llm.recipe import load_recipe
+
+    recipe, openings = load_recipe(path, overrides=overrides), ports()
+    made = execute(
+        recipe, workspace(root), openings, line=stages(until="data"), provenance=provenance(command_line())
+    ).artifacts
+    if fit:
+        recipe = train_plan.fitted(recipe, made["model"].folder)
+    train_plan.show(recipe, made, openings, as_json=as_json)
+    return 0
+
+
 def _stage_command(verb: str) -> Any:
     def command(
         recipe: RecipePath,
@@ -78,7 +131,16 @@ def _stage_command(verb: str) -> Any:
     return command
 
 
-def _run(path: Path, overrides: tuple[str, ...], *, as_json: bool, dry_run: bool, root: Path, until: str | None) -> int:
+def _run(
+    path: Path,
+    overrides: tuple[str, ...],
+    *,
+    as_json: bool,
+    dry_run: bool,
+    root: Path,
+    until: str | None,
+    fit: bool = False,
+) -> int:
     from nexus_llm.cloud.local import provenance
     from nexus_llm.pipeline import execute, plan, stages
     from nexus_llm.pipeline.report import write_report
@@ -86,8 +148,10 @@ def _run(path: Path, overrides: tuple[str, ...], *, as_json: bool, dry_run: bool
 
     recipe = load_recipe(path, overrides=overrides)
     place = workspace(root)
-    openings = ports()
+    openings = replace(ports(), tracker=tracker(recipe, runs=place.root / "runs"))
     line = stages(until=until)
+    if fit:
+        recipe = _fitted(recipe, place, openings)
     if dry_run:
         _print_plan(recipe, plan(recipe, place, openings, line=line), as_json=as_json)
         return 0
@@ -99,6 +163,16 @@ def _run(path: Path, overrides: tuple[str, ...], *, as_json: bool, dry_run: bool
     else:
         _print_result(result)
     return _GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
+
+
+def _fitted(recipe: Recipe, place: Workspace, openings: Ports) -> Recipe:
+    """The recipe made to fit; the model is fetched for it, because its config says how large it is."""
+    from nexus_llm.cli.train_plan import fitted
+    from nexus_llm.cloud.local import provenance
+    from nexus_llm.pipeline import execute, stages
+
+    made = execute(recipe, place, openings, line=stages(until="model"), provenance=provenance(command_line()))
+    return fitted(recipe, made.artifacts["model"].folder)
 
 
 def _as_document(result: RunResult) -> dict[str, Any]:

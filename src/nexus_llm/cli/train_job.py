@@ -95,7 +95,8 @@ def _job(arguments: list[str], root: Path, notice: TerminationNotice) -> int:
 def _train(contract: Contract, recipe: Recipe, interrupt: Interrupt) -> None:
     """Runs the train stage; its artifact, manifest included, is what lies in the model folder afterwards."""
     from nexus_llm.artifacts import altered_files, artifact_key, load
-    from nexus_llm.train.stage import STAGE
+    from nexus_llm.train.distributed.process_group import joined, place
+    from nexus_llm.train.stage import METRICS, STAGE, train_here
 
     inputs = {kind: load(contract.channel(kind)) for kind in STAGE.needs}
     for kind, artifact in inputs.items():
@@ -108,7 +109,14 @@ def _train(contract: Contract, recipe: Recipe, interrupt: Interrupt) -> None:
     keys = {kind: artifact.key for kind, artifact in inputs.items()}
     key = artifact_key(STAGE.kind, stage_version=STAGE.version, recipe=part, inputs=keys)
     draft = _draft(contract, key=key, stage_version=STAGE.version, part=part, inputs=inputs)
-    STAGE.run(recipe, inputs, draft, _ports(draft, interrupt))
+    ports, here = _ports(draft, interrupt), place(os.environ)
+    if here is None:
+        facts = train_here(recipe, inputs, draft.folder, draft.work, ports)
+    else:
+        with joined(here) as ranks:
+            facts = train_here(recipe, inputs, draft.folder, draft.work, ports, ranks)
+    if _rank() == 0:
+        draft.finish(facts=facts, logs=(METRICS,))
 
 
 def _draft(

@@ -49,6 +49,11 @@ class LauncherTrainService:
 
     def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
         """See `nexus_llm.ports.TrainService`."""
+        if recipe.train.launcher == "local":
+            from nexus_llm.cli.train_rank import ARGUMENTS
+            from nexus_llm.cloud.local_ranks import LocalRanks
+
+            return LocalRanks(ARGUMENTS, self.progress, self.interrupt).train(recipe, inputs, key, folder)
         if recipe.train.launcher == "container-rehearsal":
             from nexus_llm.cli.train_job import COMMAND
             from nexus_llm.cloud.rehearsal import RehearsalTrainService

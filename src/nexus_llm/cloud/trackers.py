@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from nexus_llm import storage
-from nexus_llm.cloud.tracking import RunStart, Status, flattened
+from nexus_llm.cloud.tracking import flattened
+from nexus_llm.ports import RunStart, TrackingStatus
 
 EXPERIMENT = "nexus-llm"
 DATABASE = "mlflow.db"
@@ -49,8 +50,8 @@ class MlflowTracker:
             now = int(time.time() * 1000)
             self._client.log_batch(self._run_id, [Metric(name, value, now, step) for name, value in values.items()])
 
-    def finish(self, status: Status) -> None:
-        ends: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+    def finish(self, status: TrackingStatus) -> None:
+        ends: dict[TrackingStatus, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
         self._client.set_terminated(self._run_id, ends[status])
 
     def _connect(self) -> Any:
@@ -101,7 +102,7 @@ class TensorBoardTracker:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: TrackingStatus) -> None:
         self._writer.add_text("status", status)
         self._writer.close()
 
@@ -130,7 +131,7 @@ class WandbTracker:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: TrackingStatus) -> None:
         self._run.finish(exit_code=0 if status == "finished" else 1)
 
 

@@ -8,57 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from nexus_llm.errors import MissingExtraError
+from nexus_llm.ports import RunStart, SilentTracker, Tracker, TrackingStatus
 
-Status = Literal["finished", "stopped", "failed"]
-"""`stopped`: the same command will continue."""
 QUEUE_STEPS = 10_000  # a few MB; a tracker that is so far behind will not catch up
 FINISH_SECONDS = 30.0  # for the last values to be written; a server that hangs must not keep the process
-
-
-@dataclass(frozen=True)
-class RunStart:
-    """A training run begins, or goes on."""
-
-    name: str
-    """Of the recipe."""
-    parameters: Mapping[str, Any]
-    """The recipe's part, nested."""
-    memory: Path
-    """A folder that outlives a killed process: ids that lead back to the same run are kept there."""
-    first_step: int = 1
-    """The step that will be logged first: 1, or the one behind the checkpoint."""
-
-
-class Tracker(Protocol):
-    """Where a training run is written down for others to look at."""
-
-    def start(self, run: RunStart) -> None:
-        """Opens the run, or the same one again after an interruption."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Notes what was measured after `step` steps. Steps come in order; none comes twice from one process."""
-
-    def finish(self, status: Status) -> None:
-        """Closes the run."""
-
-
-class SilentTracker:
-    """A `Tracker` that tells nobody."""
-
-    def start(self, run: RunStart) -> None: ...
-
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def finish(self, status: Status) -> None: ...
 
 
 class SeveralTrackers:
@@ -75,7 +35,7 @@ class SeveralTrackers:
         for tracker in self._trackers:
             tracker.log(step, values)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: TrackingStatus) -> None:
         for tracker in self._trackers:
             tracker.finish(status)
 
@@ -109,7 +69,7 @@ class BackgroundTracker:
         kept = dict(values)
         self._put(lambda: self._inner.log(step, kept))
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: TrackingStatus) -> None:
         """Waits for what is still to be written, but not long."""
         self._put(lambda: self._inner.finish(status))
         self._put(None)
@@ -182,20 +142,6 @@ class TrackingWishes(Protocol):
 
     @property
     def wandb_project(self) -> str | None: ...
-
-
-def measured(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of `metrics.jsonl` that a curve can show: finite, and not the step itself.
-
-    >>> measured({"step": 3, "loss": 2.5, "tokens_per_second": None, "skipped": True, "grad_norm": float("nan")})
-    {'loss': 2.5}
-    """
-    numbers = {
-        name: float(value)
-        for name, value in row.items()
-        if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def flattened(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

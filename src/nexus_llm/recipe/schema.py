@@ -295,6 +295,10 @@ class Recipe(Section):
         split = self.data.split
         if split.validation_share + split.test_share >= 1:
             raise ValueError("data.split leaves nothing to train on: validation_share + test_share must be below 1")
+        if self.model.add_tokens and self.train.method != "full":
+            raise ValueError(
+                f"model.add_tokens needs train.method full: {self.train.method} would leave the new tokens untrained"
+            )
         weights = [source.weight for source in self.data.sources]
         if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
             raise ValueError("data.sources: only some have a weight: give one to each, or to none")

@@ -152,7 +152,7 @@ class TrainRecipe(Section):
     @model_validator(mode="after")
     def _choices_agree(self) -> TrainRecipe:
         distributed = self.distributed
-        if distributed.offload_param and distributed.zero_stage != 3:
+        if distributed.strategy == "deepspeed" and distributed.offload_param and distributed.zero_stage != 3:
             raise ValueError(
                 f"distributed.offload_param does nothing with zero_stage {distributed.zero_stage}: set zero_stage 3"
             )

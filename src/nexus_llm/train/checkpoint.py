@@ -190,6 +190,13 @@ def find(folder: Path, step: int) -> Found | None:
         return None
 
 
+def newest_files(folder: Path) -> dict[str, Any]:
+    """`step` and `files` (name → sha256) of the newest checkpoint, as its own list of files says."""
+    found = open_step(folder, saved_steps(folder)[-1])
+    body = json.loads((found.path / STATE).read_bytes())
+    return {"step": found.step, "files": {name: one["sha256"] for name, one in sorted(body["files"].items())}}
+
+
 def open_step(folder: Path, step: int) -> Found:
     """The checkpoint of a step that another process has just found whole."""
     path = folder / _name(step)

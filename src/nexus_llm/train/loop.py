@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -205,6 +206,7 @@ class Training:
             "learning_rate": rate,
             "grad_norm": _finite(norm),
             "tokens": batch.tokens,
+            "rows_sha256": hashlib.sha256(batch.token_ids.tobytes()).hexdigest()[:16],
             "tokens_per_second": round(batch.tokens / duration, 1) if duration > 0 else None,
             **measured,
             **told,

@@ -106,7 +106,7 @@ class PackedRows:
     def batch(self, seed: int, step: int, *, size: int) -> Batch:
         """The `size` rows of a step: every row once in an order drawn from (seed, epoch), then again in another."""
         positions = np.arange(step * size, (step + 1) * size)
-        rows = [_epoch_order(seed, int(place) // self.rows, self.rows)[int(place) % self.rows] for place in positions]
+        rows = [epoch_order(seed, int(place) // self.rows, self.rows)[int(place) % self.rows] for place in positions]
         return self.take(np.array(rows, np.int64))
 
 
@@ -220,7 +220,8 @@ def _learned(shard: Shard, start: int, length: int, objective: Objective) -> npt
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, rows: int) -> Integers:
+def epoch_order(seed: int, epoch: int, rows: int) -> Integers:
+    """The order in which an epoch goes through all rows."""
     # Sorting raw bits: numpy keeps the streams of its bit generators stable, but not its permutation algorithm.
     bits = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(rows)
     return np.argsort(bits, kind="stable")

@@ -24,8 +24,8 @@ from nexus_llm.train.packing import (
     Integers,
     PackedRows,
     Shard,
-    _epoch_order,
     best_fit_decreasing,
+    epoch_order,
     read_shards,
 )
 
@@ -69,7 +69,7 @@ class PackedPairs(PackedRows):
     def rows_of_steps(self, seed: int, steps: int, *, size: int) -> Integers:
         """The rows that the first `steps` batches have, (steps, size), in the order of `batch`."""
         rows, count = self.rows, steps * size
-        orders = [_epoch_order(seed, epoch, rows) for epoch in range(-(-count // max(1, rows)))]
+        orders = [epoch_order(seed, epoch, rows) for epoch in range(-(-count // max(1, rows)))]
         return np.concatenate([*orders, np.empty(0, np.int64)])[:count].reshape(steps, size)
 
 

@@ -1,7 +1,8 @@
-"""What is worth seeing beside the bar of a training run. How far it is and how long it takes is the bar's own part."""
+"""What is worth telling of a training step: beside the bar (which has the time itself), and to trackers."""
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
@@ -26,6 +27,20 @@ def step_note(row: Mapping[str, Any], *, used_bytes: int) -> str:
     if row.get("tokens_per_second"):
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
     return ", ".join([*parts, _size(used_bytes)])
+
+
+def measured(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row of `metrics.jsonl` that a curve can show: finite, and not the step itself.
+
+    >>> measured({"step": 3, "loss": 2.5, "tokens_per_second": None, "skipped": True, "grad_norm": float("nan")})
+    {'loss': 2.5}
+    """
+    numbers = {
+        name: float(value)
+        for name, value in row.items()
+        if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def memory_in_use() -> int:

@@ -204,11 +204,9 @@ class Checkpoints:
         elif isinstance(self._learner, Sharded):
             self._learner.restore_parts([found.tensors(part) for part in range(parts)])
         else:
-            raise TrainingError(
-                f"{found.path} is in {parts} parts, of as many processes, and this run has {self._ranks.size}: this "
-                "kind of training cannot divide it anew",
-                fix=f"use {parts} processes again",
-            )
+            from nexus_llm.train.distributed import slices
+
+            self._learner.restore(slices.whole([found.tensors(part) for part in range(parts)]))
         return found
 
     def _agreed(self, work: Callable[[], int | None]) -> int | None:

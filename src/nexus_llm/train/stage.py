@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
-from nexus_llm.errors import TrainingError
-from nexus_llm.ports import Ports
+from nexus_llm.errors import ModelError, TrainingError, TryAgainError
+from nexus_llm.ports import Ports, RunStart, TrackingStatus
 from nexus_llm.recipe import Recipe, TrainRecipe
 
 if TYPE_CHECKING:
+    from nexus_llm.train.activations import Device
+    from nexus_llm.train.distributed.process_group import TorchRanks
     from nexus_llm.train.learner import Learner
     from nexus_llm.train.loop import Training
     from nexus_llm.train.packing import PackedRows
+    from nexus_llm.train.preferences import PackedPairs
 
 METRICS = "metrics.jsonl"
 
@@ -51,37 +54,82 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Por
     Raises:
         ModelError: the base model cannot be read, or is of a kind that cannot be trained here.
         DataError: there are no token shards, or they belong to another vocabulary.
-        TrainingError: nothing to learn from, or the loss is not finite.
+        TrainingError: nothing to learn from, it does not fit into memory, or too many steps went wrong.
         TryAgainError: asked to stop; the same command continues.
     """
     with storage.explained(str(draft.folder)):
-        learner, rows = prepare(recipe, inputs["model"].folder, inputs["data"].folder)
-        ids = {name: artifact.id for name, artifact in inputs.items()}
-        training = _train(recipe, learner, rows, draft.work, ports, ids)
-        weights = learner.write(draft.folder)
-        shutil.copyfile(draft.work / METRICS, draft.folder / METRICS)
-        facts = _facts(recipe.train, training, learner, rows[0], weights, draft.work)
+        if recipe.train.launcher != "local" or recipe.train.distributed.strategy != "none":
+            folders = {kind: artifact.folder for kind, artifact in inputs.items()}
+            facts = ports.train_service.train(recipe, folders, draft.folder.name, draft.folder)
+        else:
+            facts = train_here(recipe, inputs, draft.folder, draft.work, ports)
     return draft.finish(facts=facts, logs=(METRICS,))
 
 
-def prepare(recipe: Recipe, model: Path, data: Path) -> tuple[Learner, tuple[PackedRows, PackedRows]]:
-    """The model in training, and the packed rows of training and validation, from the folders of two artifacts."""
-    from nexus_llm.train.packing import pack, read_shards
+def train_here(
+    recipe: Recipe,
+    inputs: Mapping[str, Artifact],
+    folder: Path,
+    work: Path,
+    ports: Ports,
+    ranks: TorchRanks | None = None,
+) -> dict[str, Any]:
+    """Trains in this process, one of `ranks` where there are several, all of which call it; gives the facts.
 
-    train = recipe.train
-    learner = make_learner(recipe, model)
-    training, validation = (
-        pack(
-            read_shards(data, split, vocabulary=_vocabulary(model)),
-            max_length=train.max_length,
-            objective=train.objective,
+    The weights and the log come into `folder`, checkpoints lie in `work`; process 0 alone writes either. Errors: `run`.
+    """
+    learner, rows = prepare(recipe, inputs, work, ports, ranks)
+    training = _train(recipe, learner, rows, work, ports, ranks, inputs)
+    weights = learner.write(folder)
+    if ranks is not None and ranks.rank:
+        return {}
+    shutil.copyfile(work / METRICS, folder / METRICS)
+    return _facts(recipe.train, training, learner, rows[0], weights, work)
+
+
+def prepare(
+    recipe: Recipe, inputs: Mapping[str, Artifact], work: Path, ports: Ports, ranks: TorchRanks | None = None
+) -> tuple[Learner, tuple[PackedRows, PackedRows]]:
+    """The model in training, and the packed rows of training and validation."""
+    from nexus_llm.train.packing import pack, read_shards
+    from nexus_llm.train.preferences import pack_pairs, read_pair_shards
+
+    train, model, data = recipe.train, inputs["model"], inputs["data"].folder
+    _refuse_what_does_not_fit(train, model.folder)
+    learner = make_learner(recipe, model.folder, ranks)
+    vocabulary = _vocabulary(model.folder)
+    if train.objective == "dpo":
+        pairs = tuple(
+            pack_pairs(read_pair_shards(data, split, vocabulary=vocabulary), max_length=train.max_length)
+            for split in ("train", "validation")
         )
+        return _dpo_learner(recipe, learner, (pairs[0], pairs[1]), inputs, work, ports, ranks), (pairs[0], pairs[1])
+    training, validation = (
+        pack(read_shards(data, split, vocabulary=vocabulary), max_length=train.max_length, objective=train.objective)
         for split in ("train", "validation")
     )
     return learner, (training, validation)
 
 
-def make_learner(recipe: Recipe, model: Path) -> Learner:
+def _refuse_what_does_not_fit(train: TrainRecipe, model: Path) -> None:
+    """Raises before a model is loaded whose training would end in a full memory, hours later perhaps."""
+    import torch
+
+    from nexus_llm.train import fitting, plan
+    from nexus_llm.train.measure import available_memory
+
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = dict(json.loads((model / "config.json").read_bytes()))
+    available = available_memory(device)
+    try:
+        planned = plan.memory(config, train, device=device)
+    except ModelError:
+        return  # an architecture that nobody has counted
+    if available and (error := fitting.refusal(config, planned, available.bytes)):
+        raise error
+
+
+def make_learner(recipe: Recipe, model: Path, ranks: TorchRanks | None = None) -> Learner:
     """The model in `model`, ready to be trained by the implementation that the recipe asks for.
 
     Raises:
@@ -93,6 +141,10 @@ def make_learner(recipe: Recipe, model: Path) -> Learner:
     from nexus_llm.train.fused.learner import FusedLearner, why_not
 
     train, base = recipe.train, recipe.model.base
+    if ranks is not None:
+        from nexus_llm.train.distributed.build import build as build_divided
+
+        return build_divided(model, train, ranks, seed=recipe.seed, base=base)
     reason = None if train.implementation == "transformers" else why_not(model, train)
     if train.implementation == "fused" and reason:
         raise TrainingError(
@@ -114,23 +166,47 @@ def _vocabulary(model: Path) -> int:
     return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
 
 
+def _dpo_learner(
+    recipe: Recipe,
+    learner: Any,
+    rows: tuple[PackedPairs, PackedPairs],
+    inputs: Mapping[str, Artifact],
+    work: Path,
+    ports: Ports,
+    ranks: TorchRanks | None,
+) -> Learner:
+    """The learner of preferences; with full weights, the reference's answers are computed first."""
+    from nexus_llm.train.dpo import dpo_learner
+
+    return dpo_learner(
+        learner,
+        recipe=recipe.train,
+        seed=recipe.seed,
+        train=rows[0],
+        validation=rows[1],
+        folder=work / "reference",
+        identity=" ".join(inputs[kind].id for kind in ("model", "data")),
+        ranks=ranks,
+        stop_reason=ports.interrupt.requested,
+    )
+
+
 def _train(
     recipe: Recipe,
     learner: Learner,
     rows: tuple[PackedRows, PackedRows],
     work: Path,
     ports: Ports,
-    ids: Mapping[str, str],
+    ranks: TorchRanks | None,
+    inputs: Mapping[str, Artifact],
 ) -> Training:
     from nexus_llm.train.loop import MetricsRow, Surroundings, Training
+    from nexus_llm.train.progress_note import measured, memory_in_use, step_note
 
     def on_step(row: MetricsRow) -> None:
-        told = f"skipped: {row['skipped']}" if "skipped" in row else f"loss {row['loss']:.3f}"
-        if "rolled_back_to_step" in row:
-            told += f"; back to the weights of step {row['rolled_back_to_step']}"
-        ports.progress.advance(1, note=f"{told}, {row['tokens_per_second'] or 0:.0f} tokens/s")
+        ports.progress.advance(1, note=step_note(row, used_bytes=memory_in_use()))
+        ports.tracker.log(row["step"], measured(row))
 
-    ports.progress.start("training", total=recipe.train.max_steps, unit="steps")
     training = Training(
         learner,
         recipe=recipe.train,
@@ -138,11 +214,23 @@ def _train(
         train=rows[0],
         validation=rows[1],
         folder=work,
-        inputs=ids,
+        ranks=ranks,
+        inputs={kind: artifact.id for kind, artifact in inputs.items()},
     )
-    if training.step:
-        ports.progress.advance(training.step, note=f"continued after step {training.step}")
-    training.run(Surroundings(on_step=on_step, stop_reason=ports.interrupt.requested, seconds=ports.clock.monotonic))
+    label = f"training, continued after step {training.step}" if training.step else "training"
+    ports.progress.start(label, total=recipe.train.max_steps - training.step, unit="steps")
+    ports.tracker.start(RunStart(recipe.name, recipe_part(recipe), work, first_step=training.step + 1))
+    status: TrackingStatus = "failed"
+    try:
+        training.run(
+            Surroundings(on_step=on_step, stop_reason=ports.interrupt.requested, seconds=ports.clock.monotonic)
+        )
+        status = "finished"
+    except TryAgainError:
+        status = "stopped"
+        raise
+    finally:
+        ports.tracker.finish(status)
     ports.progress.finish()
     return training
 
@@ -150,7 +238,7 @@ def _train(
 def _facts(
     recipe: TrainRecipe, training: Training, learner: Learner, rows: PackedRows, weights: Path, work: Path
 ) -> dict[str, Any]:
-    from nexus_llm.train.checkpoint import broken_checkpoints
+    from nexus_llm.train.checkpoint import broken_checkpoints, newest_files
 
     history, totals = training.history, training.totals
     best = {"best_step": training.best_step} if recipe.load_best_model_at_end else {}
@@ -168,6 +256,7 @@ def _facts(
         "skipped_steps": [asdict(one) for one in history.skipped],
         "rollbacks": [asdict(one) for one in history.rollbacks],
         "weights_sha256": file_sha256(weights),
+        "last_checkpoint": newest_files(work / "checkpoints"),
         "broken_checkpoints": [
             {"name": broken.name, "reason": broken.reason} for broken in broken_checkpoints(work / "checkpoints")
         ],
@@ -176,7 +265,7 @@ def _facts(
 
 STAGE = Stage(
     kind="train",
-    version=1,
+    version=2,
     needs=("model", "data"),
     recipe_part=recipe_part,
     outside_inputs=lambda _recipe, _ports: {},

@@ -1,0 +1,267 @@
+"""What fine-tuning SmolLM2-135M reaches on known tasks, with the curve of every seed.
+
+    python benchmarks/training_quality.py TASK [--data ../shared/data] [--seeds 17] [--work FOLDER]
+
+TASK is sst2, mrpc, banking77 or documentation. The first three learn to answer a question in a chat (full fine-tuning,
+loss on the answer alone), and are judged by greedy answers on held-out questions: an answer counts when it is the
+label, letter by letter. `documentation` continues pre-training on AWS's user guides, with other text against
+forgetting, and is judged by perplexity on held-out guides and on WikiText-2. Each seed is one run of the ordinary
+commands; its artifacts lie in FOLDER, so the same command continues. Results: results/training_TASK_*.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RESULTS = Path(__file__).parent / "results"
+Row = tuple[str, str]
+"""(question, answer)."""
+MRPC_LABELS = {"1": "yes", "0": "no"}
+SST2_LABELS = {"1": "positive", "0": "negative"}
+
+# Epochs, peak learning rate, packed rows of 256 tokens in a step.
+SETTINGS = {"sst2": (3, 5e-5, 8), "mrpc": (2, 5e-5, 8), "banking77": (4, 1e-4, 8)}
+GUIDES = ("awsdocs-sagemaker", "awsdocs-ec2", "awsdocs-s3")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=(*SETTINGS, "documentation"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[17])
+    parser.add_argument("--work", type=Path, default=Path("training-quality"))
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    make = documentation if options.task == "documentation" else classification
+    runs = []
+    for seed in options.seeds:
+        started = time.monotonic()
+        runs.append({"seed": seed, **make(options, seed), "seconds": round(time.monotonic() - started)})
+        print(json.dumps({key: value for key, value in runs[-1].items() if key != "curve"}), flush=True)
+    result = {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "task": options.task,
+        "runs": runs,
+    }
+    name = f"training_{options.task}_{platform.machine()}_{result['date']}.json"
+    (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def classification(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Trains on the task's training rows and answers its held-out questions."""
+    work = options.work / f"{options.task}-{seed}"
+    train, held_out = TASKS[options.task](options.data)
+    write_chats(train, work / "train.jsonl")
+    epochs, rate, rows = SETTINGS[options.task]
+    recipe = {
+        "name": options.task,
+        "seed": seed,
+        "data": {
+            "sources": [{"type": "files", "path": str(work / "train.jsonl"), "name": options.task}],
+            "quality": {"families": []},  # rules for web pages would reject every row
+            "language": {"identify": False},
+            "pii": {"action": "keep"},
+            "near_duplicates": {"keep": "all"},
+            "split": {"validation_share": 0.02, "test_share": 0.001},
+        },
+        "train": {
+            "objective": "sft",
+            "method": "full",
+            "max_length": 256,
+            "per_device_train_batch_size": rows,
+            "learning_rate": rate,
+            "weight_decay": 0.01,
+            "warmup_steps": 20,
+            "min_learning_rate_share": 0.0,
+            "save_steps": 100,
+            "eval_steps": 100,
+        },
+    }
+    tokens = sum(facts(run("data", recipe, work))["tokens"].values())
+    recipe["train"]["max_steps"] = math.ceil(epochs * tokens / (rows * 256))
+    artifact = run("train", recipe, work)
+    answers = answered(artifact, model_of(artifact), [question for question, _ in held_out])
+    wanted = [answer for _, answer in held_out]
+    return {"recipe": recipe["train"], **scores(wanted, answers), "curve": curve(artifact)}
+
+
+def documentation(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Continues pre-training on user guides."""
+    work = options.work / f"documentation-{seed}"
+    sources = [
+        {"type": "files", "path": str((options.data / name / "doc_source").resolve()), "name": name} for name in GUIDES
+    ]
+    general = {"type": "files", "path": str((options.data / "wikitext2" / "valid.txt").resolve()), "name": "general"}
+    recipe = {
+        "name": "documentation",
+        "seed": seed,
+        "data": {"sources": [*sources, general]},
+        "train": {
+            "method": "full",
+            "max_length": 256,
+            "per_device_train_batch_size": 8,
+            "max_steps": 400,
+            "learning_rate": 2e-4,
+            "warmup_steps": 20,
+            "save_steps": 100,
+            "eval_steps": 100,
+        },
+        "evaluate": {
+            "domain_documents": 96,
+            "general_path": str((options.data / "wikitext2" / "test.txt").resolve()),
+            "gate": {"min_domain_improvement": 0.25, "max_general_regression": 0.05},
+        },
+    }
+    run("data", recipe, work)
+    artifact = run("train", recipe, work)
+    run("package", recipe, work)
+    judged = facts(run("evaluate", recipe, work))
+    return {"recipe": recipe["train"], "evaluation": judged, "curve": curve(artifact)}
+
+
+def run(stage: str, recipe: dict[str, Any], work: Path) -> Path:
+    """`nexus STAGE` in `work`; the folder of its artifact."""
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    command = [sys.executable, "-m", "nexus_llm.cli", stage, "recipe.yaml", "--json"]
+    done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 3, 4):
+        raise SystemExit(f"nexus {stage} ended with {done.returncode}")
+    path = next(one["path"] for one in json.loads(done.stdout)["stages"] if one["stage"] == stage)
+    return work / path
+
+
+def facts(artifact: Path) -> dict[str, Any]:
+    return dict(json.loads((artifact / "manifest.json").read_bytes())["facts"])
+
+
+def model_of(artifact: Path) -> Path:
+    """The base model's folder, with the tokenizer."""
+    manifest = json.loads((artifact / "manifest.json").read_bytes())
+    root = artifact.parents[2]
+    listed = [json.loads(path.read_bytes()) for path in root.glob("runs/*/artifacts.json")]
+    return next(root / run["model"]["path"] for run in listed if run["model"]["id"] == manifest["inputs"]["model"])
+
+
+def curve(artifact: Path) -> list[dict[str, float]]:
+    """Loss and seconds of every tenth step."""
+    rows = [json.loads(line) for line in (artifact / "metrics.jsonl").read_text().splitlines()]
+    kept = ("step", "loss", "validation_loss", "learning_rate", "tokens_per_second")
+    return [
+        {name: row[name] for name in kept if name in row}
+        for row in rows
+        if row["step"] % 10 == 0 or "validation_loss" in row
+    ]
+
+
+def write_chats(rows: list[Row], path: Path) -> None:
+    """Conversations with an empty system turn, which keeps the template from adding its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream:
+        for question, answer in rows:
+            stream.write(json.dumps({"messages": [*asked(question), {"role": "assistant", "content": answer}]}) + "\n")
+
+
+def asked(question: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": ""}, {"role": "user", "content": question}]
+
+
+def answered(weights: Path, model: Path, questions: list[str], *, at_once: int = 64) -> list[str]:
+    """The greedy answers of the trained model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nexus_llm.chat import ChatTokenizer
+
+    tokenizer = ChatTokenizer.load(model)
+    network = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.bfloat16).eval()
+    ends = sorted(set(tokenizer.turn_end_ids))
+    answers = [""] * len(questions)
+    prompts = [tokenizer.encode_prompt(asked(question)) for question in questions]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(order), at_once):
+        batch = order[start : start + at_once]
+        longest = max(len(prompts[index]) for index in batch)
+        ids = torch.tensor([[ends[0]] * (longest - len(prompts[index])) + list(prompts[index]) for index in batch])
+        mask = torch.tensor([[0] * (longest - len(prompts[index])) + [1] * len(prompts[index]) for index in batch])
+        with torch.inference_mode():
+            made = network.generate(
+                ids, attention_mask=mask, max_new_tokens=16, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
+            )
+        for index, row in zip(batch, made[:, longest:].tolist(), strict=True):
+            stop = next((place for place, token in enumerate(row) if token in ends), len(row))
+            answers[index] = tokenizer.decode(row[:stop]).strip()
+    return answers
+
+
+def scores(wanted: list[str], given: list[str]) -> dict[str, Any]:
+    """Accuracy with its standard error and, for two labels, F1 of `yes`."""
+    right = [one == other for one, other in zip(wanted, given, strict=True)]
+    accuracy = sum(right) / len(right)
+    found: dict[str, Any] = {
+        "questions": len(right),
+        "accuracy": round(accuracy, 4),
+        "standard_error": round(math.sqrt(accuracy * (1 - accuracy) / len(right)), 4),
+        "answers_that_are_no_label": sum(one not in set(wanted) for one in given),
+    }
+    if set(wanted) == set(MRPC_LABELS.values()):
+        hits = sum(one == other == "yes" for one, other in zip(wanted, given, strict=True))
+        found["f1"] = round(2 * hits / (wanted.count("yes") + given.count("yes")), 4)
+    return found
+
+
+def sst2(data: Path) -> tuple[list[Row], list[Row]]:
+    def rows(path: Path) -> Iterator[Row]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            sentence, label = line.rsplit("\t", 1)
+            yield f"Review: {sentence.strip()}\nSentiment?", SST2_LABELS[label.strip()]
+
+    folder = data / "glue-dev" / "data" / "SST2"
+    return list(rows(folder / "train.tsv")), list(rows(folder / "dev.tsv"))
+
+
+def mrpc(data: Path) -> tuple[list[Row], list[Row]]:
+    def rows(path: Path) -> Iterator[Row]:
+        for line in path.read_text(encoding="utf-8-sig").splitlines()[1:]:
+            label, _, _, first, second = line.split("\t")
+            yield f"1: {first}\n2: {second}\nSame meaning?", MRPC_LABELS[label]
+
+    folder = data / "glue-dev" / "data" / "para" / "msr"
+    train = [*rows(folder / "msr-para-train.tsv"), *rows(folder / "msr-para-val.tsv")]
+    swapped = [(swap(question), answer) for question, answer in train]
+    return [*train, *swapped], list(rows(folder / "msr-para-test.tsv"))
+
+
+def swap(question: str) -> str:
+    first, second, rest = question.split("\n")
+    return f"1: {second[3:]}\n2: {first[3:]}\n{rest}"
+
+
+def banking77(data: Path) -> tuple[list[Row], list[Row]]:
+    def rows(path: Path) -> list[Row]:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return [(row["text"].strip(), row["category"].replace("_", " ")) for row in csv.DictReader(stream)]
+
+    return rows(data / "banking77" / "train.csv"), rows(data / "banking77" / "test.csv")
+
+
+TASKS = {"sst2": sst2, "mrpc": mrpc, "banking77": banking77}
+
+
+if __name__ == "__main__":
+    main()
