@@ -54,13 +54,15 @@ class Document:
     origin: str
     """Where in the source: `path:line`, `path`, or a dotted Python name."""
     text: str
-    """Running text; for a conversation, its contents joined by newlines (what filters and dedup judge)."""
+    """Running text; for a conversation, what it says and calls, joined by newlines (what filters and dedup judge)."""
     messages: tuple[Message, ...] = ()
     """The conversation, in order; empty for running text."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What the source says about it, out of `url`, `license` and `date`."""
     rejected: tuple[Message, ...] = ()
     """The same conversation with the worse answer of a preference; empty where there is no such answer."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON Schema of the tools that the conversation may call, as chat templates take them; empty where none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,17 @@ import pytest
 
 from command_line import REPOSITORY, nexus
 from data_artifacts import FIRST, identity, write_artifact, write_files
+from encoded_blocks import rows
 from nexus_llm import cli
 from nexus_llm.artifacts import Artifact
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data.looking import erasure
+from nexus_llm.data.rows import conversation_json
+from nexus_llm.data.tokens.encode import encode_block
+from nexus_llm.data.tokens.fast_tokenizers import reference
+from nexus_llm.data.tokens.shards import plan_shards, write_shard
 from tiny_model import write_tiny_model
+from tool_templates import HERMES, TOOLS
 
 GROUP = ["docs/a.jsonl:1", "docs/a.jsonl:2", "docs/a.jsonl:5", "docs/b.jsonl:3"]
 
@@ -225,6 +231,40 @@ def test_preview_without_a_terminal_marks_what_is_learned_and_disarms_control_ch
     _, text = call(capsys, "preview", "--split", "validation")
     assert "\x1b" not in text
     assert "␛[31mred" in text
+
+
+def test_preview_marks_the_calls_of_the_assistant_and_not_what_tools_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEXUS_CACHE", str(tmp_path / "cache"))
+    asked = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    talk: list[Any] = [
+        {"role": "user", "content": "Oslo?"},
+        {"role": "assistant", "content": "", "tool_calls": [asked]},
+        {"role": "tool", "content": "SNOW", "name": "weather"},
+        {"role": "assistant", "content": "Wear a coat."},
+    ]
+
+    def write_model(folder: Path) -> dict[str, Any]:
+        write_tiny_model(folder)
+        (folder / "chat_template.jinja").write_text(HERMES)
+        return {"base": "tiny"}
+
+    def write_data(folder: Path) -> dict[str, Any]:
+        tokenizer = ChatTokenizer.load(model.folder)
+        one = rows(["x"], messages=conversation_json(talk, tools=TOOLS))
+        block = encode_block(one, reference(tokenizer), tokenizer)
+        for shard in plan_shards([(0, block.sizes())], shard_tokens=10_000):
+            write_shard(folder, shard, block=lambda _: block, dtype=block.tokens.dtype)
+        return {}
+
+    model = write_artifact(Path("cache"), "model", {}, files=write_model)
+    data = write_artifact(Path(), "data", {"model": model.id}, files=write_data)
+    _, text = call(capsys, "preview", "--artifact", str(data.folder))
+    assert '[[<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call><|im_end|>]]' in text
+    assert "[[Wear a coat.<|im_end|>]]" in text
+    assert text.count("[[") == 2
 
 
 def test_preview_shortens_long_documents_and_says_so(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

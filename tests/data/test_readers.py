@@ -91,7 +91,7 @@ def test_parquet_rows_are_read_with_their_conversations(tmp_path: Path) -> None:
         (b'{"messages": []}', "empty one"),
         (b'{"messages": [{"role": "narrator", "content": "x"}]}', "turn 1 has no role"),
         (b'{"messages": [{"role": "user", "content": null}]}', "no text as content"),
-        (b'{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}', "calls tools"),
+        (b'{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}', "calls a tool without the name"),
         (b"[" * 100_000, "not JSON"),
     ],
 )

@@ -24,6 +24,7 @@ from nexus_llm.recipe import Recipe
 from running_stages import folder_as_artifact, run_stage
 from spark_here import spark_here
 from tiny_model import write_tiny_model
+from tool_templates import HERMES
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SUBJECTS = ("bread", "rain", "boats", "trees", "maps", "bees", "glass", "rivers", "snow", "coffee", "chess", "tides")
@@ -33,6 +34,20 @@ def article(number: int) -> str:
     """A text that resembles no other."""
     draw = np.random.default_rng(number)
     return f"Article {number}. " + " ".join(f"{SUBJECTS[draw.integers(12)]}{draw.integers(1_000)}" for _ in range(60))
+
+
+def tool_row(number: int) -> dict[str, Any]:
+    """A conversation that calls a tool, with personal data in the call."""
+    call = {"name": "search", "arguments": {"query": article(600 + number), "reply_to": "jane.doe@corp.org"}}
+    return {
+        "conversations": [
+            {"from": "human", "value": "Search the archive."},
+            {"from": "function_call", "value": json.dumps(call)},
+            {"from": "observation", "value": article(700 + number)},
+            {"from": "gpt", "value": article(800 + number)},
+        ],
+        "tools": json.dumps([{"name": "search", "description": "Finds articles.", "parameters": {"type": "object"}}]),
+    }
 
 
 def write_corpus(folder: Path) -> Path:
@@ -47,6 +62,7 @@ def write_corpus(folder: Path) -> Path:
         {"prompt": article(300 + number), "chosen": article(400 + number), "rejected": f"No {number}."}
         for number in range(8)
     ]
+    rows += [tool_row(number) for number in (0, 1, 2, 3, 4, 5, 3)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "a.jsonl").write_text(lines + "{broken\n")
     (folder / "b.md").write_text(article(500) + "\r\n\x00")
@@ -58,7 +74,9 @@ def write_corpus(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return folder_as_artifact("model", write_tiny_model(tmp_path_factory.mktemp("model")))
+    folder = write_tiny_model(tmp_path_factory.mktemp("model"))
+    (folder / "chat_template.jinja").write_text(HERMES)
+    return folder_as_artifact("model", folder)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +120,8 @@ def test_spark_makes_the_same_artifact_as_the_embedded_engine(
     assert facts["shards"]["train"] > 1
     assert facts["quarantined"] == 1
     assert any(name.endswith(".rejected_tokens.npy") for name in hashes(spark))
+    assert "chat_template" not in facts["rejected"]
+    assert facts["pii"]["EMAIL_ADDRESS"] >= 6
     assert not list((tmp_path / "spark").rglob("work"))
     assert not list((tmp_path / "bucket").rglob("*.*"))
 

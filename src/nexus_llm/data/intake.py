@@ -7,18 +7,31 @@ breaks, symbols) is judged before cleaning takes it away, and what is cheap come
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, compress
 from typing import Any
 
 import polars as pl
 
+from nexus_llm.chat.conversations import map_strings
 from nexus_llm.data.clean import clean
 from nexus_llm.data.duplicates import minhash
 from nexus_llm.data.judging import decontaminate, language, pii, rules
 from nexus_llm.data.reading.blocks import BrokenRecord
-from nexus_llm.data.rows import both_conversations, content_hash, conversation_json
+from nexus_llm.data.rows import (
+    StoredConversation,
+    content_hash,
+    conversation_json,
+    conversation_text,
+    stored_conversation,
+)
 from nexus_llm.data.taken import KEPT_SCHEMA, REJECTED_SCHEMA, Taken, Tools, rejections
 from nexus_llm.records import Document
+
+# In `conversation_json`: most conversations have nothing of it, and are not looked through in Python.
+_MORE_THAN_TURNS = '"(?:tools|tool_calls|reasoning_content|tool_call_id|name)":'
+# In declarations of tools: what calls, results and JSON Schema refer to.
+_REFERENCES = frozenset(("name", "type", "required", "pattern", "format", "$ref"))
 
 
 def take(records: Iterable[tuple[int, Document | BrokenRecord]], tools: Tools) -> Taken:
@@ -97,6 +110,7 @@ class _Sieve:
         )
 
     def _cleaned(self) -> None:
+        # Not in calls: an argument may be code, or text to find, of which every blank counts.
         self.rows = _on_every_text(self.rows, clean)
         self._reject(_verdicts(self.rows["text"] == "", rule="empty", reason="nothing is left of it once cleaned"))
 
@@ -145,7 +159,7 @@ class _Sieve:
             return clear
 
         before = self.rows
-        self.rows = _on_every_text(self.rows, redacted)
+        self.rows = _on_every_text(self.rows, redacted, with_tools=True)
         for found in counts:
             self.taken.personal.update({name: int(found[name].sum()) for name in found.columns})
         if recipe.action == "drop":
@@ -162,7 +176,7 @@ def _frame_of(ordinals: list[int], documents: list[Document]) -> pl.DataFrame:
         "text": (pl.String, [one.text for one in documents]),
         "messages": (
             pl.String,
-            [conversation_json(one.messages, one.rejected) if one.messages else None for one in documents],
+            [conversation_json(one.messages, one.rejected, one.tools) if one.messages else None for one in documents],
         ),
         "url": (pl.String, [one.metadata.get("url") for one in documents]),
         "license": (pl.String, [one.metadata.get("license") for one in documents]),
@@ -171,27 +185,74 @@ def _frame_of(ordinals: list[int], documents: list[Document]) -> pl.DataFrame:
     return frame.with_columns(language=pl.lit(None, pl.String))
 
 
-def _on_every_text(rows: pl.DataFrame, change: Any) -> pl.DataFrame:
+def _on_every_text(
+    rows: pl.DataFrame, change: Callable[[pl.Series], pl.Series], *, with_tools: bool = False
+) -> pl.DataFrame:
     """The rows with `change` (texts → texts) applied to running texts and to each turn of conversations, of a
-    preference to those of both."""
+    preference to those of both; `with_tools`, also to what is called and to what is said about the tools."""
     is_conversation = rows["messages"].is_not_null()
     if not is_conversation.any():
         return rows.with_columns(text=change(rows["text"]))
-    conversations = [both_conversations(one) for one in rows["messages"].drop_nulls()]
+    given = rows["messages"].drop_nulls()
+    conversations = [stored_conversation(one) for one in given]
+    says_more = given.str.contains(_MORE_THAN_TURNS).to_list()
     running = rows["text"].filter(~is_conversation)
-    turns = [message["content"] for chosen, rejected in conversations for message in (*chosen, *rejected)]
-    changed = iter(change(pl.concat([running, pl.Series("text", turns, dtype=pl.String)])))
-    texts = {place: next(changed) for place in (~is_conversation).arg_true()}
+    turns = [message["content"] for one in conversations for message in (*one.messages, *one.rejected)]
+    beside: list[str] = []
+
+    def noted(text: str) -> str:
+        beside.append(text)
+        return text
+
+    for one in compress(conversations, says_more):
+        _on_what_stands_beside(one, noted, with_tools=with_tools)
+    changed = change(pl.concat([running, pl.Series("text", turns + beside, dtype=pl.String)]))
+    contents = iter(changed.head(len(running) + len(turns)))
+    rest = iter(changed.tail(len(beside)))
+    texts = {place: next(contents) for place in (~is_conversation).arg_true()}
     messages: list[str | None] = [None] * len(rows)
-    for place, (chosen, rejected) in zip(is_conversation.arg_true(), conversations, strict=True):
-        for message in (*chosen, *rejected):
-            message["content"] = next(changed)
-        messages[place] = conversation_json(chosen, rejected)
-        texts[place] = "\n".join(message["content"] for message in chosen)
+    for place, one, has_more in zip(is_conversation.arg_true(), conversations, says_more, strict=True):
+        for message in (*one.messages, *one.rejected):
+            message["content"] = next(contents)
+        if has_more:
+            _on_what_stands_beside(one, lambda _: next(rest), with_tools=with_tools)
+        messages[place] = conversation_json(*one)
+        texts[place] = (
+            conversation_text(one.messages) if has_more else "\n".join([message["content"] for message in one.messages])
+        )
     return rows.with_columns(
         text=pl.Series([texts[place] for place in range(len(rows))], dtype=pl.String),
         messages=pl.Series(messages, dtype=pl.String),
     )
+
+
+def _on_what_stands_beside(one: StoredConversation, change: Callable[[str], str], *, with_tools: bool) -> None:
+    """Puts `change` of each text in place of it, in an order that is always the same: thoughts, and `with_tools`
+    arguments of calls and what declarations say."""
+    for message in chain(one.messages, one.rejected):
+        if len(message) == 2:  # nearly all
+            continue
+        if "reasoning_content" in message:
+            message["reasoning_content"] = change(message["reasoning_content"])
+        for call in message.get("tool_calls", ()) if with_tools else ():
+            call["function"]["arguments"] = map_strings(call["function"]["arguments"], change)
+    if one.tools and with_tools:
+        one.tools[:] = _on_prose(one.tools, change)
+
+
+def _on_prose(declared: Any, change: Callable[[str], str]) -> Any:
+    """Declarations of tools with `change` applied to descriptions, defaults and examples, not to names."""
+    if isinstance(declared, str):
+        return change(declared)
+    if isinstance(declared, list):
+        return [_on_prose(item, change) for item in declared]
+    if isinstance(declared, dict):
+        # A parameter may be called "name" or "format": what it is then told of is an object.
+        return {
+            key: item if key in _REFERENCES and not isinstance(item, dict) else _on_prose(item, change)
+            for key, item in declared.items()
+        }
+    return declared
 
 
 def _signed(rows: pl.DataFrame, shingle_words: int) -> pl.DataFrame:

@@ -64,21 +64,25 @@ def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: AR
 
 
 def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports) -> Artifact:
+    from nexus_llm.data import enough
     from nexus_llm.data.facts import missing_documents
 
     if recipe.data.engine in _ELSEWHERE:
         return draft.finish(facts=ports.data_service.make(recipe, draft.folder.name, draft.folder))
     model_folder = inputs["model"].folder
     files = {source.name: _files_of(source) for source in recipe.data.sources}
+    locations = {name: [file.location for file in group] for name, group in files.items()}
     with storage.explained(str(draft.folder)), _engine(recipe, files, draft.work, ports) as engine:
         facts = _new_facts(recipe.data, files)
         if (index := engine.tools.evaluation_index) is not None:
             facts.unchecked, facts.common_runs = dict(index.unchecked), len(index.ignored)
         _check_disk(files, draft.work)
+        enough.check_template(recipe.data, locations, facts, model_folder)
         summaries = _take(engine, recipe.data, files, facts, draft.work, ports)
+        enough.check_template(recipe.data, locations, facts, model_folder)
         decisions = engine.decide(summaries)
         encoded = engine.encode(summaries, decisions, model_folder, facts)
-        _check_enough(facts, recipe.data, engine, encoded)
+        enough.check_left(facts, recipe.data, engine, encoded, model_folder)
         facts.set_epochs(recipe.data.sources)
         facts.add_written(engine.write(encoded, facts.epochs, draft.folder))
         engine.write_rejected(summaries, draft.folder / "rejected.parquet")
@@ -314,33 +318,6 @@ def _check_broken(source: FilesSource, facts: Facts, summaries: Sequence[Summary
     )
 
 
-def _check_enough(facts: Facts, recipe: DataRecipe, engine: Engine, numbers: Sequence[int]) -> None:
-    """Something must be left to learn from and, where asked for, to hold out."""
-    found, counts = facts.documents, facts.to_json()
-    if counts["rejected"].get("chat_template") and not found["train"]:
-        rows = (row for number in numbers for row in engine.encoded.rejected(number).rows(named=True))
-        first = next(row for row in rows if row["rule"] == "chat_template")
-        raise DataError(
-            f"the model's chat template refuses every conversation; the first: {first['reason']}",
-            fix="check the order and roles of the messages, or choose a model with another template",
-        )
-    rules = _listed({**counts["rejected"], **{f"{kind}_duplicate": n for kind, n in counts["duplicates"].items()}})
-    if not found.total():
-        places = ", ".join(source.path if isinstance(source, FilesSource) else source.name for source in recipe.sources)
-        raise DataError(
-            f"{places}: not one usable document is left of {counts['read']:,} that were read"
-            + (f" (rejected: {rules})" if rules else ""),
-            fix="check the path and text_field of data.sources, or relax data.quality",
-        )
-    wanted = {"validation": recipe.split.validation_share, "test": recipe.split.test_share, "train": 1.0}
-    if any(share and not found[split] for split, share in wanted.items()):
-        raise DataError(
-            f"only {found.total()} different documents are left, too few to train on some and hold others out"
-            + (f" (taken out: {rules})" if rules else ""),
-            fix="give at least 3 documents: split long files (jsonl holds one document a line), or relax data.quality",
-        )
-
-
 def _unknown_endings(files: Sequence[storage.FileInfo]) -> dict[str, int]:
     """Ending → number of files that nobody here reads, sorted by ending."""
     endings = Counter(Path(file.location).suffix or "no ending" for file in files if not format_of(file.location))
@@ -386,7 +363,7 @@ def _stop_if_asked(ports: Ports) -> None:
 
 STAGE = Stage(
     kind="data",
-    version=3,
+    version=4,
     needs=("model",),
     recipe_part=_recipe_part,
     outside_inputs=_outside_inputs,

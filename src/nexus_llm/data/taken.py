@@ -23,7 +23,7 @@ KEPT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "source": pl.String,
     "origin": pl.String,
     "text": pl.String,
-    # `rows.conversation_json` for a conversation or a preference, null for running text.
+    # `rows.conversation_json` for a conversation, a preference, and either with tools; null for running text.
     "messages": pl.String,
     "language": pl.String,
     "characters": pl.UInt32,

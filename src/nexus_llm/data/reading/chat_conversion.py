@@ -16,10 +16,9 @@ from nexus_llm.data.reading.chat_formats import (
     Row,
     Turn,
     detect,
-    from_json,
-    json_text,
     read_conversation,
 )
+from nexus_llm.data.reading.chat_tools import json_text, text_of_calls
 from nexus_llm.data.reading.readers import blocks_of, content_of
 
 TARGETS: tuple[ChatFormat, ...] = ("messages", "prompt-completion", "alpaca", "sharegpt", "preference", "text")
@@ -86,26 +85,23 @@ def _alpaca(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def _sharegpt(turns: Sequence[Turn]) -> dict[str, Any]:
-    """LLaMA-Factory's dialect: a call is a turn of its own that holds JSON, its answer an observation."""
+    """LLaMA-Factory's dialect: a call is a turn of its own that holds JSON, its answer an observation.
+
+    What a turn says besides (the call that it answers, thoughts) stays beside its value, where that dialect's readers
+    pass over it.
+    """
     speakers = {"user": "human", "assistant": "gpt", "tool": "observation", "system": "system"}
-    conversation: list[dict[str, str]] = []
+    conversation: list[dict[str, Any]] = []
     for turn in turns:
+        beside = {name: value for name, value in turn.items() if name not in ("role", "content", "tool_calls")}
         if turn["content"] or not turn.get("tool_calls"):
-            conversation.append({"from": speakers[turn["role"]], "value": turn["content"]})
+            conversation.append({"from": speakers[turn["role"]], "value": turn["content"], **beside})
+            beside = {}
         if turn.get("tool_calls"):
-            conversation.append({"from": "function_call", "value": _function_call(turn["tool_calls"])})
+            conversation.append({"from": "function_call", "value": text_of_calls(turn["tool_calls"]), **beside})
     if conversation and conversation[0]["from"] == "system":
         return {"system": conversation[0]["value"], "conversations": conversation[1:]}
     return {"conversations": conversation}
-
-
-def _function_call(tool_calls: Sequence[Any]) -> str:
-    try:
-        functions = [call["function"] for call in tool_calls]
-        calls = [{"name": one["name"], "arguments": from_json(one.get("arguments", "{}"))} for one in functions]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UnusableError("a tool call has no function with a name") from error
-    return json_text(calls[0] if len(calls) == 1 else calls)
 
 
 def _preference(conversation: Conversation) -> dict[str, Any]:

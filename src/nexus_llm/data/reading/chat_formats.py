@@ -7,13 +7,20 @@ Layouts and their sources, read 2026-11: messages (OpenAI's chat API), prompt-co
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from nexus_llm.data.reading.blocks import UnusableError
+from nexus_llm.data.reading.chat_tools import (
+    CALLERS,
+    calls_of_text,
+    calls_to_learn,
+    declarations,
+    from_json,
+    name_results,
+)
 from nexus_llm.records import Message, Role
 
 ChatFormat = Literal["messages", "prompt-completion", "alpaca", "sharegpt", "preference", "kto", "text"]
@@ -32,14 +39,19 @@ _SPEAKERS: Mapping[str, Role] = {
     "bing": "assistant",
     "bard": "assistant",
     "model": "assistant",
-    "function_call": "assistant",
+    **dict.fromkeys(CALLERS, "assistant"),
     "observation": "tool",
+    "function": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
 }
-"""ShareGPT's speakers and the roles that they are."""
+"""ShareGPT's speakers, and those of its many dialects, and the roles that they are."""
 _SURE_FIELDS = frozenset(("chosen", "messages", "conversations", "prompt", "instruction"))
 """Every conversation has at least one of them, whatever its layout."""
 _KEPT_TURN_FIELDS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
+_LEARNED_FIELDS: Mapping[str, tuple[str, ...]] = {"assistant": ("reasoning_content",), "tool": ("tool_call_id", "name")}
+"""Role → fields of its turns that templates may write, calls apart."""
 _TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -86,23 +98,31 @@ def detect(row: Row, *, text_field: str = "text") -> ChatFormat | None:  # noqa:
     return "text" if isinstance(row.get(text_field), str) else None
 
 
-def to_messages(row: Row, format: ChatFormat) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """(the conversation to learn from, for a preference the one with its rejected answer); both empty for running text.
+def to_messages(
+    row: Row, format: ChatFormat
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[dict[str, Any], ...]]:
+    """(the conversation to learn from, for a preference the one with its rejected answer, the tools); all empty for
+    running text.
 
     Raises:
-        UnusableError: the row has another layout or no such conversation, calls tools, or is labelled as undesired.
+        UnusableError: the row has another layout or no such conversation, its tools or calls are none, or it is
+            labelled as undesired.
     """
     if format == "text":
-        return (), ()
+        return (), (), ()
     found = read_conversation(row, format)
     if found.is_desired is False:
         raise UnusableError(
             "the answer is labelled as undesired (label false), so there is nothing to learn from it alone: pair it "
             "with a desired answer to the same prompt, as the fields prompt, chosen and rejected"
         )
+    tools = declarations(found.tools) if found.tools else ()
+    if tools and any(turn["role"] == "system" and "<tools>" in turn["content"] for turn in found.turns):
+        # Hermes's rows say everything in words, declarations too: a template would say them a second time.
+        tools = ()
     if not found.rejected:
-        return _plain(found.turns), ()
-    return _plain((*found.turns, *found.chosen)), _plain((*found.turns, *found.rejected))
+        return _to_learn(found.turns), (), tools
+    return _to_learn((*found.turns, *found.chosen)), _to_learn((*found.turns, *found.rejected)), tools
 
 
 def read_conversation(row: Row, format: ChatFormat) -> Conversation:
@@ -120,11 +140,35 @@ def read_conversation(row: Row, format: ChatFormat) -> Conversation:
     return Conversation(_READERS[format](row), tools=tools)
 
 
-def _plain(turns: tuple[Turn, ...]) -> tuple[Message, ...]:
+def _to_learn(turns: tuple[Turn, ...]) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    has_calls = False
     for number, turn in enumerate(turns, start=1):
-        if turn.get("tool_calls"):
-            raise UnusableError(f"turn {number} calls tools, which this version does not learn")
-    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+        if len(turn) == 2:  # nearly all
+            messages.append({"role": turn["role"], "content": turn["content"]})
+        else:
+            messages.append(_whole_turn(turn, number))
+            has_calls = has_calls or "tool_calls" in messages[-1]
+    if has_calls:
+        name_results(messages)
+    return tuple(messages)
+
+
+def _whole_turn(turn: Turn, number: int) -> Message:
+    """The turn with all that templates write of it: neighbouring calls and results stay what they are."""
+    role = turn["role"]
+    said: dict[str, Any] = {"role": role, "content": turn["content"] or ""}
+    if turn.get("tool_calls"):
+        if role != "assistant":
+            raise UnusableError(f"turn {number} calls a tool, which only the assistant can: it is of the {role}")
+        said["tool_calls"] = calls_to_learn(turn["tool_calls"], number)
+    for name in _LEARNED_FIELDS.get(role, ()):
+        value = turn.get(name)
+        if value is not None and not isinstance(value, str):
+            raise UnusableError(f"turn {number} has no text as {name}")
+        if value:
+            said[name] = value
+    return cast(Message, said)
 
 
 def _messages(row: Row) -> tuple[Turn, ...]:
@@ -236,62 +280,51 @@ def _turns(value: object, *, default_role: Role | None = None) -> tuple[Turn, ..
         return ({"role": default_role, "content": value},)
     if not isinstance(value, list) or not value:
         raise UnusableError("the messages are no list of turns, or an empty one")
-    return tuple(_turn(turn, number) for number, turn in enumerate(value, start=1))
+    turns: list[Turn] = []
+    for number, turn in enumerate(value, start=1):
+        read = _turn(turn, number)
+        # ShareGPT gives calls a turn of their own; what the assistant says before, or calls besides, is the same turn.
+        if read["content"] is None and turns and turn.get("role") != "assistant" and _may_call(turns[-1]):
+            before = turns.pop()
+            read = {**before, **read, "content": before["content"]}
+            read["tool_calls"] = [*before.get("tool_calls", ()), *read["tool_calls"]]
+        turns.append(read)
+    return tuple(turns)
 
 
-def _turn(turn: object, number: int) -> Turn:
+def _may_call(turn: Turn) -> bool:
+    return turn["role"] == "assistant" and isinstance(turn.get("tool_calls", []), list)
+
+
+def _turn(turn: object, number: int) -> dict[str, Any]:
     """A turn in OpenAI's shape, from there or from ShareGPT's `from` and `value`."""
     if not isinstance(turn, Mapping):
         raise UnusableError(f"turn {number} is no object")
+    content = turn.get("content") if turn.get("content") is not None else turn.get("value")
+    calls = turn.get("tool_calls")
     if turn.get("role") in _ROLES:
         role = cast(Role, turn["role"])
     else:
         speaker = turn.get("from") or turn.get("role")
         if not isinstance(speaker, str) or speaker not in _SPEAKERS:
             raise UnusableError(f"turn {number} has no role out of {', '.join(_ROLES)}")
-        if speaker == "function_call":
-            return {"role": "assistant", "content": None, "tool_calls": _function_calls(turn, number)}
         role = _SPEAKERS[speaker]
-    content = turn.get("content") if turn.get("content") is not None else turn.get("value")
+        if speaker in CALLERS:
+            content, calls = None, calls_of_text(content, number)
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text") or "") for part in content)
-    if not isinstance(content, str) and not turn.get("tool_calls"):
+    if not isinstance(content, str) and (content is not None or not calls):
         raise UnusableError(f"turn {number} has no text as content")
     read: dict[str, Any] = {"role": role, "content": content}
     for name in _KEPT_TURN_FIELDS:
         if turn.get(name) is not None:
             read[name] = turn[name]
+    if calls:
+        read["tool_calls"] = calls
     return read
-
-
-def _function_calls(turn: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
-    """OpenAI's `tool_calls` from ShareGPT's JSON text of one call or a list of calls."""
-    calls = from_json(turn.get("value") if turn.get("value") is not None else turn.get("content"))
-    calls = calls if isinstance(calls, list) else [calls]
-    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
-        raise UnusableError(f"turn {number} is a function call without the name of a function")
-    return [
-        {"type": "function", "function": {"name": call["name"], "arguments": json_text(call.get("arguments", {}))}}
-        for call in calls
-    ]
 
 
 def _required(row: Row, name: str, kind: type) -> Any:
     if not isinstance(row.get(name), kind):
         raise UnusableError(f"{name!r} is missing or no {kind.__name__}")
     return row[name]
-
-
-def json_text(value: object) -> str:
-    """A value as JSON; a string is taken for JSON already."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def from_json(value: object) -> Any:
-    """What a JSON text says; anything else, and text that is no JSON, as it is."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value

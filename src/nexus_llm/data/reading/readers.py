@@ -26,11 +26,11 @@ from nexus_llm.data.reading.blocks import (
 )
 from nexus_llm.data.reading.chat_formats import ChatFormat, Row, detect, to_messages
 from nexus_llm.data.reading.streams import ByteStream
-from nexus_llm.data.rows import document_id
+from nexus_llm.data.rows import conversation_json, conversation_text, document_id
 from nexus_llm.records import Document, Message
 
-__all__ = ["ENDINGS", "FORMATS", "MAX_RECORD_BYTES", "Block", "BrokenRecord", "ReadSettings", "blocks_of", "content_of",
-           "format_of", "read_file", "records_of"]  # fmt: skip
+__all__ = ["ENDINGS", "FORMATS", "MAX_RECORD_BYTES", "ROW_FORMATS", "Block", "BrokenRecord", "ReadSettings",
+           "blocks_of", "content_of", "format_of", "read_file", "records_of"]  # fmt: skip
 
 FORMATS = ("jsonl", "json", "csv", "parquet", "txt", "md", "html", "pdf", "eml", "mbox", "warc")
 _FORMAT_BY_ENDING = {
@@ -114,7 +114,7 @@ def records_of(
     is_whole_file = block.format in _WHOLE_FILE_FORMATS
     for number, content in content_of(block, skipped=skipped):
         try:
-            format, text, messages, rejected, metadata = _parts(content, block, settings)
+            format, text, messages, rejected, metadata, declared = _parts(content, block, settings)
             if not text.isascii():
                 text.encode()
         except UnusableError as error:
@@ -128,7 +128,7 @@ def records_of(
             formats_seen[format] += 1
         place = block.origin if is_whole_file else f"{block.origin}:{number}"
         identity = document_id(block.source, place)
-        yield number, Document(identity, block.source, place, text, messages, metadata, rejected)
+        yield number, Document(identity, block.source, place, text, messages, metadata, rejected, declared)
 
 
 def read_file(path: Path, *, origin: str, source: str, text_field: str) -> Iterator[Document | BrokenRecord]:
@@ -178,12 +178,12 @@ def _whole_text(block: Block) -> tuple[int, TextRecord | UnusableError]:
 
 def _parts(
     content: Any, block: Block, settings: ReadSettings
-) -> tuple[str, str, tuple[Message, ...], tuple[Message, ...], Mapping[str, str]]:
-    """(layout or kind of file, text, messages, rejected messages, metadata) of what `content_of` gave."""
+) -> tuple[str, str, tuple[Message, ...], tuple[Message, ...], Mapping[str, str], tuple[dict[str, Any], ...]]:
+    """(layout or kind of file, text, messages, rejected messages, metadata, tools) of what `content_of` gave."""
     if isinstance(content, UnusableError):
         raise content
     if isinstance(content, TextRecord):
-        return block.format, content.text, (), (), content.metadata
+        return block.format, content.text, (), (), content.metadata, ()
     row = content
     if not isinstance(row, Mapping):
         raise UnusableError(f"the record is no object but {type(row).__name__}")
@@ -192,12 +192,14 @@ def _parts(
     if format is None or (format == "text" and not isinstance(row.get(field), str)):
         known = ", ".join(map(str, row)) or "nothing"
         raise UnusableError(f"no text in {field!r} and no conversation of a known layout, only: {known}")
-    messages, rejected = to_messages(row, format)
-    for message in rejected:
-        if not message["content"].isascii():
-            message["content"].encode()
-    text = "\n".join(message["content"] for message in messages) if messages else row[field]
-    return format, text, messages, rejected, _metadata(row)
+    messages, rejected, tools = to_messages(row, format)
+    text = conversation_text(messages) if messages else row[field]
+    # Half of a surrogate pair is looked for in the text, where not everything is.
+    if tools or any(len(message) > 2 for message in messages):
+        conversation_json(messages, rejected, tools).encode()
+    elif rejected:
+        conversation_text(rejected).encode()
+    return format, text, messages, rejected, _metadata(row), tools
 
 
 def _metadata(row: Row) -> dict[str, str]:
@@ -221,6 +223,8 @@ _ROWS: Mapping[str, Callable[[Block], Iterator[tuple[int, Any]]]] = {
     "csv": tables.csv_rows,
     "parquet": tables.parquet_rows,
 }
+ROW_FORMATS = frozenset(_ROWS)
+"""Formats whose records have fields, so that they can hold conversations."""
 _ITEMS: Mapping[str, Callable[[ByteStream, Counter[str]], Iterator[tuple[int, bytes | None]]]] = {
     "json": lambda stream, _: json_rows.items(stream),
     "mbox": lambda stream, _: mails.mbox_items(stream),

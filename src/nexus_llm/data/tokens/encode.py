@@ -4,7 +4,7 @@ One block lies in a folder of its own, complete or absent:
 
 tokens.npy            uint16, or uint32 for vocabularies of more than 65,536 tokens; all documents behind one another
 offsets.npy           int64, documents + 1: document i is tokens[offsets[i]:offsets[i + 1]]
-loss_mask.npy         bool, a token: of running text, or written by the assistant
+loss_mask.npy         bool, a token: of running text, or written by the assistant, its calls of tools too
 is_conversation.npy   bool, a document
 rejected_*.npy        tokens, offsets and loss_mask of the worse answers of preferences: only where there are any
 documents.arrow       row i = document i, columns as in BLOCK_SCHEMA but `text` and `messages`, which lie on the disk
@@ -26,7 +26,7 @@ import numpy.typing as npt
 import polars as pl
 
 from nexus_llm.chat import ChatTokenizer, EncodedConversation
-from nexus_llm.data.rows import both_conversations
+from nexus_llm.data.rows import stored_conversation
 from nexus_llm.data.tokens.fast_tokenizers import (
     Encoder,
     Offsets,
@@ -272,12 +272,12 @@ def _encode_conversations(
     worse: list[EncodedConversation] = []
     refused: list[RefusedConversation] = []
     for ordinal, identity, messages in frame.select("ordinal", "id", "messages").iter_rows():
-        chosen, rejected = both_conversations(messages)
+        chosen, rejected, tools = stored_conversation(messages)
         encoded.append(_NOTHING)
         worse.append(_NOTHING)
         try:
-            one = tokenizer.encode_conversation(chosen)
-            other = tokenizer.encode_conversation(rejected) if rejected else _NOTHING
+            one = tokenizer.encode_conversation(chosen, tools=tools or None)
+            other = tokenizer.encode_conversation(rejected, tools=tools or None) if rejected else _NOTHING
         except ModelError as error:
             refused.append(RefusedConversation(ordinal, identity, error.what))
             continue
