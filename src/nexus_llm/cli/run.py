@@ -21,6 +21,7 @@ from nexus_llm.cli.options import (
     tracker,
     workspace,
 )
+from nexus_llm.cli.train_remote import On, launcher_overrides
 from nexus_llm.errors import GateFailedError, GateInconclusiveError
 
 if TYPE_CHECKING:
@@ -82,8 +83,6 @@ def gate(
 
 def _train_command() -> Any:
     """The verb `train`, which can also plan, fit, and go elsewhere."""
-    from nexus_llm.cli.train_remote import On, launcher_overrides
-
     def command(
         recipe: RecipePath,
         overrides: Overrides = [],  # noqa: B006

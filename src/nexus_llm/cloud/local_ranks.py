@@ -70,8 +70,11 @@ class LocalRanks:
         self.progress.start(f"training in {distributed.num_processes} processes", total=None, unit="")
         with tempfile.TemporaryDirectory(prefix="nexus-") as logs:
             command = launch([*self.argv, str(job)], processes=distributed.num_processes, log_folder=Path(logs))
+            # torchrun would give each process one thread, and say so in four lines.
+            threads = max(1, (os.cpu_count() or 1) // distributed.num_processes)
+            environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
             error = run_torchrun(
-                command, environment=os.environ, log_folder=Path(logs), requested=self.interrupt.requested
+                command, environment=environment, log_folder=Path(logs), requested=self.interrupt.requested
             )
         if error:
             raise error

@@ -150,7 +150,9 @@ class DecideWorker:
         wanted = pl.concat([duplicates["representative"], duplicates["copy_of"]]).unique().sort()
         found = [pl.DataFrame(schema={"ordinal": pl.UInt64, "id": pl.String})]
         for number in numbers if len(wanted) else ():
-            found.append(self._taken.kept(number, ["ordinal", "id"]).join(wanted.to_frame("ordinal"), on="ordinal"))
+            rows = self._taken.kept(number, ["ordinal", "id"]).join(wanted.to_frame("ordinal"), on="ordinal")
+            # Lists, because a column that was taken out of a mapped file keeps all of it in memory.
+            found.append(pl.DataFrame(rows.to_dict(as_series=False), schema=found[0].schema))
         names = pl.concat(found)
         return (
             duplicates.join(names.rename({"id": "representative_id"}), left_on="representative", right_on="ordinal")

@@ -173,6 +173,8 @@ def _call(given: str, item: Any) -> Any:
     global _given, _worker  # noqa: PLW0603 - the one thing that a worker process keeps
     if given != _given or _worker is None:
         _worker = None  # the pass before it may hold much memory
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
         make_worker, arguments = pickle.loads(Path(given).read_bytes())  # noqa: S301 - written by the process that started us
         _given, _worker = given, make_worker(*arguments)
     return _worker(item)
