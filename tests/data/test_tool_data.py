@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from encoded_blocks import conversation, rows
-from nexus_llm.artifacts import Artifact
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data.intake import take
 from nexus_llm.data.judging import rules
@@ -25,7 +24,6 @@ from nexus_llm.data.stage import STAGE
 from nexus_llm.data.taken import Taken, Tools
 from nexus_llm.data.tokens.encode import encode_block
 from nexus_llm.data.tokens.fast_tokenizers import reference
-from nexus_llm.errors import ModelError
 from nexus_llm.recipe import DataRecipe, Recipe
 from nexus_llm.records import Document, Message
 from running_stages import folder_as_artifact, run_stage
@@ -109,7 +107,6 @@ HERMES_ROW = {
         {"from": "gpt", "value": "Yes: it snows at -4 degrees."},
     ],
     "tools": json.dumps([FRAMED]),
-    "category": "Weather",
 }
 
 
@@ -374,47 +371,9 @@ def recipe_for(path: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate({"name": "t", "data": {"sources": [source], **changes}})
 
 
-@pytest.fixture
-def bare_model(tmp_path: Path) -> Artifact:
-    """A base model: no chat template."""
-    folder = write_tiny_model(tmp_path / "bare")
-    (folder / "chat_template.jinja").unlink()
-    return folder_as_artifact("model", folder)
-
-
-TALKS = [{"prompt": f"Question {number}? {PROSE * 3}", "completion": f"{number} {PROSE}"} for number in range(9)]
-
-
 def write_lines(path: Path, content: list[Any]) -> Path:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in content))
     return path
-
-
-def test_conversations_for_a_model_without_template_are_refused_with_what_is_missing(
-    bare_model: Artifact, tmp_path: Path
-) -> None:
-    path = write_lines(tmp_path / "a.jsonl", TALKS)
-    with pytest.raises(ModelError, match="this model has no chat template") as caught:
-        run_stage(STAGE, recipe_for(path), {"model": bare_model}, tmp_path / "made")
-    assert "use an instruct model" in caught.value.fix
-
-
-def test_where_the_recipe_pins_the_layout_nothing_is_read_before_that_is_said(
-    bare_model: Artifact, tmp_path: Path
-) -> None:
-    path = write_lines(tmp_path / "a.jsonl", ["{broken"] * 9)  # reading it would be another error
-    recipe = recipe_for(path, source={"chat_format": "messages"})
-    with pytest.raises(ModelError, match="this model has no chat template"):
-        run_stage(STAGE, recipe, {"model": bare_model}, tmp_path / "made")
-
-
-def test_mixed_data_for_a_model_without_template_keep_counting(bare_model: Artifact, tmp_path: Path) -> None:
-    texts = [{"text": f"{word} " * 60 + PROSE * 3} for word in ("bread", "rain", "boats", "maps", "bees", "glass")]
-    path = write_lines(tmp_path / "a.jsonl", [*TALKS, *texts])
-    recipe = recipe_for(path, near_duplicates={"keep": "all"}, quality={"families": []})
-    made = run_stage(STAGE, recipe, {"model": bare_model}, tmp_path / "made")
-    assert made.manifest.facts["rejected"] == {"chat_template": 9}
-    assert made.manifest.facts["kept"] == 6
 
 
 def test_the_stage_makes_masked_tokens_of_conversations_with_tools(tmp_path: Path) -> None:
