@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from nexus_llm import cli
-from nexus_llm.cli import train
 from tiny_model import write_tiny_model
 
 RECIPE = """
@@ -23,12 +22,6 @@ data:
   language: {{identify: false}}
 train: {{max_length: 32, max_steps: 40, save_steps: 20, lora_r: 4, lora_dropout: 0.1, eval_steps: 5, dtype: float32}}
 """
-
-
-@pytest.fixture(autouse=True)
-def group() -> None:
-    if all(one.name != "train" for one in cli.app.registered_groups):
-        train.register(cli.app)
 
 
 @pytest.fixture
