@@ -83,6 +83,7 @@ def gate(
 
 def _train_command() -> Any:
     """The verb `train`, which can also plan, fit, and go elsewhere."""
+
     def command(
         recipe: RecipePath,
         overrides: Overrides = [],  # noqa: B006
