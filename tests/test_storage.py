@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.registry import _registry as loaded
 
 from nexus_llm import storage
 from nexus_llm.errors import MissingExtraError, StorageError
@@ -71,6 +72,8 @@ def test_an_absent_file_and_an_unknown_protocol_are_told(tmp_path: Path) -> None
 
 def test_a_missing_s3_library_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    for name in ("s3", "s3a"):  # fsspec remembers the class that an earlier test has loaded
+        monkeypatch.delitem(loaded, name, raising=False)
     with pytest.raises(MissingExtraError) as caught:
         storage.list_files("s3://bucket/x")
     assert "[aws]" in caught.value.fix

@@ -129,7 +129,8 @@ def test_the_stage_adds_them_and_its_key_tells(tmp_path: Path) -> None:
     base = str(full(tmp_path / "model"))
     ports = Ports(cache=tmp_path / "cache")
     plain = Recipe.model_validate({"name": "x", "model": {"base": base}})
-    grown = Recipe.model_validate({"name": "x", "model": {"base": base, "add_tokens": ["kubectl"]}})
+    adding = {"model": {"base": base, "add_tokens": ["kubectl"]}, "train": {"method": "full"}}
+    grown = Recipe.model_validate({"name": "x", **adding})
     made = run_stage(STAGE, grown, {}, tmp_path / "one", ports)
     again = run_stage(STAGE, grown, {}, tmp_path / "two", ports)
     assert made.id == again.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import random
 import signal
@@ -36,7 +37,8 @@ def moment(checkpoints: Path, chance: random.Random) -> tuple[str, Callable[[], 
 
     def is_writing() -> bool:
         passed = max(saved_steps(checkpoints), default=0) >= later
-        return passed and any(checkpoints.glob(".partial-*/*"))
+        # A folder may be renamed while it is looked at: iglob takes that for nothing there, Path.glob raises.
+        return passed and any(glob.iglob(".partial-*/*", root_dir=checkpoints, include_hidden=True))  # noqa: PTH207
 
     def has_just_renamed() -> bool:
         return max(saved_steps(checkpoints), default=0) > later

@@ -105,7 +105,7 @@ def test_another_number_of_processes_is_refused_with_an_explanation_where_it_can
     saved(tmp_path)
     with pytest.raises(TrainingError, match=r"4 rows a step \(2 processes\), this one has 2 \(1\)"):
         run(tmp_path, ShardedBigramLearner(), TWO)
-    with pytest.raises(TrainingError, match="in 2 parts, of as many processes, and this run has 1"):
+    with pytest.raises(TrainingError, match="in 2 parts, of as many processes, and this run has 1: this kind"):
         run(tmp_path, BigramLearner(), ONE)
 
 

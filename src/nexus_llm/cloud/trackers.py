@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class MlflowTracker:
         for name in ("mlflow", "alembic"):  # they would announce every table of the new file
             logging.getLogger(name).setLevel(logging.WARNING)
         self._runs.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(self._uri or f"sqlite:///{self._runs / DATABASE}")
+        with _loggers_kept():
+            return MlflowClient(self._uri or f"sqlite:///{self._runs / DATABASE}")
 
     def _new_run(self, client: Any, name: str) -> str:
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -80,6 +82,19 @@ class MlflowTracker:
         flat = [Param(name, value[:_PARAMETER_CHARACTERS]) for name, value in flattened(parameters).items()]
         for first in range(0, len(flat), _PARAMETERS_AT_ONCE):
             self._client.log_batch(self._run_id, params=flat[first : first + _PARAMETERS_AT_ONCE])
+
+
+@contextlib.contextmanager
+def _loggers_kept() -> Iterator[None]:
+    """Undoes what alembic does to logging when a new database is made: all other loggers fall silent."""
+    known = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    before = [(one, one.disabled, one.level, one.propagate) for one in known]
+    root = logging.root.level, list(logging.root.handlers)
+    yield
+    for one, disabled, level, propagate in before:
+        one.disabled, one.level, one.propagate = disabled, level, propagate
+    logging.root.setLevel(root[0])
+    logging.root.handlers[:] = root[1]
 
 
 class TensorBoardTracker:

@@ -206,7 +206,14 @@ class Checkpoints:
         else:
             from nexus_llm.train.distributed import slices
 
-            self._learner.restore(slices.whole([found.tensors(part) for part in range(parts)]))
+            divided = [found.tensors(part) for part in range(parts)]
+            if not slices.are_slices(divided):
+                raise TrainingError(
+                    f"{found.path} is in {parts} parts, of as many processes, and this run has {self._ranks.size}: "
+                    "this kind of training cannot put them together",
+                    fix=f"use {parts} processes again",
+                )
+            self._learner.restore(slices.whole(divided))
         return found
 
     def _agreed(self, work: Callable[[], int | None]) -> int | None:

@@ -64,6 +64,11 @@ def refuse_other_places(part: Part, *, like: Part) -> None:
             )
 
 
+def are_slices(parts: Sequence[Part]) -> bool:
+    """Whether the parts say which places of the whole they hold."""
+    return all(any(name.startswith(_PLACE) for name in part) for part in parts)
+
+
 def whole(parts: Sequence[Part]) -> dict[str, Tensor]:
     """What one process alone would have saved.
 
