@@ -38,7 +38,7 @@ bench: $(VENV)/.installed-bench ## measures training and serving against their p
 
 bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peers; PEER=a Python with datatrove, DATA=the folder of real data sets
 	$(NEXUS) model pull smollm2-135m-instruct
-	$(BIN)/python benchmarks/data.py --model $(MODEL) --scaling 205 1000 4000 $(if $(PEER),--peer-python $(PEER))
+	$(BIN)/python benchmarks/data.py --model $(MODEL) --megabytes 1000 --scaling 205 1000 4000 $(if $(PEER),--peer-python $(PEER))
 	$(BIN)/python benchmarks/data_rules.py --data $(DATA) --megabytes 60 $(if $(PEER),--datatrove-python $(PEER))
 	$(BIN)/python benchmarks/data_duplicates.py --data $(DATA) $(if $(PEER),--peer-python $(PEER))
 	$(BIN)/python benchmarks/data_privacy.py --data $(DATA)

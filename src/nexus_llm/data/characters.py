@@ -58,17 +58,19 @@ def series_of(data: Bytes, offsets: Offsets) -> pl.Series:
 @functools.cache
 def classes() -> npt.NDArray[np.uint8]:
     """The flags above for each code point, shape (CODE_POINTS,)."""
-    table = np.zeros(CODE_POINTS, np.uint8)
-    by_category = {"L": LETTER | WORD, "M": MARK, "N": NUMBER | WORD, "P": PUNCTUATION, "S": SYMBOL}
-    for point in range(CODE_POINTS):
-        category = unicodedata.category(chr(point))
-        flags = by_category.get(category[0], np.uint8(0))
-        table[point] = flags | UPPER if category in ("Lu", "Lt") else flags
+    categories = map(unicodedata.category, map(chr, range(CODE_POINTS)))
+    table = np.fromiter(map(_flags_of, categories), np.uint8, count=CODE_POINTS)
     for point in range(0x3001):  # no white space lies beyond U+3000
         if chr(point).isspace():
             table[point] |= SPACE
     table[ord("_")] |= WORD
     return table
+
+
+@functools.cache
+def _flags_of(category: str) -> np.uint8:
+    flags = {"L": LETTER | WORD, "M": MARK, "N": NUMBER | WORD, "P": PUNCTUATION, "S": SYMBOL}.get(category[0])
+    return (flags or np.uint8(0)) | (UPPER if category in ("Lu", "Lt") else np.uint8(0))
 
 
 @functools.cache

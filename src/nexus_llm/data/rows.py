@@ -16,8 +16,8 @@ def document_id(source: str, origin: str) -> str:
 
 
 def content_hash(content: str) -> str:
-    """128-bit hash of a cleaned text (a conversation's JSON) as 32 hex digits."""
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    """128-bit hash of a cleaned text (a conversation's JSON) as 32 hex digits: of SHA-256, which processors compute."""
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 class StoredConversation(NamedTuple):

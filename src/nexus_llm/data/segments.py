@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -69,9 +70,9 @@ class Segments:
         checksums = {}
         for name, rows in (("kept", taken.kept), ("rejected", taken.rejected)):
             if len(rows):
-                path = self._path(summary.number, f"{name}.arrow")
-                replace_file(path, _ipc(rows))
-                checksums[path.name] = tokens.checksum(path)
+                path, content = self._path(summary.number, f"{name}.arrow"), _ipc(rows)
+                replace_file(path, content)
+                checksums[path.name] = zlib.crc32(content)
         text = json.dumps(asdict(replace(summary, checksums=checksums)), ensure_ascii=False)
         replace_file(self._path(summary.number, "json"), text.encode())
 

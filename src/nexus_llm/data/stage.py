@@ -98,7 +98,6 @@ def _engine(
     recipe: Recipe, files: Mapping[str, Sequence[storage.FileInfo]], work: Path, ports: Ports
 ) -> Iterator[Engine]:
     """Who does the work, as `data.engine` says."""
-    tools = _tools(recipe.data, work)
 
     def stop_if_asked() -> None:
         _stop_if_asked(ports)
@@ -107,7 +106,7 @@ def _engine(
         from nexus_llm.data.spark.engine import spark_engine
 
         with spark_engine(
-            tools=tools,
+            tools=_tools(recipe.data, work),
             seed=recipe.seed,
             work=work,
             progress=ports.progress,
@@ -122,7 +121,8 @@ def _engine(
 
     count = _worker_count(recipe.data, files)
     with Workers(count, folder=work, stop_if_asked=stop_if_asked) as workers:
-        yield Engine(tools, recipe.seed, work, workers, ports.progress, stop_if_asked)
+        workers.start("nexus_llm.data.intake")
+        yield Engine(_tools(recipe.data, work), recipe.seed, work, workers, ports.progress, stop_if_asked)
 
 
 def _estimate(recipe: Recipe) -> Estimate:
@@ -363,7 +363,7 @@ def _stop_if_asked(ports: Ports) -> None:
 
 STAGE = Stage(
     kind="data",
-    version=4,
+    version=5,
     needs=("model",),
     recipe_part=_recipe_part,
     outside_inputs=_outside_inputs,

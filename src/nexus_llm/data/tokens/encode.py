@@ -4,7 +4,8 @@ One block lies in a folder of its own, complete or absent:
 
 tokens.npy            uint16, or uint32 for vocabularies of more than 65,536 tokens; all documents behind one another
 offsets.npy           int64, documents + 1: document i is tokens[offsets[i]:offsets[i + 1]]
-loss_mask.npy         bool, a token: of running text, or written by the assistant, its calls of tools too
+loss_mask.npy         bool, a token: of running text, or written by the assistant, its calls of tools too. Absent where
+                      all may be learned
 is_conversation.npy   bool, a document
 rejected_*.npy        tokens, offsets and loss_mask of the worse answers of preferences: only where there are any
 documents.arrow       row i = document i, columns as in BLOCK_SCHEMA but `text` and `messages`, which lie on the disk
@@ -14,6 +15,7 @@ refused.json          conversations that the chat template refuses, how often a 
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zlib
@@ -159,19 +161,21 @@ def save_block(block: EncodedBlock, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    arrays = {name: getattr(block, name) for name in _ARRAYS}
+    arrays = {name: getattr(block, name) for name in _ARRAYS if name != "loss_mask" or not block.loss_mask.all()}
     if block.rejected is not None:
         arrays |= {f"rejected_{name}": getattr(block.rejected, name) for name in REJECTED_ARRAYS}
+    checksums = {}
     for name, values in arrays.items():
         with (partial / f"{name}.npy").open("wb") as stream:
-            write_array(stream, values)
+            checksums[f"{name}.npy"] = write_array(stream, values)
     # Not into the file: polars turns a full disk into an error without a number. Not compressed: it is read once.
     documents = block.documents.drop(_NOT_SAVED).write_ipc(None, compression="uncompressed").getbuffer()
     (partial / "documents.arrow").write_bytes(documents)
+    checksums["documents.arrow"] = zlib.crc32(documents)
     content = {
         "refused": [asdict(one) for one in block.refused],
         "differences": block.differences,
-        "checksums": {name: checksum(partial / name) for name in sorted(path.name for path in partial.iterdir())},
+        "checksums": checksums,
     }
     (partial / "refused.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -186,8 +190,11 @@ def load_block(folder: Path, texts: pl.DataFrame) -> EncodedBlock:
     Raises:
         OSError: there is none.
     """
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
     rest = json.loads((folder / "refused.json").read_bytes())
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS if f"{name}.npy" in rest["checksums"]
+    }
+    arrays.setdefault("loss_mask", np.ones(len(arrays["tokens"]), np.bool_))
     rejected = None
     if "rejected_tokens.npy" in rest["checksums"]:
         rejected = Rejected(*(np.load(folder / f"rejected_{name}.npy", mmap_mode="r") for name in REJECTED_ARRAYS))
@@ -245,11 +252,15 @@ def saved_type(folder: Path) -> np.dtype[Any]:
     return array.dtype
 
 
-def write_array(stream: BinaryIO, values: npt.NDArray[Any]) -> None:
-    """One array in numpy's file format, version 1.0."""
+def write_array(stream: BinaryIO, values: npt.NDArray[Any]) -> int:
+    """One array in numpy's file format, version 1.0; the `checksum` of what was written."""
     # Not np.save: it hands the file to C, where a full disk becomes an error without a number.
-    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
-    stream.write(np.ascontiguousarray(values).data)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+    content = np.ascontiguousarray(values).view(np.uint8).data
+    stream.write(header.getbuffer())
+    stream.write(content)
+    return zlib.crc32(content, zlib.crc32(header.getbuffer()))
 
 
 def token_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
