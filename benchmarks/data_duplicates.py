@@ -12,8 +12,11 @@ are of one process, from its processor seconds, compilation excluded.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
+import os
+import platform
 import random
 import resource
 import subprocess
@@ -41,8 +44,12 @@ def main() -> None:
         _scale(1_000)  # loads the compiled kernels, which take memory once
         print(json.dumps(_scale(arguments.documents[0])))
     else:
+        lines = [f"{datetime.datetime.now(tz=datetime.UTC).date()}, {platform.machine()}, {os.cpu_count()} cores", ""]
         for line in _report(arguments):
             print(line, flush=True)
+            lines.append(line)
+        name = f"data_duplicates_{platform.machine()}_{lines[0][:10]}.md"
+        (Path(__file__).parent / "results" / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:

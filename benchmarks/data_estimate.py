@@ -48,10 +48,12 @@ EMR_WORKER_GB = 32
 # Assumed, not measured: each can be changed on the command line.
 BOX_EFFICIENCY = 0.6
 SPARK_EFFICIENCY = 0.6
-SPARK_SHARE_OF_RATE = 0.5
-"""Of the embedded engine's rate a CPU second, where `--spark-rate` gives none: Java and the joins take theirs."""
+SPARK_SHARE_OF_RATE = 0.25
+"""Of the embedded engine's rate a CPU second, where `--spark-rate` gives none: Java and the joins take theirs. Measured
+between 66 and 211 MB on 2 cores (`data_spark.py`, 2026-11-22): 2.1 MB a further CPU second against 8.4."""
 ALONE_MEGABYTES_PER_SECOND = 100.0
-"""What one process does for all: comparing documents. 0.4 s for 41 MB in a trial of 2026-11-22, never at this size."""
+"""What one process does for all: comparing documents. 0.8 s for 205 MB and 4.2 s for 1 GB (2026-11-22), never at this
+size, where what is spilled is merged more often."""
 CUT_MEGABYTES_PER_SECOND = 500.0
 """Of the one process that reads files and cuts them into blocks; gzip takes more."""
 DISK_MEGABYTES_PER_SECOND = 2_500.0
@@ -175,7 +177,9 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--result", type=Path, help="a result of data.py; else the newest in benchmarks/results")
     parser.add_argument("--rate", type=float, help="MB of text a CPU second of the embedded engine")
-    parser.add_argument("--spark-rate", type=float, help="likewise of Spark; else half of it (assumed)")
+    parser.add_argument(
+        "--spark-rate", type=float, help="likewise of Spark; else a quarter of it (measured on 2 cores)"
+    )
     parser.add_argument("--box-efficiency", type=float, default=BOX_EFFICIENCY)
     parser.add_argument("--spark-efficiency", type=float, default=SPARK_EFFICIENCY)
     parser.add_argument(
@@ -193,7 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
         path = options.result or newest_result(RESULTS)
         rate, source = rate_of(json.loads(path.read_text(encoding="utf-8"))), path.name
     spark, kind = (
-        (options.spark_rate, "given") if options.spark_rate else (rate * SPARK_SHARE_OF_RATE, "assumed: half of it")
+        (options.spark_rate, "given")
+        if options.spark_rate
+        else (rate * SPARK_SHARE_OF_RATE, "a quarter of it, as measured on 2 cores")
     )
     print(table(list(estimates(options, rate=rate))))
     print(f"\n{rate:.1f} MB a CPU second embedded ({source}), {spark:.1f} on Spark ({kind}); efficiency "

@@ -5,7 +5,9 @@
 MODEL_FOLDER and DATA_FOLDER are artifacts of `nexus run` (`artifacts/model/KEY`, `artifacts/data/KEY`). Each segment is
 a process of its own with two threads, and the contestants take turns, so a noisy neighbour hits all alike. Both read
 the same documents. Counted are learned tokens: no padding, no first token of a document. TRL runs in several
-configurations; the ratio is taken against the fastest. Needs the `train` and `bench` extras.
+configurations; the ratio is taken against the fastest. Beside them, the fastest bfloat16 matrix product of any size
+tried is measured in turns too: our floating-point operations (`nexus_llm.arithmetic`; no padding, no recomputation
+counted) are told as a share of it. Needs the `train` and `bench` extras.
 """
 
 from __future__ import annotations
@@ -40,6 +42,11 @@ CONTESTANTS = {
     "trl checkpointing": "TRL default with its default gradient_checkpointing=True",
 }
 
+PEAK = "matrix product"
+# (rows, inner, columns): the model's own (tokens of a step, channels, feed-forward; the head) and large ones.
+PEAK_SIZES = ((1024, 576, 1536), (1024, 1536, 576), (256, 576, 49152), (1024, 1024, 1024), (2048, 2048, 2048))
+PEAK_SECONDS = 1.5
+
 Moment = tuple[float, float]
 """(seconds on the wall, seconds of processor time)."""
 
@@ -50,11 +57,14 @@ def main() -> None:
         print(json.dumps(_child(arguments)))
         return
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.contestants}
+    peaks: list[dict[str, Any]] = []
     for segment in range(arguments.segments):
+        peaks.append(_segment(PEAK, arguments))
+        print(f"segment {segment + 1} {PEAK}: {peaks[-1]}", file=sys.stderr)
         for name in arguments.contestants:
             measured[name].append(_segment(name, arguments))
             print(f"segment {segment + 1} {name}: {measured[name][-1]}", file=sys.stderr)
-    _write_results(measured, arguments)
+    _write_results(measured, peaks, arguments)
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--segments", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10, help="steps in a segment, warm-up included")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--child", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=(*CONTESTANTS, PEAK), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -92,6 +102,8 @@ def _child(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(THREADS)
+    if arguments.child == PEAK:
+        return _measure_peak()
     measure = _measure_nexus if arguments.child == "nexus" else _measure_trl
     with tempfile.TemporaryDirectory() as folder:
         ends, tokens, last_loss = measure(arguments, Path(folder))
@@ -105,6 +117,24 @@ def _child(arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2),
         "last_loss": round(last_loss, 3),
     }
+
+
+def _measure_peak() -> dict[str, Any]:
+    """The fastest bfloat16 product, in 10¹² floating-point operations a second, and all that were tried."""
+    import torch
+
+    found = {}
+    for rows, inner, columns in PEAK_SIZES:
+        left, right = torch.randn(rows, inner).bfloat16(), torch.randn(inner, columns).bfloat16()
+        out = torch.empty(rows, columns, dtype=torch.bfloat16)
+        torch.mm(left, right, out=out)
+        count, started = 0, time.perf_counter()
+        while time.perf_counter() - started < PEAK_SECONDS:
+            torch.mm(left, right, out=out)
+            count += 1
+        rate = 2 * rows * inner * columns * count / (time.perf_counter() - started)
+        found[f"{rows} x {inner} x {columns}"] = round(rate / 1e12, 4)
+    return {"tera_operations_per_second": max(found.values()), "sizes": found}
 
 
 def _measure_nexus(arguments: argparse.Namespace, folder: Path) -> tuple[list[Moment], list[int], float]:
@@ -203,7 +233,28 @@ def _now() -> Moment:
     return time.perf_counter(), time.process_time()
 
 
-def _write_results(measured: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
+def _shares_of_peak(
+    ours: list[dict[str, Any]], peaks: list[dict[str, Any]], arguments: argparse.Namespace
+) -> list[float]:
+    """Of each segment, the share of the fastest matrix product beside it that the learned tokens' operations are."""
+    from nexus_llm import arithmetic
+
+    model = arithmetic.shape(json.loads((arguments.model / "config.json").read_text(encoding="utf-8")))
+    adapters = None
+    if arguments.method == "lora":
+        adapters = arithmetic.adapter_parameters(model, rank=RANK, target_modules=TARGETS)
+    operations = arithmetic.training_flops_per_token(
+        model, context_tokens=arguments.max_length / 2, trained_adapter_parameters=adapters
+    )
+    return [
+        round(row["tokens_per_second"] * operations / (peak["tera_operations_per_second"] * 1e12), 3)
+        for row, peak in zip(ours, peaks, strict=True)
+    ]
+
+
+def _write_results(
+    measured: dict[str, list[dict[str, Any]]], peaks: list[dict[str, Any]], arguments: argparse.Namespace
+) -> None:
     medians = {name: statistics.median(row["tokens_per_second"] for row in rows) for name, rows in measured.items()}
     peers = {name: value for name, value in medians.items() if name != "nexus"}
     fastest = max(peers, key=lambda name: peers[name])
@@ -215,7 +266,8 @@ def _write_results(measured: dict[str, list[dict[str, Any]]], arguments: argpars
         for ours, theirs in zip(measured["nexus"], measured[fastest], strict=True)
     ]
     hardware = f"{os.cpu_count()}cpu-{platform.machine()}"
-    stem = f"training_{arguments.method}_{hardware}_{datetime.date.today().isoformat()}"
+    size = f"{arguments.max_length}x{arguments.rows}"
+    stem = f"training_{arguments.method}_{size}_{hardware}_{datetime.date.today().isoformat()}"
     result = {
         "setting": {key: getattr(arguments, key) for key in ("method", "rows", "max_length", "segments", "steps")},
         "hardware": f"{_processor()}, {os.cpu_count()} cores, {THREADS} threads used, {platform.platform()}",
@@ -227,6 +279,8 @@ def _write_results(measured: dict[str, list[dict[str, Any]]], arguments: argpars
         "ratio_of_medians": round(medians["nexus"] / peers[fastest], 3),
         "ratio_per_segment": [round(ratio, 3) for ratio in ratios],
         "ratio_of_processor_time": round(shares["nexus"] / shares[fastest], 3),
+        "share_of_matrix_product_per_segment": _shares_of_peak(measured["nexus"], peaks, arguments),
+        "matrix_product": peaks,
         "segments": measured,
     }
     RESULTS.mkdir(exist_ok=True)
@@ -259,6 +313,10 @@ def _report(result: dict[str, Any], measured: dict[str, list[dict[str, Any]]], m
         f"Against the fastest peer ({result['fastest_peer']}): **{result['ratio_of_medians']} x** "
         f"(per segment {', '.join(str(ratio) for ratio in result['ratio_per_segment'])}; "
         f"{result['ratio_of_processor_time']} x per second of processor time, which other load disturbs less).",
+        "",
+        "Share of the fastest bfloat16 matrix product "
+        f"({', '.join(str(peak['tera_operations_per_second']) for peak in result['matrix_product'])} · 10¹² operations "
+        f"a second): {', '.join(f'{share:.1%}' for share in result['share_of_matrix_product_per_segment'])}.",
         "",
     ]
     return "\n".join(lines)
