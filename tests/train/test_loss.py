@@ -27,6 +27,19 @@ def test_loss_and_gradients_equal_torchs_cross_entropy(monkeypatch, tokens):
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
 
 
+def test_a_heads_gradient_is_added_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(loss_module, "TOKENS_AT_ONCE", 8)
+    monkeypatch.setattr(loss_module, "ROWS_AT_ONCE", 7)
+    hidden, head = torch.randn(21, 12, requires_grad=True), torch.randn(50, 12, requires_grad=True)
+    labels = torch.randint(0, 50, (21,))
+    expected = torch.autograd.grad(functional.cross_entropy(hidden @ head.t(), labels) * 3, (hidden, head))
+    total = torch.ones(50, 12)
+    loss = summed_cross_entropy(hidden, head, labels, scale=3 / 21, head_gradient=total)
+    (grad_hidden,) = torch.autograd.grad(loss, (hidden,))
+    torch.testing.assert_close(grad_hidden, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(total - 1, expected[1], rtol=1e-4, atol=1e-5)
+
+
 def test_a_label_that_the_model_holds_for_impossible_gives_a_finite_loss():
     hidden, head = torch.tensor([[1.0]]), torch.tensor([[0.0], [500.0]])
     assert summed_cross_entropy(hidden, head, torch.tensor([0])).item() == pytest.approx(500)

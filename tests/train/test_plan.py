@@ -229,7 +229,8 @@ def test_sizes_that_are_written_down_twice_agree():
     assert set(plan.FUSED_MODEL_TYPES) == set(decoder.MODEL_TYPES)
     assert plan.WEIGHTS_AT_ONCE == optimizer.WEIGHTS_AT_ONCE
     assert activations.QUERY_BLOCK == operations.QUERY_BLOCK
-    assert (activations.TOKENS_AT_ONCE, activations.TOKENS_IN_CACHE) == (loss.TOKENS_AT_ONCE, loss.TOKENS_IN_CACHE)
+    ours = (activations.TOKENS_AT_ONCE, activations.TOKENS_IN_CACHE, activations.ROWS_AT_ONCE)
+    assert ours == (loss.TOKENS_AT_ONCE, loss.TOKENS_IN_CACHE, loss.ROWS_AT_ONCE)
 
 
 @pytest.mark.parametrize("implementation", ["fused", "transformers"])

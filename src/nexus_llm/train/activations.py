@@ -18,7 +18,7 @@ Implementation = Literal["fused", "transformers"]
 Device = Literal["cpu", "cuda"]
 
 # As in train/loss.py and train/fused/operations.py, which import torch; tests compare.
-TOKENS_AT_ONCE, TOKENS_IN_CACHE, QUERY_BLOCK = 256, 16, 256
+TOKENS_AT_ONCE, TOKENS_IN_CACHE, ROWS_AT_ONCE, QUERY_BLOCK = 256, 16, 4096, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,18 @@ def activations(model: Shape, recipe: TrainRecipe, *, implementation: Implementa
         # On a CPU torch turns the mask into numbers in every layer and keeps them; kernels of a GPU have none.
         kept_squares, masks = (square, square) if device == "cpu" else (0, 0)
     head = model.vocabulary * model.channels if full else 0
+    # The head's gradient is summed in float32, by rows: the fused layers sum it where the optimizer has it anyway.
+    made = min(ROWS_AT_ONCE, model.vocabulary) * model.channels * (4 + width) if full else 0
+    if implementation == "transformers":
+        made += head * (4 + width)
     hidden = tokens * model.channels * width
-    logits = min(TOKENS_AT_ONCE, tokens) * model.vocabulary * width + 3 * TOKENS_IN_CACHE * model.vocabulary * 4
+    logits = min(TOKENS_AT_ONCE, tokens) * model.vocabulary * width + 2 * TOKENS_IN_CACHE * model.vocabulary * 4
     return Activations(
         layer=int(tokens * kept) + kept_squares,
         layer_input=hidden,
         masks=masks,
-        # The head's gradient is summed in float32 beside the product of one chunk.
-        loss=logits + 2 * hidden + head * (4 + width),
-        head_gradients=2 * hidden + 2 * head * width,
+        loss=logits + 2 * hidden + made,
+        head_gradients=2 * hidden + (2 * head * width if implementation == "transformers" else 0),
         working=_working(model, recipe, width, implementation),
     )
 

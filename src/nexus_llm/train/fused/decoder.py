@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from nexus_llm.errors import ModelError
-from nexus_llm.train.fused.operations import GatedUnit, LowRankLinear, PackedAttention, RootMeanSquareNorm
+from nexus_llm.train.fused.operations import Embedding, GatedUnit, LowRankLinear, PackedAttention, RootMeanSquareNorm
 from nexus_llm.train.packing import Batch
 
 # Same layers, different sizes and biases. Each is compared with transformers in a test.
 MODEL_TYPES = ("llama", "mistral", "qwen2")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ class Decoder:
         self.embedding = _own(source.model.embed_tokens.weight)
         tied = source.lm_head.weight is source.model.embed_tokens.weight
         self.head = self.embedding if tied else _own(source.lm_head.weight)
+        self.embedding_gradient: Tensor | None = None
+        self.head_gradient: Tensor | None = None
+        """Where the gradients of these two are added, in float32; while they are None, autograd has them."""
         self.norm = _own(source.model.norm.weight)
         self.layers = [_layer(f"model.layers.{index}", layer) for index, layer in enumerate(source.model.layers)]
         cosine, sine = source.model.rotary_emb(self.embedding, torch.arange(max_length)[None])
@@ -114,7 +118,8 @@ class Decoder:
         positions = torch.from_numpy(batch.positions)
         cosine, sine = self._cosine[positions].unsqueeze(2), self._sine[positions].unsqueeze(2)
         mask = _attention_mask(torch.from_numpy(batch.documents), self.embedding.dtype)
-        x = functional.embedding(torch.from_numpy(batch.token_ids), self.embedding).flatten(0, 1)
+        embedded = Embedding.apply(self.embedding, torch.from_numpy(batch.token_ids), self.embedding_gradient)
+        x = embedded.flatten(0, 1)
         for layer in self.layers:
             qkv = layer.qkv(self._normal(x, layer.attention_norm), training=self.training)
             seen = PackedAttention.apply(
@@ -129,6 +134,12 @@ class Decoder:
         """Every weight once, by name; linear layers that are stored as one have their names joined by `+`."""
         return {"+".join(names): tensor for names, _, tensor in self._named_tensors()}
 
+    def collect_vocabulary_gradients(self, gradients: dict[str, Tensor]) -> None:
+        """Has the gradients of embedding and head, the largest tensors of a small model, added to `gradients` (float32,
+        named as `parameters`) instead of given to autograd."""
+        self.embedding_gradient = gradients[EMBEDDING]
+        self.head_gradient = gradients[EMBEDDING if self.head is self.embedding else HEAD]
+
     def state_dict(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """`values` (as `parameters` names them) under the names and in the shapes of the transformers model."""
         return {
@@ -138,9 +149,9 @@ class Decoder:
         }
 
     def _named_tensors(self) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], Tensor]]:
-        singles = [("model.embed_tokens.weight", self.embedding), ("model.norm.weight", self.norm)]
+        singles = [(EMBEDDING, self.embedding), ("model.norm.weight", self.norm)]
         if self.head is not self.embedding:
-            singles.append(("lm_head.weight", self.head))
+            singles.append((HEAD, self.head))
         for layer in self.layers:
             singles.append((f"{layer.name}.input_layernorm.weight", layer.attention_norm))
             singles.append((f"{layer.name}.post_attention_layernorm.weight", layer.feed_forward_norm))

@@ -73,6 +73,8 @@ class FusedLearner:
         else:
             start = parameters = self._decoder.parameters()
         self._optimizer = MasterAdamW(parameters, start, weight_decay=recipe.weight_decay)
+        if recipe.method == "full":
+            self._decoder.collect_vocabulary_gradients(self._optimizer.gradients)
 
     def gradients(self, batch: Batch, *, learned_tokens: int) -> float:
         return collect_gradients(
@@ -132,7 +134,13 @@ def collect_gradients(decoder: Decoder, batch: Batch, *, rows_at_once: int, lear
     total = 0.0
     for start in range(0, len(batch.token_ids), rows_at_once):
         part = batch.part(start, start + rows_at_once)
-        loss = packed_cross_entropy(decoder.hidden(part), decoder.head, part.labels) / max(1, learned_tokens)
+        loss = packed_cross_entropy(
+            decoder.hidden(part),
+            decoder.head,
+            part.labels,
+            scale=1 / max(1, learned_tokens),
+            head_gradient=decoder.head_gradient if torch.is_grad_enabled() else None,
+        )
         if loss.requires_grad:
             loss.backward()
         total += float(loss.detach())

@@ -21,6 +21,28 @@ from torch.nn import functional
 QUERY_BLOCK = 256
 
 
+class Embedding(Function):  # type: ignore[misc]
+    """Rows of a matrix by their numbers: (V, C), (B, T) → (B, T, C).
+
+    Where `gradient` (V, C) in float32 is given, the matrix's gradient is added to it during the backward pass: a step
+    reads some hundred rows, and autograd would write and add up all of the others too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, token_ids: Tensor, gradient: Tensor | None) -> Tensor:
+        ctx.save_for_backward(token_ids)
+        ctx.gradient, ctx.rows = gradient, len(weight)
+        return functional.embedding(token_ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        (token_ids,) = ctx.saved_tensors
+        if ctx.gradient is None:
+            return torch.ops.aten.embedding_dense_backward(grad, token_ids, ctx.rows, -1, False), None, None
+        ctx.gradient.index_add_(0, token_ids.flatten(), grad.flatten(0, 1).float())
+        return None, None, None
+
+
 class RootMeanSquareNorm(Function):  # type: ignore[misc]
     """x / sqrt(mean(x²) + epsilon) * weight, over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 

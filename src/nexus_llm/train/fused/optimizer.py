@@ -15,7 +15,8 @@ class MasterAdamW:
     """Learns `parameters` (the leaves that the model computes with) through float32 copies of them, the masters.
 
     A bfloat16 weight has 8 significant bits, so a step below 1/256 of it would round to nothing; the master keeps it.
-    Gradients are added up in float32 as soon as they appear, so those of a whole model never lie in memory twice.
+    Gradients are added up in float32 as soon as they appear, so those of a whole model never lie in memory twice. Who
+    makes one in float32 adds it to `gradients` itself.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor], *, weight_decay: float) -> None:
@@ -23,7 +24,7 @@ class MasterAdamW:
         self._weight_decay = weight_decay
         # Own memory, always: the address of a file's mapped bytes may decide how a sum is rounded.
         self.masters = {name: start[name].detach().to(torch.float32, copy=True) for name in parameters}
-        self._first, self._second, self._gradients = (
+        self._first, self._second, self.gradients = (
             {name: torch.zeros_like(master) for name, master in self.masters.items()} for _ in range(3)
         )
         for name, parameter in self._parameters.items():
@@ -36,13 +37,13 @@ class MasterAdamW:
 
         A norm that is not finite changes nothing. Either way the gradients are gone afterwards.
         """
-        norm = float(torch.nn.utils.get_total_norm(list(self._gradients.values())))
+        norm = float(torch.nn.utils.get_total_norm(list(self.gradients.values())))
         if not norm < float("inf"):
             self.forget_gradients()
             return norm
         share_kept = min(1.0, max_grad_norm / (norm + 1e-6))
         for name, master in self.masters.items():
-            gradient = self._gradients[name].mul_(share_kept)
+            gradient = self.gradients[name].mul_(share_kept)
             adamw(
                 [master],
                 [gradient],
@@ -66,7 +67,7 @@ class MasterAdamW:
 
     def forget_gradients(self) -> None:
         """Drops what was collected since the last step."""
-        for name, gradient in self._gradients.items():
+        for name, gradient in self.gradients.items():
             gradient.zero_()
             self._parameters[name].grad = None
 
@@ -88,7 +89,8 @@ class MasterAdamW:
 
     def _collector(self, name: str) -> Callable[[Tensor], None]:
         def collect(parameter: Tensor) -> None:
-            self._gradients[name].add_(parameter.grad)
-            parameter.grad = None
+            if parameter.grad is not None:  # else it has been added already
+                self.gradients[name].add_(parameter.grad)
+                parameter.grad = None
 
         return collect
