@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,11 +111,14 @@ def test_admission_never_runs_or_queues_more_than_allowed(entries: list[int], le
         temperature=st.floats(0, 2),
         seed=st.integers(0, 2**63 - 1),
         logprobs=st.booleans(),
+        logit_bias=st.dictionaries(st.integers(0, 10**6), st.floats(-100, 100)),
+        json_schema=st.none() | st.just('{"type": "object"}'),
     ),
+    top=st.lists(st.lists(st.tuples(st.integers(0), st.floats(max_value=0, allow_infinity=False)))),
     size=st.integers(1, 50),
 )
-def test_messages_survive_the_wire_however_it_cuts_them(request: EngineRequest, size: int) -> None:
-    step = EngineStep([EngineDelta(request.id, request.token_ids, [-0.5], "stop")], 0.25)
+def test_messages_survive_the_wire_however_it_cuts_them(request: EngineRequest, top: Any, size: int) -> None:
+    step = EngineStep([EngineDelta(request.id, request.token_ids, [-0.5], "stop", top, [-1.5])], 0.25)
     data = wire.encode(wire.add_message(request)) + wire.encode(wire.step_message(step))
     splitter, messages = wire.LineSplitter(), []
     for begin in range(0, len(data), size):

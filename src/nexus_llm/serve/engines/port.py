@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 EngineFinish = Literal["stop", "length", "capacity", "refused"]
+Feature = Literal["logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "json_schema", "adapters", "embeddings"]
+"""What some engines can do and others cannot: the gateway refuses a parameter whose feature is missing, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class EngineRequest:
     repetition_penalty: float = 1.0
     logprobs: bool = False
     """Also deliver the log probability (natural logarithm) of each token, before temperature and penalties."""
+    top_logprobs: int = 0
+    """Also deliver that many of the likeliest tokens at each place, with their log probabilities."""
+    prompt_logprobs: bool = False
+    """Also deliver the log probability of each prompt token but the first, before the first new token."""
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    """Token id → what is added to its logit before sampling, -100 to 100."""
+    json_schema: str | None = None
+    """A JSON Schema as JSON: the answer is a document that it allows, enforced token by token. `{}` allows any."""
+    adapter: str | None = None
+    """The LoRA adapter to answer with; None is the model itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,10 @@ class EngineDelta:
     finish: EngineFinish | None = None
     """Set on the last delta. `capacity`: the cache could not hold the sequence, so it was dropped. `refused`: the
     engine did not take the request at all."""
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """(token id, log probability) of the likeliest tokens at each place, the likeliest first; empty unless asked for."""
+    prompt_logprobs: list[float] = field(default_factory=list)
+    """Of the prompt's tokens from the second on, in the first delta of a request that asked for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,7 @@ class EngineFacts:
     capacity_tokens: int
     """Tokens that the key-value cache holds, all sequences together."""
     load_seconds: float
+    features: tuple[Feature, ...] = ("logprobs",)
 
 
 class Engine(Protocol):

@@ -2,7 +2,8 @@
 
     gateway → engine   {"add": {...}} · {"cancel": id}
     engine → gateway   {"ready": {...}} once, then {"step": [[id, token_ids, logprobs, finish], ...], "cache": share}
-                       per step, and {"fatal": reason} before it ends by itself
+                       per step, and {"fatal": reason} before it ends by itself. Where a request asked for them, a delta
+                       goes on with top_logprobs and prompt_logprobs
 
 JSON, because nothing that crosses a process border should be able to run code; a step of 32 sequences is 1 kB.
 """
@@ -10,7 +11,7 @@ JSON, because nothing that crosses a process border should be able to run code; 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
@@ -57,19 +58,33 @@ def fatal_message(reason: str) -> Message:
 
 
 def step_message(step: EngineStep) -> Message:
-    deltas = [[delta.id, delta.token_ids, delta.logprobs, delta.finish] for delta in step.deltas]
-    return {"step": deltas, "cache": round(step.cache_share, 6)}
+    return {"step": [_values(delta) for delta in step.deltas], "cache": round(step.cache_share, 6)}
 
 
 def read_request(message: Message) -> EngineRequest:
     values = dict(message["add"])
     values["stop_token_ids"] = tuple(values["stop_token_ids"])
+    values["logit_bias"] = {int(token): bias for token, bias in values["logit_bias"].items()}  # JSON's keys are text
     return EngineRequest(**values)
 
 
 def read_facts(message: Message) -> EngineFacts:
-    return EngineFacts(**message["ready"])
+    facts = EngineFacts(**message["ready"])
+    return replace(facts, features=tuple(facts.features))
 
 
 def read_step(message: Message) -> EngineStep:
-    return EngineStep([EngineDelta(*values) for values in message["step"]], message["cache"])
+    return EngineStep([_delta(*values) for values in message["step"]], message["cache"])
+
+
+def _values(delta: EngineDelta) -> list[Any]:
+    values = [delta.id, delta.token_ids, delta.logprobs, delta.finish]
+    more = delta.top_logprobs or delta.prompt_logprobs
+    return [*values, delta.top_logprobs, delta.prompt_logprobs] if more else values
+
+
+def _delta(*values: Any) -> EngineDelta:
+    delta = EngineDelta(*values)
+    if not delta.top_logprobs:
+        return delta
+    return replace(delta, top_logprobs=[[(token, value) for token, value in place] for place in delta.top_logprobs])
