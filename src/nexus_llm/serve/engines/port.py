@@ -57,7 +57,7 @@ class EngineDelta:
     """Set on the last delta. `capacity`: the cache could not hold the sequence, so it was dropped. `refused`: the
     engine did not take the request at all."""
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
-    """(token id, log probability) of the likeliest tokens at each place, the likeliest first; empty unless asked for."""
+    """(token id, log probability) of the likeliest tokens at each place, likeliest first; empty unless asked for."""
     prompt_logprobs: list[float] = field(default_factory=list)
     """Of the prompt's tokens from the second on, in the first delta of a request that asked for them."""
 
