@@ -73,9 +73,11 @@ class _SummedCrossEntropy(Function):  # type: ignore[misc]
             grad_head = torch.zeros_like(head, dtype=torch.float32)
         total = hidden.new_zeros((), dtype=torch.float64)
         at_once = TOKENS_AT_ONCE if hidden.device.type == "cpu" else TOKENS_AT_ONCE_ON_GPU
+        # One piece of memory for all: new pages for each chunk would take as long as its product.
+        memory = hidden.new_empty(min(at_once, len(hidden)), len(head))
         for start in range(0, len(hidden), at_once):
             chunk = slice(start, start + at_once)
-            logits = hidden[chunk] @ head.t()
+            logits = torch.mm(hidden[chunk], head.t(), out=memory[: len(hidden[chunk])])
             total += _losses_and_gradient(logits, labels[chunk])
             if grad_hidden is not None:
                 torch.mm(logits, head, out=grad_hidden[chunk])
