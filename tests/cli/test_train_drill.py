@@ -78,7 +78,7 @@ def test_a_recipe_survives_its_drill_and_its_run_folder_is_not_touched(
         (["dril"], "dril is neither a recipe file nor a command of nexus train", "did you mean: nexus train drill"),
         (["no.yaml"], "no.yaml cannot be read", "check the path"),
         (["drill", "no.yaml"], "no.yaml cannot be read", "check the path"),
-        (["drill", "tiny.yaml", "--kills", "0"], "--kills", "nexus train --help"),
+        (["drill", "tiny.yaml", "--kills", "0"], "--kills", "nexus train drill --help"),
         (["drill", "tiny.yaml", "--set", "train.max_stepz=3"], "max_stepz", "max_steps"),
     ],
 )

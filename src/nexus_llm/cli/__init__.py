@@ -67,10 +67,9 @@ def run_command(arguments: Sequence[str]) -> int:
         print_error(error, as_json=as_json)
         return error.exit_code
     except typer.TyperException as error:
-        usage = UsageError(
-            error.format_message(), fix=f"see: nexus {' '.join(_verbs(arguments))} --help".replace("  ", " ")
-        )
-        print_error(usage, as_json=as_json)
+        context = getattr(error, "ctx", None)
+        command = " ".join(context.command_path.split()) if context else "nexus"
+        print_error(UsageError(error.format_message(), fix=f"see: {command} --help"), as_json=as_json)
         return error.exit_code
     except Stopped as signal:
         print_error(TryAgainError(f"stopped by {signal}", fix="the same command continues"), as_json=as_json)
@@ -78,10 +77,3 @@ def run_command(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) has gone: there is nobody to tell
         return 0
-
-
-def _verbs(arguments: Sequence[str]) -> list[str]:
-    known = {command.name or "" for command in app.registered_commands} | {
-        group.name or "" for group in app.registered_groups
-    }
-    return [word for word in arguments[:1] if word in known]
