@@ -1,16 +1,20 @@
-"""How long training stands still for checkpoints: the share of all time, and steps beside a write against others.
+"""What checkpoints cost training: the share of all time that it stands still, and how much slower steps beside a write
+are than others.
 
     python benchmarks/checkpoint_stall.py --model MODEL_FOLDER [--method full] [--steps 64] [--save-steps 20]
 
 MODEL_FOLDER is a Hugging Face folder of a Llama-shaped model. The text is random tokens: what is saved has the same
-size. The last checkpoint, which nothing runs beside, is not counted.
+size. The last checkpoint, which nothing runs beside, is not counted. Results: results/checkpoint_stall_*.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import json
+import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -18,6 +22,7 @@ import time
 from pathlib import Path
 
 THREADS = 2
+RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -28,8 +33,17 @@ def main() -> None:
     parser.add_argument("--save-steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=256)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(parser.parse_args(), Path(folder)), indent=2))
+        found = {
+            "date": datetime.date.today().isoformat(),
+            "hardware": f"{os.cpu_count()} CPUs, {THREADS} threads used, {platform.platform()}",
+            "setting": {name: getattr(arguments, name) for name in ("method", "rows", "max_length", "steps")},
+            **measure(arguments, Path(folder)),
+        }
+    stem = f"checkpoint_stall_{arguments.method}_{os.cpu_count()}cpu-{platform.machine()}_{found['date']}"
+    (RESULTS / f"{stem}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -73,6 +87,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
         "steps_per_checkpoint": arguments.save_steps,
         "stalled_share": round(stalled / seconds, 5),
         "stalled_seconds_per_checkpoint": round(stalled / max(1, (arguments.steps - 1) // arguments.save_steps), 3),
+        # Standing still included: all time beyond what as many median steps take.
+        "lost_share": round(1 - statistics.median(lengths) * len(lengths) / sum(lengths), 4),
         "median_step_seconds": round(statistics.median(lengths), 3),
         "median_seconds_of_the_step_beside_a_write": round(statistics.median(beside), 3) if beside else 0.0,
     }

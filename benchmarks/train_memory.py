@@ -67,7 +67,7 @@ def main() -> None:
         for case in cases:
             measured.append(_one(case, Path(folder), arguments.threads))
             print(measured[-1], file=sys.stderr)
-    _write_results(measured, arguments)
+            _write_results(measured, arguments)
 
 
 def _arguments() -> argparse.Namespace:
@@ -211,7 +211,6 @@ def _write_results(measured: list[dict[str, Any]], arguments: argparse.Namespace
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     (RESULTS / f"{stem}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

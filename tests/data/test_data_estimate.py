@@ -76,7 +76,7 @@ def test_the_table_has_every_corpus_in_every_place_and_names_what_is_assumed(
     estimate.main(["--result", str(tmp_path / "one.json")])
     printed = capsys.readouterr().out
     assert printed.count("| The Pile") == printed.count("| RedPajama-1T") == 3
-    assert "10.0 MB a CPU second embedded (one.json), 5.0 on Spark (assumed: half of it)" in printed
+    assert "10.0 MB a CPU second embedded (one.json), 2.5 on Spark (a quarter of it, as measured on 2 cores)" in printed
     # 800,000 MB / (16 · 85) + 800,000 / min(10 · 64 · 0.6, 500, 2,500 / 6) + 800,000 / 100 = 10,672 s
     assert "| The Pile, 800 GB | c7i.16xlarge | 3.0 |" in printed
     estimate.main(["--rate", "10", "--spark-rate", "10"])

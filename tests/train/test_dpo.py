@@ -169,7 +169,7 @@ def test_loss_and_gradients_equal_a_plain_implementation(method, tiny_model, pai
     assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
     if method == "full":
         expected.backward()
-        found = inner._decoder.state_dict(inner._optimizer._gradients)
+        found = inner._decoder.state_dict(inner._optimizer.gradients)
         for name, gradient in found.items():
             torch.testing.assert_close(gradient, plain.get_parameter(name).grad, rtol=1e-3, atol=1e-5)
 
@@ -197,8 +197,8 @@ def test_two_forward_passes_add_up_to_the_gradients_of_one(learner_of, pairs):
         move(learner)
     losses = [learner.gradients(batch, learned_tokens=batch.learned_tokens) for learner in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    for name, gradient in one._inner._optimizer._gradients.items():
-        torch.testing.assert_close(gradient, two._inner._optimizer._gradients[name], rtol=1e-4, atol=1e-7)
+    for name, gradient in one._inner._optimizer.gradients.items():
+        torch.testing.assert_close(gradient, two._inner._optimizer.gradients[name], rtol=1e-4, atol=1e-7)
         assert gradient.any() or "lora_A" in name
 
 
@@ -225,8 +225,8 @@ def test_two_processes_add_up_to_one(learner_of, pairs):
     assert found == pytest.approx(expected, rel=1e-6)
     one, other = (learner.measurements() for learner in halves)
     assert whole.measurements() == pytest.approx({name: one[name] + other[name] for name in one}, rel=1e-5)
-    for name, gradient in whole._inner._optimizer._gradients.items():
-        parts = [learner._inner._optimizer._gradients[name] for learner in halves]
+    for name, gradient in whole._inner._optimizer.gradients.items():
+        parts = [learner._inner._optimizer.gradients[name] for learner in halves]
         torch.testing.assert_close(gradient, sum(parts), rtol=1e-4, atol=1e-7)
 
 

@@ -112,7 +112,7 @@ def test_gradients_equal_those_of_the_fused_layers(tiny_model, pairs):
         learner = DpoLearner(inner, model, recipe=settings, reference=Shifted(model))
         losses.append(learner.gradients(batch, learned_tokens=batch.learned_tokens))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    ours = fused._decoder.state_dict(fused._optimizer._gradients)
+    ours = fused._decoder.state_dict(fused._optimizer.gradients)
     for name, gradient in theirs.optimizer.gradients().items():
         torch.testing.assert_close(gradient, ours[name], rtol=1e-3, atol=1e-5)
 

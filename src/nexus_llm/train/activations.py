@@ -47,8 +47,8 @@ def activations(model: Shape, recipe: TrainRecipe, *, implementation: Implementa
     kept = _fused(model, recipe) if implementation == "fused" else _transformers(model, recipe, width, device)
     square = rows * length * length * width
     if implementation == "fused":
-        # The probabilities, and one mask for all layers.
-        kept_squares, masks = _triangle(length) * rows * model.heads * width, square
+        # The probabilities of short rows, and one mask for all layers.
+        kept_squares, masks = rows * model.heads * length * length * width * (length <= QUERY_BLOCK), square
     else:
         # On a CPU torch turns the mask into numbers in every layer and keeps them; kernels of a GPU have none.
         kept_squares, masks = (square, square) if device == "cpu" else (0, 0)
@@ -73,9 +73,12 @@ def _fused(model: Shape, recipe: TrainRecipe) -> float:
     """Bytes a token of a layer. Not the probabilities."""
     width = 2 if recipe.dtype == "bfloat16" else 4
     channels, query, keys, inner = model.channels, model.query_width, model.kv_width, model.intermediate
-    values = 2 * channels + query + 2 * keys + 3 * inner  # inputs of two norms; turned q, k, v; gate, up, silu(gate)
-    values += channels * _learns(recipe, "q_proj", "k_proj", "v_proj") + query * _learns(recipe, "o_proj")
-    values += channels * _learns(recipe, "gate_proj", "up_proj") + inner * _learns(recipe, "down_proj")
+    values = 2 * channels + query + 2 * keys + 2 * inner  # inputs of two norms; turned q, k, v; gate and up
+    values += query * _learns(recipe, "o_proj")
+    if recipe.method != "full":  # else these are made again
+        values += inner * (1 + _learns(recipe, "down_proj"))
+        values += channels * _learns(recipe, "q_proj", "k_proj", "v_proj")
+        values += channels * _learns(recipe, "gate_proj", "up_proj")
     return width * values + _adapters(model, recipe, width)
 
 
@@ -110,7 +113,7 @@ def _working(model: Shape, recipe: TrainRecipe, width: int, implementation: Impl
     inner = model.intermediate * model.experts_per_token
     made = rows * length * (5 * inner * width + model.channels * (4 * width + 8))
     if implementation == "fused":  # gradients of one block's scores
-        made += 3 * rows * model.heads * min(QUERY_BLOCK, length) * length * width
+        made += 4 * rows * model.heads * min(QUERY_BLOCK, length) * length * width
     if recipe.method == "full":
         counted = parameters(model)
         made += (counted.attention + counted.feed_forward) // model.layers * width
@@ -122,9 +125,3 @@ def _working(model: Shape, recipe: TrainRecipe, width: int, implementation: Impl
 def _learns(recipe: TrainRecipe, *names: str) -> bool:
     """Whether one of the linear layers needs its input in the backward pass."""
     return recipe.method == "full" or not set(names).isdisjoint(recipe.target_modules)
-
-
-def _triangle(length: int) -> int:
-    """Entries of the attention matrix that are computed: each block of queries sees the keys up to its end."""
-    whole, rest = divmod(length, QUERY_BLOCK)
-    return QUERY_BLOCK * QUERY_BLOCK * whole * (whole + 1) // 2 + rest * length

@@ -17,7 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from nexus_llm.errors import ModelError
-from nexus_llm.train.fused.operations import Embedding, GatedUnit, LowRankLinear, PackedAttention, RootMeanSquareNorm
+from nexus_llm.train.fused.operations import (
+    Embedding,
+    GatedLinear,
+    GatedUnit,
+    LowRankLinear,
+    NormalLinear,
+    PackedAttention,
+    RootMeanSquareNorm,
+)
 from nexus_llm.train.packing import Batch
 
 # Same layers, different sizes and biases. Each is compared with transformers in a test.
@@ -121,13 +129,16 @@ class Decoder:
         embedded = Embedding.apply(self.embedding, torch.from_numpy(batch.token_ids), self.embedding_gradient)
         x = embedded.flatten(0, 1)
         for layer in self.layers:
-            qkv = layer.qkv(self._normal(x, layer.attention_norm), training=self.training)
+            qkv = self._after_norm(x, layer.attention_norm, layer.qkv)
             seen = PackedAttention.apply(
                 qkv.view(*positions.shape, -1), cosine, sine, mask, self._heads, self._kv_heads
             )
             x = x + layer.output(seen.flatten(0, 1), training=self.training)
-            gate_and_up = layer.gate_and_up(self._normal(x, layer.feed_forward_norm), training=self.training)
-            x = x + layer.down(GatedUnit.apply(gate_and_up), training=self.training)
+            gate_and_up = self._after_norm(x, layer.feed_forward_norm, layer.gate_and_up)
+            if layer.down.weight.requires_grad:
+                x = x + GatedLinear.apply(gate_and_up, layer.down.weight)
+            else:
+                x = x + layer.down(GatedUnit.apply(gate_and_up), training=self.training)
         return self._normal(x, self.norm)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -158,6 +169,12 @@ class Decoder:
             for projections in layer.projections:
                 yield from projections.named_tensors()
         yield from (((name,), (len(tensor),), tensor) for name, tensor in singles)
+
+    def _after_norm(self, x: Tensor, norm: Tensor, projections: Projections) -> Tensor:
+        if projections.weight.requires_grad:
+            result: Tensor = NormalLinear.apply(x, norm, self._epsilon, projections.weight, projections.bias)
+            return result
+        return projections(self._normal(x, norm), training=self.training)
 
     def _normal(self, x: Tensor, weight: Tensor) -> Tensor:
         result: Tensor = RootMeanSquareNorm.apply(x, weight, self._epsilon)

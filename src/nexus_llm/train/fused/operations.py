@@ -2,7 +2,9 @@
 
 On a CPU a third of the time of transformers' modules goes into small element-wise operations, their copies for
 autograd, and an attention kernel that reaches a third of the speed of a plain matrix product. Written out, every
-operation keeps only what its backward pass needs. `tests/train/test_decoder.py` compares all of it with transformers.
+operation keeps only what its backward pass needs, and what is cheap to make again is not kept: one layer's
+probabilities of 512 tokens are half as large as its weights. `tests/train/test_decoder.py` compares all of it with
+transformers.
 
 Shapes: B rows, T tokens in a row, M = B * T, H query heads, K key and value heads, G = H / K, D channels of a head.
 """
@@ -55,13 +57,39 @@ class RootMeanSquareNorm(Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + ctx.epsilon)
-        normal = wide * scale
-        grad_weight = (grad * normal).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        weighted = grad.float() * weight
-        grad_x = (weighted - normal * (weighted * normal).mean(-1, keepdim=True)).mul_(scale)
-        return grad_x.to(x.dtype), grad_weight, None
+        return *_norm_gradients(x, weight, ctx.epsilon, grad, wants_weight=ctx.needs_input_grad[1]), None
+
+
+class NormalLinear(Function):  # type: ignore[misc]
+    """A linear layer on normalised input, `RootMeanSquareNorm` and W x + b in one, for a W that learns: (M, in) →
+    (M, out). Keeps x alone; its gradients need the normalised x, which is made again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, norm, weight)
+        ctx.epsilon = epsilon
+        return functional.linear(functional.rms_norm(x, norm.shape, norm, epsilon), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, Tensor, Tensor | None]:
+        x, norm, weight = ctx.saved_tensors
+        grad_weight = grad.t() @ functional.rms_norm(x, norm.shape, norm, ctx.epsilon)
+        grad_bias = grad.sum(0) if ctx.needs_input_grad[4] else None
+        grad_x, grad_norm = _norm_gradients(x, norm, ctx.epsilon, grad @ weight, wants_weight=ctx.needs_input_grad[1])
+        return grad_x, grad_norm, None, grad_weight, grad_bias
+
+
+def _norm_gradients(
+    x: Tensor, weight: Tensor, epsilon: float, grad: Tensor, *, wants_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the input and of the weight of a root mean square norm."""
+    wide = x.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    normal = wide * scale
+    grad_weight = (grad * normal).flatten(0, -2).sum(0).to(weight.dtype) if wants_weight else None
+    weighted = grad.float() * weight
+    grad_x = (weighted - normal * (weighted * normal).mean(-1, keepdim=True)).mul_(scale)
+    return grad_x.to(x.dtype), grad_weight
 
 
 class GatedUnit(Function):  # type: ignore[misc]
@@ -78,12 +106,36 @@ class GatedUnit(Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         gate_and_up, activated = ctx.saved_tensors
+        return _gate_gradients(gate_and_up, activated, grad)
+
+
+class GatedLinear(Function):  # type: ignore[misc]
+    """`GatedUnit` and the linear layer behind it in one, for a weight W (out, I) that learns: (M, 2 I) → (M, out).
+    Keeps gate and up alone."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_and_up: Tensor, weight: Tensor) -> Tensor:
         gate, up = gate_and_up.chunk(2, -1)
-        result = torch.empty_like(gate_and_up)
-        grad_gate, grad_up = result.chunk(2, -1)
-        grad_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
-        torch.mul(grad, activated, out=grad_up)
-        return result
+        ctx.save_for_backward(gate_and_up, weight)
+        return functional.silu(gate).mul_(up) @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate_and_up, weight = ctx.saved_tensors
+        gate, up = gate_and_up.chunk(2, -1)
+        activated = functional.silu(gate)
+        grad_weight = grad.t() @ (activated * up)
+        return _gate_gradients(gate_and_up, activated, grad @ weight), grad_weight
+
+
+def _gate_gradients(gate_and_up: Tensor, activated: Tensor, grad: Tensor) -> Tensor:
+    """Gradients of gate and up side by side; `activated` is silu(gate)."""
+    gate, up = gate_and_up.chunk(2, -1)
+    result = torch.empty_like(gate_and_up)
+    grad_gate, grad_up = result.chunk(2, -1)
+    grad_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
+    torch.mul(grad, activated, out=grad_up)
+    return result
 
 
 class LowRankLinear(Function):  # type: ignore[misc]
@@ -118,7 +170,8 @@ class PackedAttention(Function):  # type: ignore[misc]
     """Causal attention inside each document of packed rows, with rotary positions: (B, T, (H + 2K) D) → (B, T, H D).
 
     `cosine` and `sine` are (B, T, 1, D / 2); `mask` is (B, 1, T, T): 0 where a token may look, -inf elsewhere.
-    The probabilities are kept for the backward pass: T / 2 values a token and head.
+    The probabilities of rows of one block are kept for the backward pass; of longer ones they would be most of what a
+    layer keeps, and are made again.
     """
 
     @staticmethod
@@ -136,23 +189,23 @@ class PackedAttention(Function):  # type: ignore[misc]
         kept = []
         for start, stop in _blocks(length):
             tall = query[:, :, start:stop].reshape(rows * kv_heads, -1, size)
-            scores = torch.bmm(tall, key[:, :stop].transpose(1, 2)).view(rows, heads, stop - start, stop)
-            torch.add(mask[:, :, start:stop, :stop], scores, alpha=size**-0.5, out=scores)
-            shares = torch.softmax(scores, -1).view(rows * kv_heads, -1, stop)
-            kept.append(shares)
+            shares = _shares(tall, key[:, :stop], mask[:, :, start:stop, :stop])
+            if length <= QUERY_BLOCK:
+                kept.append(shares)
             grouped[:, :, start:stop] = torch.bmm(shares, value[:, :stop]).view_as(grouped[:, :, start:stop])
-        ctx.save_for_backward(query, key, value, cosine, sine, *kept)
+        ctx.save_for_backward(query, key, value, cosine, sine, mask, *kept)
         return result.transpose(1, 2).reshape(rows, length, heads * size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        query, key, value, cosine, sine, *kept = ctx.saved_tensors
+        query, key, value, cosine, sine, mask, *kept = ctx.saved_tensors
         (rows, length), (groups, _, _, size) = grad.shape[:2], query.shape
         grad_result = grad.view(rows, length, -1, size).transpose(1, 2).reshape(query.shape)
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        for (start, stop), shares in zip(_blocks(length), kept, strict=True):
+        for start, stop in _blocks(length):
             tall = query[:, :, start:stop].reshape(groups, -1, size)
+            shares = kept[0] if kept else _shares(tall, key[:, :stop], mask[:, :, start:stop, :stop])
             grad_tall = grad_result[:, :, start:stop].reshape(groups, -1, size)
             grad_value[:, :stop] += torch.bmm(shares.transpose(1, 2), grad_tall)
             grad_shares = torch.bmm(grad_tall, value[:, :stop].transpose(1, 2))
@@ -163,6 +216,14 @@ class PackedAttention(Function):  # type: ignore[misc]
         whole = [_tokens_first(part, rows) for part in (grad_query, grad_key, grad_value)]
         whole[:2] = [_rotated(part, cosine, -sine) for part in whole[:2]]
         return torch.cat(whole, 2).view(rows, length, -1), None, None, None, None, None
+
+
+def _shares(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """Attention's probabilities, (B K, G Q, S), of a block of Q queries (B K, G Q, D) over S keys (B K, S, D)."""
+    scores = torch.bmm(query, key.transpose(1, 2))
+    by_row = scores.view(len(mask), -1, *mask.shape[2:])
+    torch.add(mask, by_row, alpha=query.shape[-1] ** -0.5, out=by_row)
+    return torch.softmax(by_row, -1).view_as(scores)
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
