@@ -16,7 +16,7 @@ def document_id(source: str, origin: str) -> str:
 
 
 def content_hash(content: str) -> str:
-    """128-bit hash of a cleaned text (a conversation's JSON) as 32 hex digits: of SHA-256, which processors compute."""
+    """128-bit hash of a cleaned text (a conversation's JSON) as 32 hex digits: the first half of its SHA-256."""
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
