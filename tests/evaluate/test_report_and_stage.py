@@ -16,11 +16,11 @@ from nexus_llm.errors import DataError
 from nexus_llm.evaluate.comparison import Comparison
 from nexus_llm.evaluate.gate import judge_domain, judge_general
 from nexus_llm.evaluate.general import general_files, read_general
-from nexus_llm.evaluate.plots import linear_ticks
 from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json
 from nexus_llm.evaluate.stage import STAGE
 from nexus_llm.recipe import Recipe
 from nexus_llm.records import Sample
+from nexus_llm.svg import linear_ticks
 from running_stages import folder_as_artifact, run_stage
 from tiny_model import write_tiny_model
 

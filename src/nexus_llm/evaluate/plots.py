@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from nexus_llm.evaluate.gate import GatedComparison
+from nexus_llm.svg import linear_scale, linear_ticks, logarithmic_ticks, picture
 
 _WIDTH = 720
 _ROW = 64
@@ -20,7 +21,7 @@ def interval_plot(gated: Sequence[GatedComparison]) -> str:
     bottom = top + _ROW * len(gated)
     values = [value for one in gated for value in _shown(one)]
     ticks = linear_ticks(min([0.0, *values]), max([0.0, *values]))
-    x = _scale(ticks[0], ticks[-1], left, _WIDTH - right)
+    x = linear_scale(ticks[0], ticks[-1], left, _WIDTH - right)
     parts = [_axis(x(tick), top, bottom, _share_label(tick), is_zero=tick == 0) for tick in ticks]
     for place, one in enumerate(gated):
         parts.append(_interval_row(one, x, y=top + _ROW * place, left=left))
@@ -40,7 +41,7 @@ def scatter_plot(points: Sequence[tuple[str, str, float, float]]) -> str:
     bottom = height - 52
     values = [math.log10(max(value, 1.0)) for point in points for value in point[2:]]
     low, high = min(values, default=0.0) - 0.05, max(values, default=1.0) + 0.05
-    x, y = _scale(low, high, left, _WIDTH - right), _scale(low, high, bottom, top)
+    x, y = linear_scale(low, high, left, _WIDTH - right), linear_scale(low, high, bottom, top)
     parts = [f'<line class="limit" x1="{x(low):.1f}" y1="{y(low):.1f}" x2="{x(high):.1f}" y2="{y(high):.1f}"/>']
     for tick in logarithmic_ticks(10**low, 10**high):
         place = math.log10(tick)
@@ -64,29 +65,6 @@ def scatter_plot(points: Sequence[tuple[str, str, float, float]]) -> str:
         f'<text class="hint" x="{_WIDTH - right - 8}" y="{bottom - 12}" text-anchor="end">tuned is better ↘</text>'
     )
     return _svg(height, "Perplexity of each document under both models", parts)
-
-
-def linear_ticks(low: float, high: float) -> list[float]:
-    """About six round values from at or below `low` to at or above `high`.
-
-    >>> linear_ticks(-0.083, 0.1)
-    [-0.1, -0.05, 0.0, 0.05, 0.1]
-    """
-    rough = max(high - low, 1e-3) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 9) + 0.0 for index in range(first, max(last, first + 1) + 1)]
-
-
-def logarithmic_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between two positive values.
-
-    >>> logarithmic_ticks(4, 60)
-    [5.0, 10.0, 20.0, 50.0]
-    """
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [tick for power in powers for factor in (1, 2, 5) if low <= (tick := factor * 10.0**power) <= high]
 
 
 def _shown(one: GatedComparison) -> list[float]:
@@ -133,10 +111,5 @@ def _axis(x: float, top: float, bottom: float, label: str, *, is_zero: bool = Fa
     )
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda value: start + (value - low) / (high - low) * (end - start)
-
-
 def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    body = "\n".join(parts)
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">\n{body}\n</svg>'
+    return picture(parts, width=_WIDTH, height=height, title=title)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from nexus_llm.svg import linear_scale
+
 Row = Mapping[str, Any]
 Scale = Callable[[float], float]
 
@@ -31,8 +33,8 @@ def loss_curve(rows: Sequence[Row], validation: Sequence[Row]) -> str:
     last = max([1, *(int(row["step"]) for row in [*rows, *validation])])
     losses = [float(row["loss"]) for row in [*learned, *validation]] or [0.0, 1.0]
     low, high = _with_margin(min(losses), max(losses))
-    x = _scale(0, last, _LEFT, _WIDTH - _RIGHT)
-    y = _scale(low, high, _LOSS_BOTTOM, _LOSS_TOP)
+    x = linear_scale(0, last, _LEFT, _WIDTH - _RIGHT)
+    y = linear_scale(low, high, _LOSS_BOTTOM, _LOSS_TOP)
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(_in_words(learned, validation))}">']
     parts += _grid(ticks(low, high), y)
     parts += _training(learned, x, y)
@@ -93,7 +95,7 @@ def _learning_rate(rows: Sequence[Row], x: Scale) -> list[str]:
     if not rates:
         return []
     highest = max(rate for _, rate in rates) or 1.0
-    y = _scale(0, highest, _RATE_BOTTOM, _RATE_TOP)
+    y = linear_scale(0, highest, _RATE_BOTTOM, _RATE_TOP)
     return [
         f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_RATE_BOTTOM}" y2="{_RATE_BOTTOM}"/>',
         f'<text class="label" x="{_LEFT - 8}" y="{_RATE_TOP + 8}" text-anchor="end">{highest:.2g}</text>',
@@ -156,7 +158,3 @@ def _with_margin(low: float, high: float) -> tuple[float, float]:
     is_flat = high - low < 1e-6 * max(1.0, abs(high))
     margin = 0.1 * max(1.0, abs(high)) if is_flat else (high - low) * 0.08
     return low - margin, high + margin
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
-    return lambda value: start + (value - low) / (high - low) * (end - start)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from nexus_llm.svg import picture
+
 _WIDTH = 880
 _ROW = 30
 _NAME_WIDTH = 210
@@ -120,5 +122,4 @@ def _bar_width(count: int, most: int) -> float:
 
 
 def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    body = "\n".join(parts)
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">\n{body}\n</svg>'
+    return picture(parts, width=_WIDTH, height=height, title=title)
