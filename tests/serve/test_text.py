@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
-from nexus_llm.serve.bench import RequestTimes, summary
 from nexus_llm.serve.client import read_event
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import EngineDelta, EngineRequest, EngineStep
@@ -125,22 +124,6 @@ def test_messages_survive_the_wire_however_it_cuts_them(request: EngineRequest, 
         messages += splitter.feed(data[begin : begin + size])
     assert wire.read_request(messages[0]) == request
     assert wire.read_step(messages[1]) == step
-
-
-def test_a_load_test_counts_rates_percentiles_and_errors() -> None:
-    good = RequestTimes(started=1.0, arrivals=[1.5, 1.6, 1.8], finished=2.0, output_tokens=3)
-    bad = RequestTimes(started=1.0, error="http_429")
-    told = summary([good, bad, good], seconds=2.0)
-    assert told["output_tokens_per_second"] == 3.0
-    assert told["requests_per_second"] == 1.0
-    assert told["ttft_seconds"] == {"p50": 0.5, "p95": 0.5, "p99": 0.5}
-    assert told["inter_token_seconds"]["p95"] == 0.2
-    assert told["e2e_seconds"]["p50"] == 1.0
-    assert told["errors"] == {"http_429": 1}
-
-
-def test_a_load_test_without_an_answer_has_no_percentiles() -> None:
-    assert summary([], seconds=1.0)["ttft_seconds"] == {"p50": None, "p95": None, "p99": None}
 
 
 def test_events_of_other_servers_are_read_too() -> None:

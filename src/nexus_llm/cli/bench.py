@@ -238,10 +238,8 @@ def print_result(document: Mapping[str, Any]) -> None:
     if tokens["counted_by"] in ("pieces", "mixed"):
         print("tokens are counted as pieces of text where the server sends no usage")
     if document["sending"]:
-        sending = document["sending"]
-        print(
-            f"sent late: {sending['late']} ({sending['late_share']:.2%}), p99 {sending['lateness_seconds']['p99']:.4f} s"
-        )
+        sending, latest = document["sending"], document["sending"]["lateness_seconds"]["p99"]
+        print(f"sent late: {sending['late']} ({sending['late_share']:.2%}), p99 {latest:.4f} s")
     if document["errors"] or requests["unfinished"]:
         print(f"errors {document['errors']}, unfinished {requests['unfinished']}")
     for reason in document["not_valid_because"]:

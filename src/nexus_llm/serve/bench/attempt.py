@@ -16,8 +16,8 @@ import aiohttp
 import orjson
 
 from nexus_llm.errors import ServingError
-from nexus_llm.serve.bench.plan import BenchPlan
-from nexus_llm.serve.bench.prompts import CALIBRATION_WORDS, WordCount
+from nexus_llm.serve.bench.plan import Arrival, BenchPlan
+from nexus_llm.serve.bench.prompts import CALIBRATION_WORDS, Prompts, WordCount
 from nexus_llm.serve.bench.records import UNFINISHED, RequestTimes
 from nexus_llm.serve.bench.stream import BadStreamError, ChatStream
 from nexus_llm.serve.client import api_url
@@ -71,9 +71,9 @@ async def get_to_know(session: aiohttp.ClientSession, plan: BenchPlan) -> tuple[
     wanted = {"ignore_eos": True}
     status, _ = await _probe(server, "hello", wanted)
     extras = wanted if status == 200 else {}
-    counts = []
+    counts, texts = [], Prompts(WordCount(), seed=plan.seed - 1)
     for words in CALIBRATION_WORDS:
-        status, answer = await _probe(server, " ".join(["time", "year"] * (words // 2)), extras)
+        status, answer = await _probe(server, texts.text(0, Arrival(0.0, words, 1)), extras)
         if status != 200:
             raise ServingError(
                 f"{plan.url} answers {status} to a chat of {words} words",
