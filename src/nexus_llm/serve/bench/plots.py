@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -40,7 +41,7 @@ def distribution(found: Mapping[str, Sequence[float]], marks: Mapping[str, float
                 f'<text class="label" x="{place + (4 if place < width - 40 else -4):.1f}" y="{label}" '
                 f'text-anchor="{"start" if place < width - 40 else "end"}">{name}</text>'
             )
-    for tick in _few(logarithmic_ticks(edges[0], edges[-1]) or [edges[0]]):
+    for tick in _ticks(edges[0], edges[-1]):
         parts.append(
             f'<text class="label" x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{duration(tick)}</text>'
         )
@@ -113,11 +114,16 @@ def _levels(ticks: Sequence[float], y: Any) -> list[str]:
 
 
 def _logarithmic(low: float, high: float, start: float, end: float) -> Any:
-    import math
-
     scale = linear_scale(math.log(low), math.log(high), start, end)
     return lambda value: scale(math.log(max(value, low)))
 
 
-def _few(ticks: Sequence[float]) -> Sequence[float]:
-    return ticks[:: max(1, -(-len(ticks) // 6))]
+def _ticks(low: float, high: float) -> Sequence[float]:
+    """At most six; round steps where powers of ten lie too far apart to name the ends."""
+    found = logarithmic_ticks(low, high)
+    if len(found) < 3:
+        # The ticks are made for values about 1, so a spread of milliseconds is enlarged for them.
+        larger = 1 / (high - low)
+        found = [tick / larger for tick in linear_ticks(low * larger, high * larger)]
+    inside = [tick for tick in found if low <= tick <= high]
+    return inside[:: max(1, -(-len(inside) // 6))]
