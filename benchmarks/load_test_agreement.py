@@ -82,7 +82,14 @@ def _bench(url: str, streams: int, requests: int, output_tokens: int, *, seed: i
 def _theirs(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "benchmarks.json"
-        backend = {"kind": "openai_http", "target": url, "model": "fake", "request_format": "/v1/chat/completions"}
+        backend: dict[str, Any] = {
+            "kind": "openai_http",
+            "target": url,
+            "model": "fake",
+            "request_format": "/v1/chat/completions",
+        }
+        # Our gateway refuses vLLM's extension by name; GuideLLM leaves out what is null.
+        backend["extras"] = {"body": {"stream_options": {"include_usage": True, "continuous_usage_stats": None}}}
         data = {"kind": "synthetic_text", "prompt_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
         tokenizer = {"kind": "huggingface_auto", "model": str(arguments.model.absolute())}
         options = {
@@ -96,7 +103,10 @@ def _theirs(url: str, arguments: argparse.Namespace) -> dict[str, float]:
             command += [name, json.dumps(value)]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | OFFLINE
         subprocess.run(command, check=True, env=environment, cwd=folder)
-        metrics = json.loads(made.read_text())["benchmarks"][0]["metrics"]
+        done = json.loads(made.read_text())["benchmarks"][0]
+        counts = done["scheduler_metrics"]["requests_made"]
+        assert counts["successful"] == REQUESTS, counts
+        metrics = done["metrics"]
     seconds = {"ttft": 1000, "tpot": 1000, "e2e": 1}  # two of its three latencies are in milliseconds
     found = {"ttft": "time_to_first_token_ms", "tpot": "inter_token_latency_ms", "e2e": "request_latency"}
     told = {
