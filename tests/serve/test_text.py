@@ -117,7 +117,7 @@ def test_admission_never_runs_or_queues_more_than_allowed(entries: list[int], le
     size=st.integers(1, 50),
 )
 def test_messages_survive_the_wire_however_it_cuts_them(request: EngineRequest, top: Any, size: int) -> None:
-    step = EngineStep([EngineDelta(request.id, request.token_ids, [-0.5], "stop", top, [-1.5])], 0.25)
+    step = EngineStep([EngineDelta(request.id, request.token_ids, [-0.5], "stop", top, [-1.5], top[:1], [0.25])], 0.25)
     data = wire.encode(wire.add_message(request)) + wire.encode(wire.step_message(step))
     splitter, messages = wire.LineSplitter(), []
     for begin in range(0, len(data), size):

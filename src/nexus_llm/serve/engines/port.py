@@ -7,7 +7,11 @@ from typing import Literal, Protocol
 
 EngineFinish = Literal["stop", "length", "capacity", "refused"]
 Feature = Literal["logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "json_schema", "adapters", "embeddings"]
-"""What some engines can do and others cannot: the gateway refuses a parameter whose feature is missing, by its name."""
+"""What some engines can do and others cannot: the gateway refuses a parameter whose feature is missing, by its name.
+
+`top_logprobs` is about any answer. An engine with `prompt_logprobs` gives them also without that feature, for a request
+that scores its prompt: `EngineRequest.is_scoring`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +40,21 @@ class EngineRequest:
     top_logprobs: int = 0
     """Also deliver that many of the likeliest tokens at each place, with their log probabilities."""
     prompt_logprobs: bool = False
-    """Also deliver the log probability of each prompt token but the first, before the first new token."""
+    """Also deliver the log probability of each prompt token but the first, before the first new token; with
+    `top_logprobs`, the likeliest tokens at each of their places too."""
     logit_bias: dict[int, float] = field(default_factory=dict)
     """Token id → what is added to its logit before sampling, -100 to 100."""
     json_schema: str | None = None
     """A JSON Schema as JSON: the answer is a document that it allows, enforced token by token. `{}` allows any."""
     adapter: str | None = None
     """The LoRA adapter to answer with; None is the model itself."""
+    embed: bool = False
+    """Deliver no tokens but the prompt's embedding, in a single delta that says `stop`."""
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether it asks how likely its prompt is, and for no more than the one likeliest token behind it."""
+        return self.prompt_logprobs and self.max_tokens == 1 and self.temperature == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,10 @@ class EngineDelta:
     """(token id, log probability) of the likeliest tokens at each place, likeliest first; empty unless asked for."""
     prompt_logprobs: list[float] = field(default_factory=list)
     """Of the prompt's tokens from the second on, in the first delta of a request that asked for them."""
+    prompt_top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """(token id, log probability) of the likeliest tokens at the places of `prompt_logprobs`."""
+    embedding: list[float] = field(default_factory=list)
+    """The mean over the prompt's tokens of the hidden states that the output layer reads, not normalised."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     gateway → engine   {"add": {...}} · {"cancel": id}
     engine → gateway   {"ready": {...}} once, then {"step": [[id, token_ids, logprobs, finish], ...], "cache": share}
                        per step, and {"fatal": reason} before it ends by itself. Where a request asked for them, a delta
-                       goes on with top_logprobs and prompt_logprobs
+                       goes on with top_logprobs, prompt_logprobs, prompt_top_logprobs and embedding
 
 JSON, because nothing that crosses a process border should be able to run code; a step of 32 sequences is 1 kB.
 """
@@ -79,12 +79,18 @@ def read_step(message: Message) -> EngineStep:
 
 def _values(delta: EngineDelta) -> list[Any]:
     values = [delta.id, delta.token_ids, delta.logprobs, delta.finish]
-    more = delta.top_logprobs or delta.prompt_logprobs
-    return [*values, delta.top_logprobs, delta.prompt_logprobs] if more else values
+    more = [delta.top_logprobs, delta.prompt_logprobs, delta.prompt_top_logprobs, delta.embedding]
+    return [*values, *more] if any(more) else values
 
 
 def _delta(*values: Any) -> EngineDelta:
     delta = EngineDelta(*values)
-    if not delta.top_logprobs:
+    if not (delta.top_logprobs or delta.prompt_top_logprobs):
         return delta
-    return replace(delta, top_logprobs=[[(token, value) for token, value in place] for place in delta.top_logprobs])
+    return replace(
+        delta, top_logprobs=_pairs(delta.top_logprobs), prompt_top_logprobs=_pairs(delta.prompt_top_logprobs)
+    )
+
+
+def _pairs(places: list[Any]) -> list[list[tuple[int, float]]]:
+    return [[(token, value) for token, value in place] for place in places]

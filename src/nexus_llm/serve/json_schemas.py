@@ -1,0 +1,94 @@
+"""Which JSON Schemas an engine's grammar enforces to the letter. A keyword that would be passed over is refused.
+
+Tried with OpenVINO GenAI 2026.4.1, whose grammars are xgrammar's: `not`, `multipleOf`, `uniqueItems`, `contains`, `if`
+and an `allOf` of several schemas are read without a word and then not kept. OpenAI's strict mode refuses them as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_DEPTH = 64
+MAX_NODES = 10_000
+
+_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+_NOTES = frozenset({"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator",
+                    "$schema", "$id", "$comment"})  # fmt: skip
+"""Keywords that allow and forbid nothing."""
+_ENFORCED = frozenset(
+    {
+        "type", "enum", "const", "anyOf", "allOf", "$ref", "$defs", "definitions", "properties", "required",
+        "additionalProperties", "items", "prefixItems", "minItems", "maxItems", "minLength", "maxLength", "pattern",
+        "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    }
+)  # fmt: skip
+_FORMATS = frozenset({"date", "date-time", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
+_BY_NAME = ("properties", "$defs", "definitions")
+_LISTS = ("anyOf", "allOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties")
+
+
+class SchemaError(Exception):
+    """A schema cannot be enforced. `place` is where in it, as a path of names; the text says why."""
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(why)
+        self.place = place
+
+
+def check_schema(schema: Any) -> None:
+    """Looks whether every word of a schema is kept by a grammar.
+
+    Raises:
+        SchemaError: one is not, or is no JSON Schema.
+    """
+    budget = [MAX_NODES]
+    _check(schema, "", 0, budget)
+
+
+def _check(schema: Any, place: str, depth: int, budget: list[int]) -> None:
+    budget[0] -= 1
+    if depth > MAX_DEPTH or budget[0] < 0:
+        raise SchemaError(place, f"the schema is nested deeper than {MAX_DEPTH} or larger than {MAX_NODES} parts")
+    if schema is True or (schema is False and place.endswith(".additionalProperties")):
+        return
+    if not isinstance(schema, Mapping):
+        raise SchemaError(place, "a schema is a JSON object")
+    for name, value in schema.items():
+        if name in _NOTES:
+            continue
+        if name not in _ENFORCED:
+            raise SchemaError(f"{place}.{name[:100]}", "this keyword cannot be enforced")
+        _check_value(name, value, f"{place}.{name}")
+    for name in _BY_NAME:
+        for key, inner in schema.get(name, {}).items():
+            _check(inner, f"{place}.{name}.{key[:100]}", depth + 1, budget)
+    for name in _LISTS:
+        for index, inner in enumerate(schema.get(name, [])):
+            _check(inner, f"{place}.{name}[{index}]", depth + 1, budget)
+    for name in _SINGLE:
+        if name in schema:
+            _check(schema[name], f"{place}.{name}", depth + 1, budget)
+
+
+def _check_value(name: str, value: Any, place: str) -> None:
+    types = value if isinstance(value, list) else [value]
+    if name == "type" and not (types and all(isinstance(one, str) and one in _TYPES for one in types)):
+        raise SchemaError(place, f"a type is one of {', '.join(sorted(_TYPES))}")
+    if name == "format" and value not in _FORMATS:
+        raise SchemaError(place, f"of the formats, {', '.join(sorted(_FORMATS))} can be enforced")
+    if name in _BY_NAME and not isinstance(value, Mapping):
+        raise SchemaError(place, "this is an object of schemas")
+    if name in (*_LISTS, "enum", "required") and not isinstance(value, list):
+        raise SchemaError(place, "this is a list")
+    if name in ("anyOf", "enum") and not value:
+        raise SchemaError(place, "an empty list allows nothing")
+    if name == "allOf" and len(value) != 1:
+        raise SchemaError(place, "only an allOf of a single schema can be enforced")
+    if name == "$ref" and not (isinstance(value, str) and value.startswith("#")):
+        raise SchemaError(place, "a reference stays inside the schema: #/$defs/…")
+    if name.startswith(("min", "max")) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise SchemaError(place, "this is a number")
+    if name == "pattern" and not isinstance(value, str):
+        raise SchemaError(place, "a pattern is a text")
