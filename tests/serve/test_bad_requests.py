@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,20 @@ import pytest
 
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.model_folder import ServedModel
-from running_server import RunningServer, StartServer
+from running_server import RunningServer, StartServer, running_server
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "f"}}
 CHAT: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture(scope="module")
+def plain_server(echo_model: ServedModel) -> Iterator[RunningServer]:
+    """A server whose engine can do nothing that not every engine can, but tell log probabilities."""
+    with running_server(echo_model, EngineCommand("fake", {"features": ["logprobs"]})) as server:
+        yield server
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
@@ -50,7 +61,30 @@ def test_a_body_that_is_no_json_object_is_refused(echo_server: RunningServer, bo
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "x"}}]}
+                ]
+            },
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web"}]}, "tools[0].type"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.name"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": 2.1}, "temperature"),
@@ -83,21 +117,20 @@ def test_numbers_that_json_does_not_know_are_refused(echo_server: RunningServer)
 @pytest.mark.parametrize(
     "field",
     [
-        {"tools": [{"type": "function"}]},
-        {"tool_choice": "required"},
+        {"tools": [TOOL]},
         {"functions": [{"name": "f"}]},
-        {"response_format": {"type": "json_schema", "json_schema": {}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
         {"response_format": {"type": "json_object"}},
         {"logit_bias": {"5": 1}},
-        {"top_logprobs": 3},
+        {"top_logprobs": 3, "logprobs": True},
         {"modalities": ["audio"]},
         {"reasoning_effort": "high"},
         {"web_search_options": {}},
     ],
     ids=lambda field: next(iter(field)),
 )
-def test_what_the_engine_cannot_do_is_refused_by_name(echo_server: RunningServer, field: dict[str, Any]) -> None:
-    answer = post(echo_server, {**CHAT, **field})
+def test_what_the_engine_cannot_do_is_refused_by_name(plain_server: RunningServer, field: dict[str, Any]) -> None:
+    answer = post(plain_server, {**CHAT, **field})
     error = error_of(answer)
     assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", next(iter(field)))
 
@@ -106,10 +139,10 @@ def test_an_unknown_field_is_refused(echo_server: RunningServer) -> None:
     assert error_of(post(echo_server, {**CHAT, "tempreature": 1}))["code"] == "unknown_parameter"
 
 
-def test_completions_refuse_what_they_cannot_do(echo_server: RunningServer) -> None:
+def test_completions_refuse_what_they_cannot_do(plain_server: RunningServer, echo_server: RunningServer) -> None:
     base = {"model": "echo", "prompt": "x"}
-    for field in ({"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 3}):
-        answer = post(echo_server, {**base, **field}, path="/v1/completions")
+    for field in ({"echo": True, "logprobs": 0}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 3}, {"max_tokens": 0}):
+        answer = post(plain_server, {**base, **field}, path="/v1/completions")
         assert (answer.status_code, error_of(answer)["param"]) == (400, next(iter(field)))
     for prompt in ("", [], [[]], [10**9], [-1], {"a": 1}, None):
         answer = post(echo_server, {"model": "echo", "prompt": prompt}, path="/v1/completions")

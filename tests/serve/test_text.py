@@ -14,7 +14,7 @@ from nexus_llm.serve.client import read_event
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import EngineDelta, EngineRequest, EngineStep
 from nexus_llm.serve.stop_strings import StopStrings
-from nexus_llm.serve.text import Answer
+from nexus_llm.serve.text import Answer, AnswerWishes
 
 PIECES = st.lists(st.text(alphabet="abc", max_size=4), max_size=8)
 STOPS = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3)
@@ -50,7 +50,7 @@ def test_no_text_that_was_let_out_is_taken_back(pieces: list[str], stops: list[s
 def test_an_answer_is_the_decoded_text_up_to_the_stop_string(text: str, sizes: list[int], stop: str) -> None:
     tokenizer = answer_tokenizer()
     ids = tokenizer.encode_text(text)
-    answer, out, finish = Answer(tokenizer, stop=[stop]), "", None
+    answer, out, finish = Answer(tokenizer, AnswerWishes(stop=[stop])), "", None
     position = 0
     while finish is None:
         size = sizes[position % len(sizes)]

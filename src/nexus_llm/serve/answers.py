@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from nexus_llm.serve.generation import ChoiceDelta
-from nexus_llm.serve.text import TextDelta, TokenLogprob
+from nexus_llm.serve.text import AnsweredCall, TextDelta, TokenLogprob
 
 STREAM_END = b"data: [DONE]\n\n"
 
@@ -40,6 +40,8 @@ class WholeChoice:
     text: str
     logprobs: list[TokenLogprob]
     finish_reason: str
+    calls: Sequence[AnsweredCall] = ()
+    embedding: Sequence[float] = ()
 
 
 class Dialect(Protocol):
@@ -54,6 +56,9 @@ class Dialect(Protocol):
 
     def piece(self, delta: TextDelta, *, with_logprobs: bool) -> str:
         """A piece of text as the members of a chunk's choice, without index and finish reason."""
+
+    def call(self, call: AnsweredCall) -> str:
+        """A whole call as the members of a chunk's choice."""
 
     def ending(self) -> str:
         """The members of a choice that only tells the finish reason."""
@@ -76,12 +81,18 @@ class ChatDialect:
         logprobs = _compact(_chat_logprobs(delta.logprobs)) if with_logprobs else "null"
         return f'"delta":{{"content":{_quoted(delta.text)}}},"logprobs":{logprobs}'
 
+    def call(self, call: AnsweredCall) -> str:
+        return f'"delta":{{"tool_calls":[{_compact({"index": call.index, **_chat_call(call)})}]}},"logprobs":null'
+
     def ending(self) -> str:
         return '"delta":{},"logprobs":null'
 
     def choice(self, choice: WholeChoice, *, with_logprobs: bool) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": [_chat_call(call) for call in choice.calls]}
         return {
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": message,
             "logprobs": _chat_logprobs(choice.logprobs) if with_logprobs else None,
         }
 
@@ -98,6 +109,9 @@ class CompletionDialect:
     def piece(self, delta: TextDelta, *, with_logprobs: bool) -> str:
         logprobs = _compact(_completion_logprobs(delta.logprobs)) if with_logprobs else "null"
         return f'"text":{_quoted(delta.text)},"logprobs":{logprobs}'
+
+    def call(self, call: AnsweredCall) -> str:
+        raise AssertionError(f"a completion has no tools, but calls {call.name}")
 
     def ending(self) -> str:
         return '"text":"","logprobs":null'
@@ -154,6 +168,7 @@ class AnswerWriter:
             if delta.text or (self._with_logprobs and delta.logprobs):
                 piece = self._dialect.piece(delta, with_logprobs=self._with_logprobs)
                 parts.append(self._chunk(one.index, piece, "null"))
+            parts += [self._chunk(one.index, self._dialect.call(call), "null") for call in delta.calls]
             if delta.finish_reason:
                 parts.append(self._chunk(one.index, self._dialect.ending(), f'"{delta.finish_reason}"'))
         return "".join(parts).encode()
@@ -173,26 +188,31 @@ EndpointKind = Literal["chat", "completion"]
 DIALECTS: dict[EndpointKind, Dialect] = {"chat": ChatDialect(), "completion": CompletionDialect()}
 
 
+def _chat_call(call: AnsweredCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
 def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     content = [
-        {
-            "token": token.text,
-            "logprob": token.logprob,
-            # A token may be a part of a character, which has no text of its own.
-            "bytes": None if "�" in token.text else list(token.text.encode()),
-            "top_logprobs": [],
-        }
+        {**_chat_token(token.text, token.logprob), "top_logprobs": [_chat_token(*other) for other in token.top]}
         for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
+def _chat_token(text: str, logprob: float | None) -> dict[str, Any]:
+    # A token may be a part of a character, which has no text of its own.
+    return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
+
+
 def _completion_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    # Of two tokens with the same text, the likelier one counts.
+    tops = [dict(reversed(token.top)) if token.top else None for token in tokens]
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": None,
-        "text_offset": [],
+        "top_logprobs": tops if any(tops) else None,
+        "text_offset": [token.offset for token in tokens],
     }
 
 

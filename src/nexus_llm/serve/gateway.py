@@ -18,10 +18,11 @@ from nexus_llm.serve import api_errors
 from nexus_llm.serve.answers import DIALECTS, AnswerWriter, EndpointKind
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.edge import MAX_BODY_BYTES, Edge
+from nexus_llm.serve.embeddings import EmbeddingWriter
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.generation import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
-from nexus_llm.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
+from nexus_llm.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, GenerationRequest
 from nexus_llm.serve.responses import GenerationResponse
 from nexus_llm.serve.validation import explain_validation
 
@@ -95,6 +96,11 @@ def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
     @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest) -> Response:
         return await _generate(body, "completion", with_logprobs=body.logprobs is not None)
+
+    @app.post("/v1/embeddings", response_model=None)
+    async def embeddings(body: EmbeddingRequest) -> Response:
+        writer = EmbeddingWriter(generator.model.name, is_base64=body.encoding_format == "base64")
+        return GenerationResponse(await generator.open(body), writer, generator=generator, is_stream=False)
 
     async def _generate(body: GenerationRequest, kind: EndpointKind, *, with_logprobs: bool) -> Response:
         assert isinstance(body, ChatRequest | CompletionRequest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,6 +13,16 @@ from typing import TypeVar
 from nexus_llm.errors import ModelError
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
+from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.engine_requests import (
+    SEEDS,
+    answer_tokens,
+    answer_wishes,
+    call_format,
+    engine_request,
+    explain_refusal,
+    refuse_missing_features,
+)
 from nexus_llm.serve.engines.port import EngineDelta, EngineRequest
 from nexus_llm.serve.engines.supervisor import (
     EngineDiedError,
@@ -24,12 +33,10 @@ from nexus_llm.serve.engines.supervisor import (
 )
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
-from nexus_llm.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
-from nexus_llm.serve.text import Answer, TextDelta
+from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
+from nexus_llm.serve.text import Answer, AnswerWishes, TextDelta
 
 LOADING_RETRY_SECONDS = 2
-GREEDY_BELOW = 1e-4  # smaller temperatures overflow float32 logits; they mean "always the likeliest"
-SEEDS = 2**63
 
 Value = TypeVar("Value")
 
@@ -45,7 +52,8 @@ class ChoiceDelta:
 @dataclass(slots=True)
 class _Choice:
     index: int
-    ticket: Ticket
+    ticket: Ticket | None
+    """None for all embeddings of a request but the last: the engine makes them one by one, in one place."""
     request: EngineRequest
     answer: Answer
     first_token_at: float = 0.0
@@ -76,26 +84,30 @@ class Generator:
         # One thread: a core for encoding is enough, and the others belong to the engine.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
-    async def open(self, request: ChatRequest | CompletionRequest) -> Generation:
+    async def open(self, request: AnyRequest) -> Generation:
         """A generation that has its place in the queue.
 
         Raises:
-            ApiError: the request is wrong or too long, the queue is full, or there is no engine.
+            ApiError: the request is wrong or too long, the queue is full, or there is no engine that can do it.
         """
         request.refuse_unsupported()
         if request.model != self.model.name:
             raise api_errors.model_not_found(request.model, self.model.name)
-        count = (request.n or 1) * (len(request.prompts()) if isinstance(request, CompletionRequest) else 1)
+        spelled = call_format(request, self.model)
+        template, wishes = engine_request(request, self.model), answer_wishes(request, spelled)
         self._check_open()
-        tickets = self._enter(count)
+        assert self.engine.facts is not None
+        refuse_missing_features(request, self.engine.facts)
+        tickets = self._enter(1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
         try:
             prompts = await self._encode(request)
-            choices = self._choices(request, prompts, tickets)
+            choices = self._choices(request, prompts, tickets, template, wishes)
         except BaseException:
             for ticket in tickets:
                 self.admission.leave(ticket)
             raise
-        return Generation(self, choices, prompt_tokens=sum(map(len, prompts)))
+        refusal = explain_refusal(request)
+        return Generation(self, choices, prompt_tokens=sum(map(len, prompts)), refusal=refusal)
 
     def close(self) -> None:
         """Ends the encoder's thread."""
@@ -123,24 +135,27 @@ class Generator:
             self.metrics.refused("queue_full")
             raise api_errors.queue_full(waiting=full.waiting, retry_after_seconds=full.retry_after_seconds) from None
 
-    async def _encode(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+    async def _encode(self, request: AnyRequest) -> list[list[int]]:
         """Token ids of each prompt, made beside the event loop: a long prompt must not stop other streams."""
         tokenizer = self.model.tokenizer
         if isinstance(request, ChatRequest):
-            conversation = request.conversation()
+            conversation, tools = request.conversation(), request.offered_tools()
             try:
-                return [await self._beside(partial(tokenizer.encode_prompt, conversation))]
+                return [await self._beside(partial(tokenizer.encode_prompt, conversation, tools=tools or None))]
             except ModelError:
+                beside = " or its tools" if tools or any(message.get("tool_calls") for message in conversation) else ""
                 raise api_errors.invalid(
-                    "The model's chat template refuses this conversation: check the order and roles of its messages.",
+                    f"The model's chat template refuses this conversation{beside}: check the order and roles of its "
+                    "messages.",
                     param="messages",
                 ) from None
+        param = "input" if isinstance(request, EmbeddingRequest) else "prompt"
         prompts = []
         for prompt in request.prompts():
             ids = prompt if isinstance(prompt, list) else await self._beside(partial(tokenizer.encode_text, prompt))
             if not ids or max(ids) >= tokenizer.vocabulary_size:
                 raise api_errors.invalid(
-                    f"A prompt needs at least one token, and ids below {tokenizer.vocabulary_size}.", param="prompt"
+                    f"Each {param} needs at least one token, and ids below {tokenizer.vocabulary_size}.", param=param
                 )
             prompts.append(ids)
         return prompts
@@ -149,67 +164,41 @@ class Generator:
         return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
 
     def _choices(
-        self, request: ChatRequest | CompletionRequest, prompts: list[list[int]], tickets: list[Ticket]
+        self,
+        request: AnyRequest,
+        prompts: list[list[int]],
+        tickets: list[Ticket],
+        template: EngineRequest,
+        wishes: AnswerWishes,
     ) -> list[_Choice]:
-        template = self._template(request)
-        seed = template.seed
+        assert self.engine.facts is not None
+        context_tokens = min(self.model.context_tokens, self.engine.facts.capacity_tokens)
+        is_embedding = isinstance(request, EmbeddingRequest)
+        each = 1 if isinstance(request, EmbeddingRequest) else request.n or 1
+        count = len(prompts) * each
         choices = []
-        for index, ticket in enumerate(tickets):
-            prompt = prompts[index // (request.n or 1)]
-            engine_request = replace(
+        for index in range(count):
+            prompt = prompts[index // each]
+            one = replace(
                 template,
                 id=next(self._ids),
                 token_ids=prompt,
-                max_tokens=self._max_tokens(request, len(prompt)),
-                seed=(seed + index) % SEEDS,
+                max_tokens=answer_tokens(
+                    request, prompt_tokens=len(prompt), context_tokens=context_tokens, default=self._default_max_tokens
+                ),
+                seed=(template.seed + index) % SEEDS,
             )
-            answer = Answer(self.model.tokenizer, stop=request.stop_strings())
-            choices.append(_Choice(index, ticket, engine_request, answer))
+            ticket = (tickets[0] if index == count - 1 else None) if is_embedding else tickets[index]
+            choices.append(_Choice(index, ticket, one, Answer(self.model.tokenizer, wishes, prompt=prompt)))
         return choices
-
-    def _template(self, request: ChatRequest | CompletionRequest) -> EngineRequest:
-        """What all choices of a request have in common."""
-        defaults = self.model.sampling
-        temperature = defaults.temperature if request.temperature is None else request.temperature
-        return EngineRequest(
-            id=0,
-            token_ids=[],
-            max_tokens=0,
-            stop_token_ids=() if request.ignore_eos else self.model.stop_token_ids,
-            temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
-            top_p=defaults.top_p if request.top_p is None else request.top_p,
-            top_k=max(0, defaults.top_k if request.top_k is None else request.top_k),
-            seed=random.randrange(SEEDS) if request.seed is None else request.seed % SEEDS,  # noqa: S311
-            presence_penalty=request.presence_penalty or 0.0,
-            frequency_penalty=request.frequency_penalty or 0.0,
-            repetition_penalty=request.repetition_penalty or 1.0,
-            logprobs=request.logprobs is not None and request.logprobs is not False,
-        )
-
-    def _max_tokens(self, request: ChatRequest | CompletionRequest, prompt_tokens: int) -> int:
-        """Room for the answer: what was asked for, or the default as far as it fits.
-
-        Raises:
-            ApiError: it does not fit.
-        """
-        asked = _asked_max_tokens(request)
-        assert self.engine.facts is not None
-        context_tokens = min(self.model.context_tokens, self.engine.facts.capacity_tokens)
-        room = context_tokens - prompt_tokens
-        if room < (asked or 1):
-            raise api_errors.context_length_exceeded(
-                prompt_tokens=prompt_tokens,
-                max_tokens=asked or 1,
-                context_tokens=context_tokens,
-                param="messages" if isinstance(request, ChatRequest) else "prompt",
-            )
-        return asked or min(self._default_max_tokens, room)
 
 
 class Generation:
     """All answers to one request. Call `next` until it gives nothing, and `close` in any case."""
 
-    def __init__(self, generator: Generator, choices: list[_Choice], *, prompt_tokens: int) -> None:
+    def __init__(self, generator: Generator, choices: list[_Choice], *, prompt_tokens: int, refusal: ApiError) -> None:
+        """`refusal` is the answer where the engine does not take the request."""
+        self._refusal = refusal
         self.prompt_tokens = prompt_tokens
         self._generator = generator
         self._choices = choices
@@ -261,7 +250,8 @@ class Generation:
 
     async def _submit(self) -> TokenStream:
         for choice in self._choices:
-            await choice.ticket.turn.wait()
+            if choice.ticket is not None:
+                await choice.ticket.turn.wait()
         self._submitted_at = self._clock()
         metrics = self._generator.metrics
         metrics.queue_time.observe(self._submitted_at - self._arrived_at)
@@ -276,7 +266,7 @@ class Generation:
         if choice is None:
             return None  # it met a stop string; the engine had gone on meanwhile
         if delta.finish == "refused":
-            raise api_errors.invalid("The engine refuses these sampling settings.")
+            raise self._refusal
         if delta.finish == "capacity":
             raise api_errors.unavailable("The engine's memory is full.", retry_after_seconds=1)
         text = choice.answer.push(delta)
@@ -309,9 +299,9 @@ class Generation:
     def _release(self, choice: _Choice) -> None:
         del self._open[choice.request.id]
         self._generator.engine.cancel(choice.request.id)
-        self._generator.admission.leave(choice.ticket)
+        if choice.ticket is not None:
+            self._generator.admission.leave(choice.ticket)
 
 
-def _asked_max_tokens(request: GenerationRequest) -> int | None:
-    newer = request.max_completion_tokens if isinstance(request, ChatRequest) else None
-    return request.max_tokens if newer is None else newer
+def _choice_count(request: ChatRequest | CompletionRequest) -> int:
+    return (request.n or 1) * (len(request.prompts()) if isinstance(request, CompletionRequest) else 1)

@@ -13,8 +13,12 @@ MAX_DEPTH = 64
 MAX_NODES = 10_000
 
 _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
-_NOTES = frozenset({"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator",
-                    "$schema", "$id", "$comment"})  # fmt: skip
+_NOTES = frozenset(
+    {
+        "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator",
+        "$schema", "$id", "$comment",
+    }
+)  # fmt: skip
 """Keywords that allow and forbid nothing."""
 _ENFORCED = frozenset(
     {

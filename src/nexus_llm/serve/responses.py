@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nexus_llm.serve.answers import AnswerWriter, Usage, WholeChoice
+from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.generation import Generation, Generator
-from nexus_llm.serve.text import TokenLogprob
+from nexus_llm.serve.generation import ChoiceDelta, Generation, Generator
+from nexus_llm.serve.text import AnsweredCall, TokenLogprob
 
 log = logging.getLogger("nexus_llm.serve.request")
 
@@ -23,13 +25,29 @@ EVENT_STREAM_HEADERS = {
 }
 
 
+class Writer(Protocol):
+    """Words an answer."""
+
+    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
+        """The document of an answer that is not streamed."""
+
+    def opening(self, choice_count: int) -> bytes:
+        """The first events of a stream; may be empty."""
+
+    def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
+        """Events for what is new; may be empty."""
+
+    def closing(self, usage: Usage) -> bytes:
+        """The last events of a stream that is whole."""
+
+
 class GenerationResponse(Response):
     """The answer to a generation request.
 
     The status line waits for the first token: until then the answer can still be a proper error.
     """
 
-    def __init__(self, generation: Generation, writer: AnswerWriter, *, generator: Generator, is_stream: bool) -> None:
+    def __init__(self, generation: Generation, writer: Writer, *, generator: Generator, is_stream: bool) -> None:
         super().__init__()
         self._generation = generation
         self._writer = writer
@@ -79,12 +97,16 @@ class GenerationResponse(Response):
         texts = [""] * self._generation.choice_count
         logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
         reasons = [""] * self._generation.choice_count
+        calls: list[list[AnsweredCall]] = [[] for _ in texts]
+        embeddings: list[Sequence[float]] = [()] * self._generation.choice_count
         while news := await self._generation.next():
             for one in news:
                 texts[one.index] += one.delta.text
                 logprobs[one.index] += one.delta.logprobs
                 reasons[one.index] = one.delta.finish_reason or ""
-        choices = [WholeChoice(*values) for values in zip(texts, logprobs, reasons, strict=True)]
+                calls[one.index] += one.delta.calls
+                embeddings[one.index] = one.delta.embedding
+        choices = [WholeChoice(*values) for values in zip(texts, logprobs, reasons, calls, embeddings, strict=True)]
         await send_document(send, 200, self._writer.whole(choices, self._usage()))
 
     def _usage(self) -> Usage:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nexus_llm.serve.api_errors import ApiError, invalid
-from nexus_llm.serve.requests import ChatMessage, ChatRequest, CompletionRequest, StreamOptions, TextPart
+from pydantic import BaseModel
 
-_FIELDS = {
-    name
-    for model in (ChatRequest, CompletionRequest, ChatMessage, TextPart, StreamOptions)
-    for name in model.model_fields
-}
+from nexus_llm.serve.api_errors import ApiError, invalid
+from nexus_llm.serve.request_parts import PARTS
+from nexus_llm.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
+
+_BODIES: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions, *PARTS)
+_FIELDS = {field.alias or name for model in _BODIES for name, field in model.model_fields.items()}
 
 
 def explain_validation(errors: Sequence[Any]) -> ApiError:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep
+from nexus_llm.serve.engines import fake_answers
+from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
 
 BLOCK_TOKENS = 32
+FEATURES: tuple[Feature, ...] = ("logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "embeddings")
+CERTAIN = 100.0  # a bias that leaves no choice, as in OpenAI's API
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,12 @@ class FakeSettings:
     hang_at_step: int | None = None
     """This step never returns."""
     fail_to_load: bool = False
+    features: Sequence[Feature] = FEATURES
+    """What it says that it can do; `json_schema` is added where it knows `byte_token_ids`."""
+    script: Sequence[int] | None = None
+    """Token ids that it says instead of the prompt's."""
+    byte_token_ids: Sequence[int] | None = None
+    """The token of each of the 256 bytes, so that it can spell JSON."""
 
 
 class FakeEngine:
@@ -49,12 +59,13 @@ class FakeEngine:
         time.sleep(settings.load_seconds)
         if settings.fail_to_load:
             raise RuntimeError("told to fail")
-        return cls(settings), EngineFacts("fake", settings.capacity_tokens, settings.load_seconds)
+        features = (*settings.features, *(("json_schema",) if settings.byte_token_ids else ()))
+        return cls(settings), EngineFacts("fake", settings.capacity_tokens, settings.load_seconds, features)
 
     def add(self, request: EngineRequest) -> None:
-        if not request.token_ids or request.max_tokens < 1:
+        if not request.token_ids or (request.max_tokens < 1 and not request.embed):
             raise ValueError("a request needs a prompt and room for one token")
-        self._live[request.id] = _Echo(request, end_token_id=self._settings.end_token_id)
+        self._live[request.id] = _Echo(request, self._script(request))
 
     def cancel(self, request_id: int) -> None:
         self._live.pop(request_id, None)
@@ -73,6 +84,23 @@ class FakeEngine:
         used = sum(math.ceil(echo.held_tokens / BLOCK_TOKENS) * BLOCK_TOKENS for echo in self._live.values())
         return EngineStep(deltas, min(1.0, used / self._settings.capacity_tokens))
 
+    def _script(self, request: EngineRequest) -> list[int]:
+        """The tokens that answer a request.
+
+        Raises:
+            ValueError: they should keep a schema that does not compile, or the bias leaves none.
+        """
+        end = [] if self._settings.end_token_id is None else [self._settings.end_token_id]
+        if request.json_schema is not None and self._settings.byte_token_ids:
+            document = fake_answers.example(request.json_schema).encode()
+            return [*(self._settings.byte_token_ids[byte] for byte in document), *end]
+        forced = [token for token, bias in request.logit_bias.items() if bias >= CERTAIN]
+        script = forced or self._settings.script or request.token_ids
+        script = [token for token in script if request.logit_bias.get(token, 0.0) > -CERTAIN] + end
+        if not script:
+            raise ValueError("the bias leaves no token to say")
+        return script
+
     def _misbehave(self) -> None:
         if self._settings.hang_at_step == self._steps:
             time.sleep(3600)
@@ -85,9 +113,9 @@ class FakeEngine:
 
 
 class _Echo:
-    def __init__(self, request: EngineRequest, *, end_token_id: int | None) -> None:
+    def __init__(self, request: EngineRequest, script: list[int]) -> None:
         self._request = request
-        self._script = [*request.token_ids, *([] if end_token_id is None else [end_token_id])]
+        self._script = script
         self._said = -1  # -1: the prompt has not been read yet
 
     @property
@@ -98,16 +126,35 @@ class _Echo:
         if self._said < 0:
             self._said = 0
             return None
+        request = self._request
+        if request.embed:
+            return EngineDelta(request.id, [], [], "stop", embedding=fake_answers.embedding(request.token_ids))
         if self.held_tokens + 1 > capacity_tokens:
-            return EngineDelta(self._request.id, [], [], "capacity")
+            return EngineDelta(request.id, [], [], "capacity")
         # Another seed starts elsewhere, so that a seed can be seen to matter; greedy always starts at the beginning.
-        offset = self._request.seed if self._request.temperature > 0 else 0
+        offset = request.seed if request.temperature > 0 and request.json_schema is None else 0
         token = self._script[(self._said + offset) % len(self._script)]
         self._said += 1
         finish: EngineFinish | None = None
-        if token in self._request.stop_token_ids:
+        if token in request.stop_token_ids:
             finish = "stop"
-        elif self._said == self._request.max_tokens:
+        elif self._said == request.max_tokens:
             finish = "length"
-        logprobs = [-1.0 / (1 + self._said)] if self._request.logprobs else []
-        return EngineDelta(self._request.id, [token], logprobs, finish)
+        delta = EngineDelta(request.id, [token], [], finish)
+        return self._with_logprobs(delta) if request.logprobs else delta
+
+    def _with_logprobs(self, delta: EngineDelta) -> EngineDelta:
+        token, top = delta.token_ids[0], self._request.top_logprobs
+        delta = replace(
+            delta,
+            logprobs=[fake_answers.logprob(token)],
+            top_logprobs=[fake_answers.likeliest(token, top)] if top else [],
+        )
+        if not self._request.prompt_logprobs or self._said > 1:
+            return delta
+        prompt = self._request.token_ids[1:]
+        return replace(
+            delta,
+            prompt_logprobs=[fake_answers.logprob(one) for one in prompt],
+            prompt_top_logprobs=[fake_answers.likeliest(one, top) for one in prompt] if top else [],
+        )

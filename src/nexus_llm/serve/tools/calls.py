@@ -53,7 +53,7 @@ def call_of(value: Any, *, names_of_arguments: tuple[str, ...] = ("arguments", "
     """The call in a value that was read from JSON; None where it is not one. Arguments may be left out."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
         return None
-    arguments = next((value[name] for name in names_of_arguments if name in value), {})
+    arguments: Any = next((value[name] for name in names_of_arguments if name in value), {})
     if isinstance(arguments, str):  # some models write the arguments as JSON in a string
         try:
             arguments = json.loads(arguments)
