@@ -248,7 +248,8 @@ class CompletionRequest(GenerationRequest):
     def is_scoring(self) -> bool:
         """Whether it asks how likely its prompt is, and for no more than the one likeliest token behind it."""
         is_short = self.max_tokens == 0 or (self.max_tokens == 1 and self.temperature == 0)
-        return bool(self.echo) and self.logprobs is not None and is_short
+        has_penalty = self.presence_penalty or self.frequency_penalty or self.repetition_penalty not in (None, 1)
+        return bool(self.echo) and self.logprobs is not None and is_short and not (has_penalty or self.logit_bias)
 
     def needs(self) -> Iterator[tuple[str, Feature]]:
         yield from super().needs()

@@ -15,12 +15,14 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineFacts, EngineStep
 
 RECEIVE_BYTES = 1 << 16
+SIGN_OF_LIFE_SECONDS = 5.0  # steps that bring nothing new for so long still say that the engine is not hung
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -59,6 +61,7 @@ def work(engine: Engine, gateway: socket.socket) -> None:
     """Steps while anything is live, waits while nothing is, and returns when the gateway hangs up."""
     splitter = wire.LineSplitter()
     live: set[int] = set()
+    told_at = time.monotonic()
     has_cancelled = False  # an engine frees what was cancelled in its next step, so there has to be one
     while True:
         readable, _, _ = select.select([gateway], [], [], 0 if live or has_cancelled else None)
@@ -74,8 +77,9 @@ def work(engine: Engine, gateway: socket.socket) -> None:
             continue  # more may have come: requests that arrive together start together
         step = engine.step()
         live.difference_update(delta.id for delta in step.deltas if delta.finish)
-        if step.deltas or has_cancelled:
+        if step.deltas or has_cancelled or time.monotonic() - told_at > SIGN_OF_LIFE_SECONDS:
             gateway.sendall(wire.encode(wire.step_message(step)))
+            told_at = time.monotonic()
         has_cancelled = False
 
 

@@ -4,23 +4,31 @@ What was seen of version 2026.4.1 and is handled here:
 - a sequence that outgrows the cache ends as IGNORED, without an exception or a word: reported as `capacity`;
 - the seed defaults to 0, so every unseeded sampled answer would be the same: the gateway always names a seed;
 - `max_num_seqs` does not cap what runs: the gateway does;
-- the size of the cache in tokens is nowhere told: the warm-up request measures it.
+- the size of the cache in tokens is nowhere told: the warm-up request measures it;
+- a schema that does not compile breaks the pipeline for good: `openvino_schemas` tries it first;
+- the prefix cache hides the log probabilities of prompts: `openvino_prompts` reads those.
+It can neither shift single tokens nor tell other tokens than the chosen one, so it does not say that it could.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep
+from nexus_llm.serve.engines.openvino_prompts import PromptReader, PromptReading
+from nexus_llm.serve.engines.openvino_schemas import SchemaTrial
+from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
 
 if TYPE_CHECKING:
     import openvino_genai
 
 WARM_UP_TOKENS = 256  # 8 cache blocks of 32: enough to read the share that one block takes
+READING_SECONDS = 0.02  # how long a step waits for a prompt's reading where it has nothing else to do
+FEATURES: tuple[Feature, ...] = ("logprobs", "prompt_logprobs", "json_schema", "embeddings")
 CACHE_READ_SECONDS = 0.25  # how often the cache's fill is asked for; the answer costs 9 µs
 
 
@@ -38,8 +46,14 @@ class OpenVinoSettings:
 class OpenVinoEngine:
     """One `ContinuousBatchingPipeline`."""
 
-    def __init__(self, pipeline: openvino_genai.ContinuousBatchingPipeline) -> None:
+    def __init__(self, pipeline: openvino_genai.ContinuousBatchingPipeline, weights: Path) -> None:
         self._pipeline = pipeline
+        self._schemas = SchemaTrial(pipeline.get_tokenizer())
+        self._prompts = PromptReader(weights)
+        self._readings: dict[int, tuple[EngineRequest, Future[PromptReading]]] = {}
+        """Prompts that are being read, or wait for it."""
+        self._read_prompts: dict[int, PromptReading] = {}
+        """Those that were read and belong to an answer that has not begun."""
         self._handles: dict[int, Any] = {}
         self._cancelled: list[Any] = []
         self._cache_share = 0.0
@@ -57,23 +71,39 @@ class OpenVinoEngine:
         scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
         scheduler.enable_prefix_caching = True
         pipeline = openvino_genai.ContinuousBatchingPipeline(str(Path(settings.weights)), scheduler, "CPU", {}, {}, {})
-        engine = cls(pipeline)
+        engine = cls(pipeline, Path(settings.weights))
         capacity_tokens = engine._measure_capacity()
-        return engine, EngineFacts("openvino", capacity_tokens, time.monotonic() - started)
+        return engine, EngineFacts("openvino", capacity_tokens, time.monotonic() - started, FEATURES)
 
     def add(self, request: EngineRequest) -> None:
+        if (request.top_logprobs and not request.is_scoring) or request.logit_bias or request.adapter:
+            raise ValueError("this engine cannot do that")
+        config = None if request.embed else _generation_config(request)
+        if config is not None:
+            try:
+                config.validate()
+            except RuntimeError as error:
+                raise ValueError("OpenVINO GenAI refuses the sampling settings") from error
+        if request.json_schema is not None:
+            self._schemas.check(request.json_schema)
+        if request.embed or request.prompt_logprobs:
+            self._readings[request.id] = request, self._prompts.start(request)
+        else:
+            self._begin(request)
+
+    def _begin(self, request: EngineRequest) -> None:
         import numpy as np
         import openvino
 
         config = _generation_config(request)
-        try:
-            config.validate()
-        except RuntimeError as error:
-            raise ValueError("OpenVINO GenAI refuses the sampling settings") from error
         prompt = openvino.Tensor(np.array([request.token_ids], dtype=np.int64))
         self._handles[request.id] = self._pipeline.add_request(request.id, prompt, config)
 
     def cancel(self, request_id: int) -> None:
+        self._read_prompts.pop(request_id, None)
+        _, reading = self._readings.pop(request_id, (None, None))
+        if reading is not None:
+            reading.cancel()
         handle = self._handles.pop(request_id, None)
         if handle is not None:
             handle.cancel()
@@ -81,12 +111,15 @@ class OpenVinoEngine:
             self._cancelled.append(handle)
 
     def step(self) -> EngineStep:
-        self._pipeline.step()
-        self._cancelled.clear()
-        deltas = [delta for delta in map(self._read, list(self._handles)) if delta is not None]
-        for delta in deltas:
+        deltas = self._finish_readings()
+        if self._handles or self._cancelled:
+            self._pipeline.step()
+            self._cancelled.clear()
+        for delta in [delta for delta in map(self._read, list(self._handles)) if delta is not None]:
             if delta.finish:
                 del self._handles[delta.id]
+            reading = self._read_prompts.pop(delta.id, None) if self._read_prompts else None
+            deltas.append(delta if reading is None else _with_reading(delta, reading))
         now = time.monotonic()
         if now - self._cache_read_at > CACHE_READ_SECONDS or not self._handles:
             self._cache_read_at = now
@@ -109,6 +142,25 @@ class OpenVinoEngine:
             finish = "length"
         return EngineDelta(request_id, list(output.generated_ids), list(output.generated_log_probs), finish)
 
+    def _finish_readings(self) -> list[EngineDelta]:
+        """Deltas of the prompts that have been read and need no more; the others begin to be answered."""
+        if not self._readings:
+            return []
+        if not self._handles:
+            wait([future for _, future in self._readings.values()], READING_SECONDS, return_when=FIRST_COMPLETED)
+        deltas = []
+        for request, future in [one for one in self._readings.values() if one[1].done()]:
+            del self._readings[request.id]
+            reading = future.result()
+            if request.embed:
+                deltas.append(EngineDelta(request.id, [], [], "stop", embedding=reading.embedding))
+            elif request.is_scoring:
+                deltas.append(_scored(request, reading))
+            else:
+                self._read_prompts[request.id] = reading
+                self._begin(request)
+        return deltas
+
     def _measure_capacity(self) -> int:
         """Tokens that the cache holds, from the share that a request of known length takes."""
         self.add(EngineRequest(id=0, token_ids=[1] * WARM_UP_TOKENS, max_tokens=2))
@@ -120,6 +172,18 @@ class OpenVinoEngine:
         return int(WARM_UP_TOKENS / used_share)
 
 
+def _with_reading(delta: EngineDelta, reading: PromptReading) -> EngineDelta:
+    return replace(delta, prompt_logprobs=reading.logprobs, prompt_top_logprobs=reading.top_logprobs)
+
+
+def _scored(request: EngineRequest, reading: PromptReading) -> EngineDelta:
+    """The whole answer to a request that scores its prompt."""
+    token, logprob = reading.next_token
+    finish: EngineFinish = "stop" if token in request.stop_token_ids else "length"
+    top = [reading.next_top] if request.top_logprobs else []
+    return _with_reading(EngineDelta(request.id, [token], [logprob], finish, top), reading)
+
+
 def _generation_config(request: EngineRequest) -> openvino_genai.GenerationConfig:
     import openvino_genai
 
@@ -129,6 +193,8 @@ def _generation_config(request: EngineRequest) -> openvino_genai.GenerationConfi
     config.presence_penalty = request.presence_penalty
     config.frequency_penalty = request.frequency_penalty
     config.repetition_penalty = request.repetition_penalty
+    if request.json_schema is not None:
+        config.structured_output_config = openvino_genai.StructuredOutputConfig(json_schema=request.json_schema)
     if request.stop_token_ids:
         config.stop_token_ids = set(request.stop_token_ids)
     else:

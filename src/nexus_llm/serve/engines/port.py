@@ -54,7 +54,9 @@ class EngineRequest:
     @property
     def is_scoring(self) -> bool:
         """Whether it asks how likely its prompt is, and for no more than the one likeliest token behind it."""
-        return self.prompt_logprobs and self.max_tokens == 1 and self.temperature == 0
+        is_plain = not (self.presence_penalty or self.frequency_penalty or self.logit_bias or self.json_schema)
+        is_short = self.max_tokens == 1 and self.temperature == 0
+        return self.prompt_logprobs and is_short and is_plain and self.repetition_penalty == 1
 
 
 @dataclass(frozen=True, slots=True)
