@@ -130,7 +130,7 @@ def test_a_sequence_that_outgrows_the_cache_is_reported(tiny_folder: Path) -> No
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = 2  # of 32 tokens
     pipeline = genai.ContinuousBatchingPipeline(str(tiny_folder / WEIGHTS), scheduler, "CPU", {}, {}, {})
-    for engine in (fake, OpenVinoEngine(pipeline)):
+    for engine in (fake, OpenVinoEngine(pipeline, tiny_folder / WEIGHTS)):
         (deltas,) = run(engine, ask(max_tokens=300))
         assert deltas[-1].finish == "capacity"
         assert len(tokens(deltas)) < 64

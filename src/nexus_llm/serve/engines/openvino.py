@@ -112,7 +112,7 @@ class OpenVinoEngine:
 
     def step(self) -> EngineStep:
         deltas = self._finish_readings()
-        if self._handles or self._cancelled:
+        if self._handles or self._cancelled or not self._readings:
             self._pipeline.step()
             self._cancelled.clear()
         for delta in [delta for delta in map(self._read, list(self._handles)) if delta is not None]:

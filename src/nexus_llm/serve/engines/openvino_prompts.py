@@ -3,7 +3,7 @@
 The continuous-batching pipeline of OpenVINO GenAI 2026.4.1 can echo a prompt with log probabilities, but only of the
 part that its prefix cache does not know, without alternatives, and it keeps hidden states to itself. So prompts are
 read by the same graph without batching: GenAI writes it down when it reads the GGUF file, and the input of its last
-matrix product is what it hides. It takes the weights a second time, in memory; nothing is loaded before it is asked for.
+matrix product is what it hides. The weights lie in memory a second time then, but not before they are asked for.
 
 Reading goes on in a thread beside the pipeline's steps: OpenVINO works without Python's lock.
 """
