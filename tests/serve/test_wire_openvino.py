@@ -58,6 +58,7 @@ def test_random_weights_keep_a_schema_and_a_bad_one_harms_nobody(tiny_server: Ru
 
 @pytest.mark.parametrize("round_", [1, 2])
 def test_a_prompt_scores_the_same_whether_its_prefix_is_cached_or_not(tiny_server: RunningServer, round_: int) -> None:
+    pid = tiny_server.engine_pid
     prompt = "one two three four five six seven eight nine ten " * 4
     answer = tiny_server.client().completions.create(
         model="tiny", prompt=prompt, max_tokens=1, echo=True, logprobs=2, temperature=0
@@ -68,6 +69,7 @@ def test_a_prompt_scores_the_same_whether_its_prefix_is_cached_or_not(tiny_serve
     assert all(value < 0 for value in told.token_logprobs[1:])
     zero = tiny_server.client().completions.create(model="tiny", prompt=prompt, max_tokens=0, echo=True, logprobs=2)
     assert zero.choices[0].logprobs.token_logprobs == told.token_logprobs[:-1]
+    assert tiny_server.engine_pid == pid  # a request whose engine dies is tried again, so nothing else would tell
 
 
 def test_scores_and_embeddings_are_those_of_transformers(tiny_server: RunningServer, tiny_folder: Path) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import openvino
 
-CHUNK_TOKENS = 128  # logits of one chunk: 25 MB for a vocabulary of 49,152
+CHUNK_TOKENS = 256  # logits of one chunk: 50 MB for a vocabulary of 49,152
 
 Likely = tuple[int, float]
 """A token and its log probability."""
@@ -71,13 +71,13 @@ class PromptReader:
         logprobs: list[float] = []
         tops: list[list[Likely]] = []
         for logits, _ in self._chunks(token_ids):
-            rows = _log_softmax(logits)
+            norms = _log_sum_exp(logits)
             # The last row of all tells of the token behind the prompt: it has no next token here.
-            nexts = token_ids[len(logprobs) + 1 : len(logprobs) + 1 + len(rows)]
-            logprobs += [float(rows[place, token]) for place, token in enumerate(nexts)]
-            tops += [_likeliest(row, top) for row in rows[: len(nexts)]] if top else []
-        last = rows[-1]
-        return PromptReading(logprobs, tops, _likeliest(last, 1)[0], _likeliest(last, top))
+            nexts = token_ids[len(logprobs) + 1 : len(logprobs) + 1 + len(logits)]
+            logprobs += [float(logits[place, token] - norms[place]) for place, token in enumerate(nexts)]
+            tops += [_likeliest(logits[place], norms[place], top) for place in range(len(nexts))] if top else []
+        last, norm = logits[-1], norms[-1]
+        return PromptReading(logprobs, tops, _likeliest(last, norm, 1)[0], _likeliest(last, norm, top))
 
     def _chunks(self, token_ids: list[int]) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """(logits of shape (tokens, vocabulary), hidden states of shape (tokens, width)), chunk by chunk."""
@@ -118,18 +118,20 @@ def _load(weights: Path) -> openvino.InferRequest:
         return core.compile_model(model, "CPU").create_infer_request()
 
 
-def _log_softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _log_sum_exp(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What each row's logits have to be lowered by to be log probabilities."""
     import numpy as np
 
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    highest = logits.max(axis=-1, keepdims=True)
+    powers = logits - highest
+    return np.asarray(highest[:, 0] + np.log(np.exp(powers, out=powers).sum(axis=-1)))
 
 
-def _likeliest(row: np.ndarray[Any, Any], count: int) -> list[Likely]:
-    """The `count` likeliest tokens of a row of log probabilities, likeliest first."""
+def _likeliest(row: np.ndarray[Any, Any], norm: float, count: int) -> list[Likely]:
+    """The `count` likeliest tokens of a row of logits, likeliest first."""
     import numpy as np
 
     if count <= 1:
-        return [(int(row.argmax()), float(row.max()))] * count
+        return [(int(row.argmax()), float(row.max() - norm))] * count
     best = np.argpartition(row, -count)[-count:]
-    return [(int(token), float(row[token])) for token in best[np.argsort(-row[best], kind="stable")]]
+    return [(int(token), float(row[token] - norm)) for token in best[np.argsort(-row[best], kind="stable")]]
