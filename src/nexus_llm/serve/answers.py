@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.generation import ChoiceDelta
 from nexus_llm.serve.text import AnsweredCall, TextDelta, TokenLogprob
 
@@ -42,6 +43,7 @@ class WholeChoice:
     finish_reason: str
     calls: Sequence[AnsweredCall] = ()
     embedding: Sequence[float] = ()
+    stop_string: str | None = None
 
 
 class Dialect(Protocol):
@@ -179,6 +181,14 @@ class AnswerWriter:
             return STREAM_END
         document = {"object": self._dialect.chunk_object, **self._head, "choices": [], "usage": usage.document()}
         return f"data: {_compact(document)}\n\n".encode() + STREAM_END
+
+    def failure(self, error: ApiError) -> bytes:
+        """The last chunk of a stream that breaks off."""
+        return b"data: " + error.body() + b"\n\n"
+
+    def refusal(self, error: ApiError) -> bytes:
+        """The JSON document of an answer that did not begin."""
+        return error.body()
 
     def _chunk(self, index: int, members: str, finish_reason: str) -> str:
         return f'{self._before}{{"index":{index},{members},"finish_reason":{finish_reason}}}{self._after}'

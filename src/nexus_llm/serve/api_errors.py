@@ -23,7 +23,7 @@ class ApiError(Exception):
     def body(self) -> bytes:
         """The JSON document."""
         values = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return json.dumps({"error": values}, ensure_ascii=False).encode()
+        return json.dumps({"error": values}, ensure_ascii=False).encode(errors="replace")
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

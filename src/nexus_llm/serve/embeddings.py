@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from nexus_llm.serve.answers import Usage, WholeChoice
+from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.generation import ChoiceDelta
 
 
@@ -38,6 +39,13 @@ class EmbeddingWriter:
 
     def closing(self, usage: Usage) -> bytes:
         raise AssertionError(f"embeddings are never streamed ({usage})")
+
+    def failure(self, error: ApiError) -> bytes:
+        raise AssertionError(f"embeddings are never streamed ({error})")
+
+    def refusal(self, error: ApiError) -> bytes:
+        """The JSON document of an error."""
+        return error.body()
 
     def _spelled(self, vector: list[float]) -> list[float] | str:
         if not self._is_base64:

@@ -90,9 +90,7 @@ class Generator:
         Raises:
             ApiError: the request is wrong or too long, the queue is full, or there is no engine that can do it.
         """
-        request.refuse_unsupported()
-        if request.model != self.model.name:
-            raise api_errors.model_not_found(request.model, self.model.name)
+        self._refuse(request)
         spelled = call_format(request, self.model)
         template, wishes = engine_request(request, self.model), answer_wishes(request, spelled)
         self._check_open()
@@ -109,9 +107,23 @@ class Generator:
         refusal = explain_refusal(request)
         return Generation(self, choices, prompt_tokens=sum(map(len, prompts)), refusal=refusal)
 
+    async def count_prompt_tokens(self, request: ChatRequest | CompletionRequest) -> int:
+        """Tokens of a request's prompts, control tokens included; the engine is not asked.
+
+        Raises:
+            ApiError: the request is wrong, or for another model.
+        """
+        self._refuse(request)
+        return sum(map(len, await self._encode(request)))
+
     def close(self) -> None:
         """Ends the encoder's thread."""
         self._encoder.shutdown(wait=False, cancel_futures=True)
+
+    def _refuse(self, request: AnyRequest) -> None:
+        request.refuse_unsupported()
+        if request.model != self.model.name:
+            raise api_errors.model_not_found(request.model, self.model.name)
 
     def _check_open(self) -> None:
         if self.is_draining:

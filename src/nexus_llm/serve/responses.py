@@ -26,19 +26,28 @@ EVENT_STREAM_HEADERS = {
 
 
 class Writer(Protocol):
-    """Words an answer."""
+    """How an endpoint words what all of them do: one writer for each answer, which may remember what it wrote.
+
+    A stream is `opening`, `chunks` as often as there is news, then `closing`, or `failure` in its place.
+    """
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
-        """The document of an answer that is not streamed."""
+        """The JSON document of an answer that is not streamed."""
 
     def opening(self, choice_count: int) -> bytes:
-        """The first events of a stream; may be empty."""
+        """The first events of a stream; may be nothing."""
 
     def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
-        """Events for what is new; may be empty."""
+        """Events for what is new; may be nothing."""
 
     def closing(self, usage: Usage) -> bytes:
         """The last events of a stream that is whole."""
+
+    def failure(self, error: ApiError) -> bytes:
+        """The last events of a stream that breaks off."""
+
+    def refusal(self, error: ApiError) -> bytes:
+        """The JSON document of an error in place of the answer."""
 
 
 class GenerationResponse(Response):
@@ -76,9 +85,9 @@ class GenerationResponse(Response):
             await (self._stream(send) if self._is_stream else self._whole(send))
         except ApiError as error:
             if self._has_started:
-                await _body(send, b"data: " + error.body() + b"\n\n", more=False)
+                await _body(send, self._writer.failure(error), more=False)
             else:
-                await send_document(send, error.status, error.body(), headers=error.headers)
+                await send_document(send, error.status, self._writer.refusal(error), headers=error.headers)
 
     async def _stream(self, send: Send) -> None:
         news = await self._generation.next()
@@ -99,6 +108,7 @@ class GenerationResponse(Response):
         reasons = [""] * self._generation.choice_count
         calls: list[list[AnsweredCall]] = [[] for _ in texts]
         embeddings: list[Sequence[float]] = [()] * self._generation.choice_count
+        stops: list[str | None] = [None] * self._generation.choice_count
         while news := await self._generation.next():
             for one in news:
                 texts[one.index] += one.delta.text
@@ -106,7 +116,9 @@ class GenerationResponse(Response):
                 reasons[one.index] = one.delta.finish_reason or ""
                 calls[one.index] += one.delta.calls
                 embeddings[one.index] = one.delta.embedding
-        choices = [WholeChoice(*values) for values in zip(texts, logprobs, reasons, calls, embeddings, strict=True)]
+                stops[one.index] = one.delta.stop_string
+        parts = zip(texts, logprobs, reasons, calls, embeddings, stops, strict=True)
+        choices = [WholeChoice(*values) for values in parts]
         await send_document(send, 200, self._writer.whole(choices, self._usage()))
 
     def _usage(self) -> Usage:

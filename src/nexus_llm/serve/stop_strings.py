@@ -19,14 +19,17 @@ class StopStrings:
         self._held = ""
         self.found = False
         """A stop string was met: nothing more will come out."""
+        self.met: str | None = None
+        """Which one."""
 
     def push(self, piece: str) -> str:
         """The text that is now known to be part of the answer."""
         if self.found or not self._stops:
             return "" if self.found else piece
         text = self._held + piece
-        begin = self._first_stop(text)
-        if begin is not None:
+        first = self._first_stop(text)
+        if first is not None:
+            begin, self.met = first
             self.found, self._held = True, ""
             return text[:begin]
         keep = self._undecided(text)
@@ -38,10 +41,10 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    def _first_stop(self, text: str) -> int | None:
-        """Where the stop string begins that is complete first; of two that end together, the longer one."""
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+    def _first_stop(self, text: str) -> tuple[int, str] | None:
+        """Beginning of the stop string that is complete first, and itself; of two that end together, the longer one."""
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        return min(found)[1:] if found else None
 
     def _undecided(self, text: str) -> int:
         """Length of the longest end of the text that a stop string begins with."""

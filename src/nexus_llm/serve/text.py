@@ -49,6 +49,8 @@ class TextDelta:
     finish_reason: FinishReason | None = None
     calls: tuple[AnsweredCall, ...] = ()
     embedding: Sequence[float] = ()
+    stop_string: str | None = None
+    """Which stop string ended the answer, where one did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Answer:
             logprobs += self._logprobs(delta.token_ids, delta.logprobs, delta.top_logprobs)
         if self._parser is not None:
             return self._with_calls(self._parser, text, logprobs, finish)
-        return TextDelta(before + text if before else text, logprobs, finish)
+        return TextDelta(before + text if before else text, logprobs, finish, stop_string=self._stops.met)
 
     def _with_calls(
         self, parser: CallParser, piece: str, logprobs: list[TokenLogprob], finish: FinishReason | None
@@ -123,7 +125,7 @@ class Answer:
             self._call_count += 1
         if finish == "stop" and self._call_count:
             finish = "tool_calls"
-        return TextDelta(text, logprobs, finish, tuple(calls))
+        return TextDelta(text, logprobs, finish, tuple(calls), stop_string=self._stops.met)
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         if not self._marks or self._marks.keys().isdisjoint(token_ids):
