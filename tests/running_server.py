@@ -60,6 +60,7 @@ def running_server(
     drain_seconds: float = 5.0,
     limits: SupervisorLimits = QUICK_LIMITS,
     wait_until_ready: bool = True,
+    with_sagemaker: bool = False,
 ) -> Iterator[RunningServer]:
     """A server that listens; stopped, with its engine, at the end."""
     with background_server(
@@ -69,5 +70,6 @@ def running_server(
         drain_seconds=drain_seconds,
         limits=limits,
         wait_until_ready=wait_until_ready,
+        with_sagemaker=with_sagemaker,
     ) as background:
         yield RunningServer(background, model)

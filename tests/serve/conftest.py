@@ -68,6 +68,7 @@ def start(echo_model: ServedModel) -> Iterator[StartServer]:
             drain_seconds: float = 5.0,
             limits: SupervisorLimits = QUICK_LIMITS,
             wait_until_ready: bool = True,
+            with_sagemaker: bool = False,
             **settings: Any,
         ) -> RunningServer:
             command = EngineCommand("fake", settings)
@@ -79,6 +80,7 @@ def start(echo_model: ServedModel) -> Iterator[StartServer]:
                     drain_seconds=drain_seconds,
                     limits=limits,
                     wait_until_ready=wait_until_ready,
+                    with_sagemaker=with_sagemaker,
                 )
             )
 

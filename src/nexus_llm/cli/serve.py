@@ -34,6 +34,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on [default: the recipe's, 8000].")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: the recipe's, 127.0.0.1].")] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model [default: the run's name].")] = None,
+    sagemaker_port: Annotated[
+        int | None,
+        typer.Option(help="Also answer SageMaker's /ping and /invocations, without keys, on this port: it calls 8080."),
+    ] = None,
     drain_seconds: Annotated[float, typer.Option(help="Time for open answers to finish at the end.")] = 30.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error: JSON lines on stderr.")] = "warning",
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -47,13 +51,16 @@ def serve(
     from nexus_llm.serve.server import run_server
 
     log_to_stderr(log_level)
+    recipe = model.recipe
+    if sagemaker_port is not None:
+        recipe = recipe.model_copy(update={"sagemaker": True, "sagemaker_port": sagemaker_port})
 
     def on_ready(info: ServerInfo) -> None:
         _print_ready(info, as_json=as_json)
 
     run_server(
         model.folder,
-        recipe=model.recipe,
+        recipe=recipe,
         model_name=name or model.name,
         host=host or model.recipe.host,
         port=model.recipe.port if port is None else port,

@@ -266,6 +266,10 @@ class ServeRecipe(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    sagemaker: bool = False
+    """Also answer SageMaker's `/ping` and `/invocations`, without keys: SageMaker lets callers in by IAM."""
+    sagemaker_port: Annotated[int, Field(ge=1, le=65_535)] = 8080
+    """Where, when `sagemaker` is on; SageMaker calls 8080."""
     engine: Literal["openvino"] = "openvino"
     max_running: Annotated[int, Field(ge=1)] = 64
     """Requests that the engine works on at once; more wait in the queue."""

@@ -28,6 +28,8 @@ class BackgroundServer:
     ready: threading.Event = field(default_factory=threading.Event)
     """Set once the model answers, or never will."""
     url: str = ""
+    sagemaker_url: str = ""
+    """Of SageMaker's port, where it was asked for."""
     info: ServerInfo | None = None
     error: BaseException | None = None
     server: Server | None = None
@@ -49,6 +51,7 @@ def background_server(
     drain_seconds: float = 0.0,
     limits: SupervisorLimits | None = None,
     wait_until_ready: bool = True,
+    with_sagemaker: bool = False,
 ) -> Iterator[BackgroundServer]:
     """A server on a free loopback port, stopped with its engine at the end.
 
@@ -58,7 +61,7 @@ def background_server(
 
     def work() -> None:
         try:
-            asyncio.run(_serve(background, model, command, recipe, drain_seconds, limits))
+            asyncio.run(_serve(background, model, command, recipe, drain_seconds, limits, with_sagemaker))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             background.error = error
         finally:
@@ -87,14 +90,19 @@ async def _serve(
     recipe: ServeRecipe,
     drain_seconds: float,
     limits: SupervisorLimits | None,
+    with_sagemaker: bool,
 ) -> None:
     def on_ready(info: ServerInfo) -> None:
         background.info = info
         background.ready.set()
 
-    with bound_socket("127.0.0.1", 0) as listener:
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(bound_socket("127.0.0.1", 0))
+        sagemaker = sockets.enter_context(bound_socket("127.0.0.1", 0)) if with_sagemaker else None
         background.server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, limits=limits)
         background.loop = asyncio.get_running_loop()
         background.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if sagemaker is not None:
+            background.sagemaker_url = f"http://127.0.0.1:{sagemaker.getsockname()[1]}"
         background.listening.set()
-        await background.server.run(listener, on_ready=on_ready)
+        await background.server.run(listener, sagemaker=sagemaker, on_ready=on_ready)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from nexus_llm.errors import ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.admission import Admission
+from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
 from nexus_llm.serve.gateway import create_app
@@ -61,12 +63,14 @@ def run_server(
     Raises:
         ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
     """
-    with bound_socket(host, port) as listener:
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(bound_socket(host, port))
+        sagemaker = sockets.enter_context(bound_socket(host, recipe.sagemaker_port)) if recipe.sagemaker else None
         model = read_model(folder, name=model_name)
 
         async def serve() -> None:
             server = Server(model, engine_command(model, recipe), recipe=recipe, drain_seconds=drain_seconds)
-            await server.run(listener, on_ready=on_ready, handle_signals=True)
+            await server.run(listener, sagemaker=sagemaker, on_ready=on_ready, handle_signals=True)
 
         asyncio.run(serve())
 
@@ -121,9 +125,14 @@ class Server:
         self._stop_wanted.set()
 
     async def run(
-        self, listener: socket.socket, *, on_ready: Callable[[ServerInfo], None], handle_signals: bool = False
+        self,
+        listener: socket.socket,
+        *,
+        sagemaker: socket.socket | None = None,
+        on_ready: Callable[[ServerInfo], None],
+        handle_signals: bool = False,
     ) -> None:
-        """Serves on `listener` until `request_stop`.
+        """Serves on `listener`, and SageMaker on its own socket where there is one, until `request_stop`.
 
         Raises:
             ServingError: the engine cannot start or dies too often.
@@ -133,15 +142,20 @@ class Server:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
         web = _WebServer(_web_config(generator))
-        serving = asyncio.create_task(web.serve(sockets=[listener]))
+        serving = [asyncio.create_task(web.serve(sockets=[listener]))]
+        webs = [web]
+        if sagemaker is not None:
+            webs.append(_WebServer(_uvicorn_config(create_sagemaker_app(generator))))
+            serving.append(asyncio.create_task(webs[1].serve(sockets=[sagemaker])))
         try:
             await self._until_stop_is_wanted(listener, on_ready)
             await self._drain(generator)
         finally:
             await self.engine.stop()
             await self._flush(generator)
-            web.should_exit = web.force_exit = True
-            await serving
+            for one in webs:
+                one.should_exit = one.force_exit = True
+            await asyncio.gather(*serving)
             generator.close()
 
     def _make_generator(self) -> Generator:
@@ -226,8 +240,12 @@ class _WebServer(uvicorn.Server):
 
 
 def _web_config(generator: Generator) -> uvicorn.Config:
+    return _uvicorn_config(create_app(generator))
+
+
+def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(generator),
+        app,
         http="httptools",
         ws="none",
         lifespan="off",

@@ -15,6 +15,12 @@ _BODIES: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, Embeddin
 _FIELDS = {field.alias or name for model in _BODIES for name, field in model.model_fields.items()}
 
 
+def name_fields(*models: type[BaseModel]) -> None:
+    """Lets errors name the fields of further bodies, each by the name that clients give it."""
+    for model in models:
+        _FIELDS.update(field.alias or name for name, field in model.model_fields.items())
+
+
 def explain_validation(errors: Sequence[Any]) -> ApiError:
     """The 400 for the first place that is wrong. Values are never quoted: they may be prompts."""
     first = errors[0]

@@ -1,0 +1,41 @@
+"""`/v1/messages` and `/v1/messages/count_tokens`: Anthropic's Messages API."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Response
+from pydantic import BaseModel
+
+from nexus_llm.serve.dialects.anthropic_answer import MessageWriter
+from nexus_llm.serve.dialects.anthropic_body import NAMES, CountTokensRequest, MessagesRequest
+from nexus_llm.serve.dialects.conversion import answer, errors_named
+from nexus_llm.serve.generation import Generation, Generator
+
+PATHS = "/v1/messages"
+"""What is below answers errors in Anthropic's shape."""
+
+
+class TokenCount(BaseModel):
+    """How long a prompt is."""
+
+    input_tokens: int
+
+
+def add_routes(app: FastAPI, generator: Generator) -> None:
+    """Adds both routes."""
+
+    @app.post(PATHS, response_model=None)
+    async def messages(body: MessagesRequest) -> Response:
+        """A conversation in, the next message out; streams with `stream: true`."""
+        request = body.chat_request()
+
+        def writer(generation: Generation) -> MessageWriter:
+            return MessageWriter(model=generator.model.name, prompt_tokens=generation.prompt_tokens)
+
+        return await answer(generator, request, writer=writer, names=NAMES)
+
+    @app.post(f"{PATHS}/count_tokens")
+    async def count_tokens(body: CountTokensRequest) -> TokenCount:
+        """Tokens that a conversation takes, counted and not generated."""
+        request = body.chat_request()
+        with errors_named(NAMES):
+            return TokenCount(input_tokens=await generator.count_prompt_tokens(request))

@@ -1,0 +1,121 @@
+"""Answers and errors as Anthropic's Messages API words them.
+
+Source: docs.anthropic.com, API reference, Messages, Streaming and Errors (read November 2026).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from nexus_llm.serve.answers import Usage, WholeChoice
+from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.dialects.events import compact, event
+from nexus_llm.serve.generation import ChoiceDelta
+
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
+
+
+def anthropic_error(error: ApiError) -> bytes:
+    """The JSON document of an error: `{"type": "error", "error": {"type", "message"}}`."""
+    kind = _ERROR_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    document = {"type": "error", "error": {"type": kind, "message": error.message}}
+    return json.dumps(document, ensure_ascii=False).encode(errors="replace")
+
+
+class MessageWriter:
+    """Writes one message, whole or as events. A block is opened when its first piece comes."""
+
+    def __init__(self, *, model: str, prompt_tokens: int) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._head = {
+            "id": f"msg_{uuid.uuid4().hex}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+        }
+        self._blocks = 0
+        self._is_open = False
+        self._stop: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
+
+    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
+        choice = choices[0]
+        document = {
+            **self._head,
+            "content": [{"type": "text", "text": choice.text}] if choice.text else [],
+            **_stop(choice.finish_reason, choice.stop_string),
+            "usage": _usage(usage.prompt_tokens, usage.completion_tokens),
+        }
+        return compact(document).encode()
+
+    def opening(self, choice_count: int) -> bytes:  # noqa: ARG002
+        # The first usage counts the one token that was made before anything is sent.
+        message: dict[str, Any] = {**self._head, "content": [], **self._stop, "usage": _usage(self._prompt_tokens, 1)}
+        start = event("message_start", {"type": "message_start", "message": message})
+        return (start + self._open_text() + event("ping", {"type": "ping"})).encode()
+
+    def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
+        parts = []
+        for one in news:
+            if one.delta.text:
+                parts.append(self._delta({"type": "text_delta", "text": one.delta.text}))
+            if one.delta.finish_reason:
+                self._stop = _stop(one.delta.finish_reason, one.delta.stop_string)
+        return "".join(parts).encode()
+
+    def closing(self, usage: Usage) -> bytes:
+        told = _usage(usage.prompt_tokens, usage.completion_tokens)
+        end = event("message_delta", {"type": "message_delta", "delta": self._stop, "usage": told})
+        return (self._close_block() + end + event("message_stop", {"type": "message_stop"})).encode()
+
+    def failure(self, error: ApiError) -> bytes:
+        return b"event: error\ndata: " + anthropic_error(error) + b"\n\n"
+
+    def refusal(self, error: ApiError) -> bytes:
+        return anthropic_error(error)
+
+    def _open_text(self) -> str:
+        return self._open_block({"type": "text", "text": ""})
+
+    def _open_block(self, block: dict[str, Any]) -> str:
+        closing, self._is_open = self._close_block(), True
+        data = {"type": "content_block_start", "index": self._blocks, "content_block": block}
+        return closing + event("content_block_start", data)
+
+    def _delta(self, delta: dict[str, Any]) -> str:
+        return event("content_block_delta", {"type": "content_block_delta", "index": self._blocks, "delta": delta})
+
+    def _close_block(self) -> str:
+        if not self._is_open:
+            return ""
+        index, self._is_open = self._blocks, False
+        self._blocks += 1
+        return event("content_block_stop", {"type": "content_block_stop", "index": index})
+
+
+def _stop(finish_reason: str, stop_string: str | None) -> dict[str, str | None]:
+    if stop_string is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": stop_string}
+    return {"stop_reason": _STOP_REASONS.get(finish_reason, "end_turn"), "stop_sequence": None}
+
+
+def _usage(input_tokens: int, output_tokens: int) -> dict[str, int]:
+    return {
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+    }

@@ -1,0 +1,93 @@
+"""`/generate`: the plainest form, a prompt in and its continuation out, as one JSON object.
+
+`{"prompt", "max_tokens": 512, "temperature": 0.8, "top_p": 0.95}` → `{"response", "tokens_generated"}`. The prompt is
+continued as it is, without a chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import FastAPI, Response
+from pydantic import Field
+
+from nexus_llm.serve.answers import Usage, WholeChoice
+from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.dialects.conversion import DialectBody, Support, answer, converted
+from nexus_llm.serve.dialects.events import compact
+from nexus_llm.serve.generation import ChoiceDelta, Generation, Generator
+from nexus_llm.serve.request_parts import Text
+from nexus_llm.serve.requests import CompletionRequest
+from nexus_llm.serve.responses import GenerationResponse
+
+NAMES: dict[str, str] = {}
+
+
+class GenerateRequest(DialectBody):
+    """`POST /generate`."""
+
+    prompt: Text
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    stream: bool | None = None
+    """Events instead of one object; the last one has `tokens_generated`."""
+
+    def completion_request(self, model: str) -> CompletionRequest:
+        """The same as a completion request.
+
+        Raises:
+            ApiError: 400, a field is unknown.
+        """
+        Support().judge(self)
+        fields = {**self.model_dump(include=set(GenerateRequest.model_fields)), "model": model}
+        return converted(CompletionRequest, fields, names=NAMES)
+
+
+class GenerateWriter:
+    """Writes one continuation."""
+
+    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
+        return compact({"response": choices[0].text, "tokens_generated": usage.completion_tokens}).encode()
+
+    def opening(self, choice_count: int) -> bytes:  # noqa: ARG002
+        return b""
+
+    def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
+        return "".join(_data({"response": one.delta.text}) for one in news if one.delta.text).encode()
+
+    def closing(self, usage: Usage) -> bytes:
+        return _data({"response": "", "tokens_generated": usage.completion_tokens}).encode()
+
+    def failure(self, error: ApiError) -> bytes:
+        return b"data: " + error.body() + b"\n\n"
+
+    def refusal(self, error: ApiError) -> bytes:
+        return error.body()
+
+
+async def generate_answer(body: GenerateRequest, generator: Generator) -> GenerationResponse:
+    """The response to such a body.
+
+    Raises:
+        ApiError: the request is wrong or too long, the queue is full, or there is no engine.
+    """
+
+    def writer(_generation: Generation) -> GenerateWriter:
+        return GenerateWriter()
+
+    return await answer(generator, body.completion_request(generator.model.name), writer=writer, names=NAMES)
+
+
+def add_routes(app: FastAPI, generator: Generator) -> None:
+    """Adds the route."""
+
+    @app.post("/generate", response_model=None)
+    async def generate(body: GenerateRequest) -> Response:
+        """A prompt in, its continuation out."""
+        return await generate_answer(body, generator)
+
+
+def _data(document: dict[str, object]) -> str:
+    return f"data: {compact(document)}\n\n"

@@ -1,0 +1,87 @@
+"""`/openapi.json`: every route with its body, its answers and its errors, as they really are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from nexus_llm.serve import answer_shapes as shapes
+from nexus_llm.serve.dialects.anthropic import PATHS as ANTHROPIC_PATHS
+
+_ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
+    ("post", "/v1/chat/completions"): shapes.ChatAnswer,
+    ("post", "/v1/completions"): shapes.CompletionAnswer,
+    ("post", "/v1/responses"): shapes.ResponsesAnswer,
+    ("post", "/v1/messages"): shapes.MessageAnswer,
+    ("post", "/generate"): shapes.GenerateAnswer,
+    ("get", "/v1/models"): shapes.ModelList,
+    ("get", "/v1/models/{name}"): shapes.ModelCard,
+    ("get", "/health"): shapes.StatusAnswer,
+    ("get", "/ready"): shapes.StatusAnswer,
+}
+"""The answers of routes that write their documents themselves; other routes declare theirs to FastAPI."""
+
+_STREAMS = {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/generate"}
+_STATES = {"/health", "/ready"}
+_ERRORS = {
+    "400": "The request is wrong; the message says where.",
+    "401": "No key, or none that is known.",
+    "403": "The key may not do this.",
+    "404": "There is no such model.",
+    "413": "The body is too large.",
+    "429": "Too many requests; `retry-after` says when.",
+    "500": "The server or its engine failed on this request.",
+    "503": "The model is loading, the server stops, or the engine is down.",
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Makes the application's OpenAPI document true. Call it last: it covers the routes that are there when asked."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            _complete(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(document: dict[str, Any]) -> None:
+    models: list[type[BaseModel]] = [*set(_ANSWERS.values()), shapes.ErrorAnswer, shapes.AnthropicErrorAnswer]
+    definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )[1]
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own form of error, which nobody gets here
+        schemas.pop(unused, None)
+    schemas.update(definitions["$defs"])
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            _complete_operation(operation, method=method, path=path)
+
+
+def _complete_operation(operation: dict[str, Any], *, method: str, path: str) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    if path == "/metrics":
+        responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    elif (method, path) in _ANSWERS:
+        responses["200"] = {"description": "Done.", "content": _json(_ANSWERS[method, path])}
+    if path in _STREAMS:
+        events = {"schema": {"type": "string", "description": "Server-sent events, with `stream: true`."}}
+        responses["200"]["content"]["text/event-stream"] = events
+    if path in _STATES:
+        responses["503"] = {"description": "Not now.", "content": _json(shapes.StatusAnswer)}
+    error = shapes.AnthropicErrorAnswer if path.startswith(ANTHROPIC_PATHS) else shapes.ErrorAnswer
+    for status, description in _ERRORS.items():
+        responses.setdefault(status, {"description": description, "content": _json(error)})
+
+
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
