@@ -12,6 +12,7 @@ from typing import Any
 
 from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.dialects.calls import Call, arguments_of, calls_of
 from nexus_llm.serve.dialects.events import compact, event
 from nexus_llm.serve.generation import ChoiceDelta
 
@@ -48,14 +49,16 @@ class MessageWriter:
             "model": model,
         }
         self._blocks = 0
-        self._is_open = False
+        self._open = ""
+        """Kind of the block that is open; empty between blocks."""
         self._stop: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
         choice = choices[0]
+        text: list[dict[str, Any]] = [{"type": "text", "text": choice.text}] if choice.text else []
         document = {
             **self._head,
-            "content": [{"type": "text", "text": choice.text}] if choice.text else [],
+            "content": text + [{**_tool_use(call), "input": arguments_of(call)} for call in calls_of(choice)],
             **_stop(choice.finish_reason, choice.stop_string),
             "usage": _usage(usage.prompt_tokens, usage.completion_tokens),
         }
@@ -64,14 +67,18 @@ class MessageWriter:
     def opening(self, choice_count: int) -> bytes:  # noqa: ARG002
         # The first usage counts the one token that was made before anything is sent.
         message: dict[str, Any] = {**self._head, "content": [], **self._stop, "usage": _usage(self._prompt_tokens, 1)}
-        start = event("message_start", {"type": "message_start", "message": message})
-        return (start + self._open_text() + event("ping", {"type": "ping"})).encode()
+        return event("message_start", {"type": "message_start", "message": message}).encode()
 
     def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
         parts = []
         for one in news:
             if one.delta.text:
+                if self._open != "text":
+                    parts.append(self._open_block({"type": "text", "text": ""}))
                 parts.append(self._delta({"type": "text_delta", "text": one.delta.text}))
+            for call in calls_of(one.delta):
+                parts.append(self._open_block({**_tool_use(call), "input": {}}))
+                parts.append(self._delta({"type": "input_json_delta", "partial_json": call.arguments}))
             if one.delta.finish_reason:
                 self._stop = _stop(one.delta.finish_reason, one.delta.stop_string)
         return "".join(parts).encode()
@@ -87,23 +94,25 @@ class MessageWriter:
     def refusal(self, error: ApiError) -> bytes:
         return anthropic_error(error)
 
-    def _open_text(self) -> str:
-        return self._open_block({"type": "text", "text": ""})
-
     def _open_block(self, block: dict[str, Any]) -> str:
-        closing, self._is_open = self._close_block(), True
+        closing, self._open = self._close_block(), block["type"]
+        ping = event("ping", {"type": "ping"}) if self._blocks == 0 else ""  # where Anthropic sends its first
         data = {"type": "content_block_start", "index": self._blocks, "content_block": block}
-        return closing + event("content_block_start", data)
+        return closing + event("content_block_start", data) + ping
 
     def _delta(self, delta: dict[str, Any]) -> str:
         return event("content_block_delta", {"type": "content_block_delta", "index": self._blocks, "delta": delta})
 
     def _close_block(self) -> str:
-        if not self._is_open:
+        if not self._open:
             return ""
-        index, self._is_open = self._blocks, False
+        index, self._open = self._blocks, ""
         self._blocks += 1
         return event("content_block_stop", {"type": "content_block_stop", "index": index})
+
+
+def _tool_use(call: Call) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex}", "name": call.name}
 
 
 def _stop(finish_reason: str, stop_string: str | None) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.dialects.calls import Call, calls_of
 from nexus_llm.serve.dialects.events import compact, event
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.generation import ChoiceDelta
@@ -19,86 +20,131 @@ from nexus_llm.serve.model_folder import ServedModel
 
 
 class ResponseWriter:
-    """Writes one response, whole or as events that are numbered from 0."""
+    """Writes one response, whole or as events numbered from 0. An item is opened when its first piece comes."""
 
     def __init__(self, request: ResponsesRequest, *, model: ServedModel) -> None:
         self._head = _head(request, model)
         self._events = 0
-        self._text = ""
         self._finish_reason = ""
-        self._item_id = f"msg_{uuid.uuid4().hex}"
-        self._place = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+        self._output: list[dict[str, Any]] = []
+        """Items that are whole."""
+        self._message_id = ""
+        """Of the message that is open; empty where none is."""
+        self._text = ""
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
-        self._text, self._finish_reason = choices[0].text, choices[0].finish_reason
+        choice = choices[0]
+        self._finish_reason = choice.finish_reason
+        calls = [_function_call(call) for call in calls_of(choice)]
+        message = _message(f"msg_{uuid.uuid4().hex}", choice.text, self._end_status())
+        self._output = ([message] if choice.text or not calls else []) + calls
         return compact(self._finished(usage)).encode()
 
     def opening(self, choice_count: int) -> bytes:  # noqa: ARG002
-        begun = {**self._head, "status": "in_progress", "output": []}
-        item = self._item("in_progress", content=[])
-        return "".join(
-            (
-                self._event("response.created", response=begun),
-                self._event("response.in_progress", response=begun),
-                self._event("response.output_item.added", output_index=0, item=item),
-                self._event("response.content_part.added", **self._place, part=_part("")),
-            )
+        begun = {**self._head, "status": "in_progress"}
+        return (
+            self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
         ).encode()
 
     def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
         parts = []
         for one in news:
             if one.delta.text:
-                self._text += one.delta.text
-                parts.append(
-                    self._event("response.output_text.delta", **self._place, delta=one.delta.text, logprobs=[])
-                )
+                parts += [self._open_message(), self._text_delta(one.delta.text)]
+            parts += [self._close_message("completed") + self._call(call) for call in calls_of(one.delta)]
             self._finish_reason = one.delta.finish_reason or self._finish_reason
         return "".join(parts).encode()
 
     def closing(self, usage: Usage) -> bytes:
+        opened = "" if self._output else self._open_message()  # an answer without a word is a message too
+        closed = opened + self._close_message(self._end_status())
         finished = self._finished(usage)
-        name = "response.completed" if finished["status"] == "completed" else "response.incomplete"
-        return (self._text_done() + self._event(name, response=finished)).encode()
+        return (closed + self._event(f"response.{finished['status']}", response=finished)).encode()
 
     def failure(self, error: ApiError) -> bytes:
+        if self._message_id:
+            self._output.append(_message(self._message_id, self._text, "incomplete"))
         told = {"code": "server_error", "message": error.message}
-        output = [self._item("incomplete", content=[_part(self._text)])]
-        failed = {**self._head, "status": "failed", "error": told, "output": output}
+        failed = {**self._head, "status": "failed", "error": told, "output": self._output}
         return self._event("response.failed", response=failed).encode()
 
     def refusal(self, error: ApiError) -> bytes:
         return error.body()
 
-    def _text_done(self) -> str:
-        part, item = _part(self._text), self._own_item()
+    def _open_message(self) -> str:
+        if self._message_id:
+            return ""
+        self._message_id, self._text = f"msg_{uuid.uuid4().hex}", ""
+        item = {**_message(self._message_id, "", "in_progress"), "content": []}
+        added = self._event("response.output_item.added", output_index=len(self._output), item=item)
+        return added + self._event("response.content_part.added", **self._place(), part=_part(""))
+
+    def _text_delta(self, text: str) -> str:
+        self._text += text
+        return self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
+
+    def _close_message(self, status: str) -> str:
+        if not self._message_id:
+            return ""
+        item = _message(self._message_id, self._text, status)
+        closed = (
+            self._event("response.output_text.done", **self._place(), text=self._text, logprobs=[])
+            + self._event("response.content_part.done", **self._place(), part=_part(self._text))
+            + self._event("response.output_item.done", output_index=len(self._output), item=item)
+        )
+        self._output.append(item)
+        self._message_id = ""
+        return closed
+
+    def _call(self, call: Call) -> str:
+        item = _function_call(call)
+        index, place = len(self._output), {"item_id": item["id"], "output_index": len(self._output)}
+        begun = {**item, "arguments": "", "status": "in_progress"}
+        told = {"name": call.name, "arguments": call.arguments}
+        self._output.append(item)
         return (
-            self._event("response.output_text.done", **self._place, text=self._text, logprobs=[])
-            + self._event("response.content_part.done", **self._place, part=part)
-            + self._event("response.output_item.done", output_index=0, item=item)
+            self._event("response.output_item.added", output_index=index, item=begun)
+            + self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
+            + self._event("response.function_call_arguments.done", **place, **told)
+            + self._event("response.output_item.done", output_index=index, item=item)
         )
 
     def _finished(self, usage: Usage) -> dict[str, Any]:
-        is_cut = self._finish_reason == "length"
+        status = self._end_status()
         return {
             **self._head,
-            "status": "incomplete" if is_cut else "completed",
-            "completed_at": None if is_cut else int(time.time()),
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "output": [self._own_item()],
+            "status": status,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "incomplete_details": None if status == "completed" else {"reason": "max_output_tokens"},
+            "output": self._output,
             "usage": _usage(usage),
         }
 
-    def _own_item(self) -> dict[str, Any]:
-        status = "incomplete" if self._finish_reason == "length" else "completed"
-        return self._item(status, content=[_part(self._text)])
+    def _end_status(self) -> str:
+        return "incomplete" if self._finish_reason == "length" else "completed"
 
-    def _item(self, status: str, *, content: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self._item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._message_id, "output_index": len(self._output), "content_index": 0}
 
-    def _event(self, name: str, **members: Any) -> str:
+    def _event(self, name: str, /, **members: Any) -> str:
         number, self._events = self._events, self._events + 1
         return event(name, {"type": name, "sequence_number": number, **members})
+
+
+def _message(item_id: str, text: str, status: str) -> dict[str, Any]:
+    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": [_part(text)]}
+
+
+def _function_call(call: Call) -> dict[str, Any]:
+    number = uuid.uuid4().hex
+    return {
+        "id": f"fc_{number}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": f"call_{number}",
+        "name": call.name,
+        "arguments": call.arguments,
+    }
 
 
 def _head(request: ResponsesRequest, model: ServedModel) -> dict[str, Any]:
