@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.serve.answers import Usage, WholeChoice
@@ -15,37 +14,21 @@ from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.generation import ChoiceDelta
 from nexus_llm.serve.model_folder import SamplingDefaults, ServedModel
 from nexus_llm.serve.responses import Writer
+from nexus_llm.serve.text import AnsweredCall, TextDelta
 
-
-@dataclass(frozen=True)
-class Call:
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a piece of an answer has, and a whole answer too."""
-
-    text: str
-    calls: tuple[Call, ...] = ()
-    finish_reason: str | None = None
-    stop_string: str | None = None
-
-
-CALLS = (Call("price", '{"of": "Brötchen"}'), Call("stock", "{}"))
+CALLS = (AnsweredCall(0, "a1b2c3d4e", "price", '{"of": "Brötchen"}'), AnsweredCall(1, "f5a6b7c8d", "stock", "{}"))
 USAGE = Usage(5, 9)
 
 
 def streamed(writer: Writer) -> list[dict[str, Any]]:
-    pieces = [Piece("Let me look."), Piece("", CALLS), Piece("", (), "tool_calls")]
-    news = [ChoiceDelta(0, cast("Any", piece)) for piece in pieces]
+    pieces = [TextDelta("Let me look."), TextDelta("", calls=CALLS), TextDelta("", finish_reason="tool_calls")]
+    news = [ChoiceDelta(0, piece) for piece in pieces]
     text = (writer.opening(1) + writer.chunks(news) + writer.closing(USAGE)).decode()
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
 
 
 def whole(writer: Writer) -> dict[str, Any]:
-    return json.loads(writer.whole([cast("WholeChoice", Piece("Let me look.", CALLS, "tool_calls"))], USAGE))
+    return json.loads(writer.whole([WholeChoice("Let me look.", [], "tool_calls", CALLS)], USAGE))
 
 
 def message_writer() -> MessageWriter:

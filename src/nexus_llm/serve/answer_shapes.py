@@ -106,6 +106,31 @@ class CompletionAnswer(OpenShape):
     usage: UsageShape
 
 
+class EmbeddingShape(Shape):
+    """The vector of one input."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+    """As numbers, or as little-endian 32-bit floats in base64."""
+
+
+class EmbeddingUsageShape(Shape):
+    """Tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingAnswer(Shape):
+    """An answer of /v1/embeddings."""
+
+    object: Literal["list"]
+    data: list[EmbeddingShape]
+    model: str
+    usage: EmbeddingUsageShape
+
+
 class ResponsesUsageShape(OpenShape):
     """Tokens."""
 

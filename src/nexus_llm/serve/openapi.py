@@ -14,6 +14,7 @@ from nexus_llm.serve.dialects.anthropic import PATHS as ANTHROPIC_PATHS
 _ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/v1/chat/completions"): shapes.ChatAnswer,
     ("post", "/v1/completions"): shapes.CompletionAnswer,
+    ("post", "/v1/embeddings"): shapes.EmbeddingAnswer,
     ("post", "/v1/responses"): shapes.ResponsesAnswer,
     ("post", "/v1/messages"): shapes.MessageAnswer,
     ("post", "/generate"): shapes.GenerateAnswer,

@@ -12,9 +12,9 @@ from typing import Any
 
 from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.dialects.calls import Call, arguments_of, calls_of
 from nexus_llm.serve.dialects.events import compact, event
 from nexus_llm.serve.generation import ChoiceDelta
+from nexus_llm.serve.text import AnsweredCall
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -58,7 +58,7 @@ class MessageWriter:
         text: list[dict[str, Any]] = [{"type": "text", "text": choice.text}] if choice.text else []
         document = {
             **self._head,
-            "content": text + [{**_tool_use(call), "input": arguments_of(call)} for call in calls_of(choice)],
+            "content": text + [{**_tool_use(call), "input": _arguments(call)} for call in choice.calls],
             **_stop(choice.finish_reason, choice.stop_string),
             "usage": _usage(usage.prompt_tokens, usage.completion_tokens),
         }
@@ -76,7 +76,7 @@ class MessageWriter:
                 if self._open != "text":
                     parts.append(self._open_block({"type": "text", "text": ""}))
                 parts.append(self._delta({"type": "text_delta", "text": one.delta.text}))
-            for call in calls_of(one.delta):
+            for call in one.delta.calls:
                 parts.append(self._open_block({**_tool_use(call), "input": {}}))
                 parts.append(self._delta({"type": "input_json_delta", "partial_json": call.arguments}))
             if one.delta.finish_reason:
@@ -111,8 +111,8 @@ class MessageWriter:
         return event("content_block_stop", {"type": "content_block_stop", "index": index})
 
 
-def _tool_use(call: Call) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex}", "name": call.name}
+def _tool_use(call: AnsweredCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name}
 
 
 def _stop(finish_reason: str, stop_string: str | None) -> dict[str, str | None]:
@@ -128,3 +128,12 @@ def _usage(input_tokens: int, output_tokens: int) -> dict[str, int]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
     }
+
+
+def _arguments(call: AnsweredCall) -> dict[str, Any]:
+    """As an object; empty where a model wrote none, or something else."""
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return arguments if isinstance(arguments, dict) else {}

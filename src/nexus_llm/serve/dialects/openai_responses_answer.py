@@ -12,11 +12,11 @@ from typing import Any
 
 from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.dialects.calls import Call, calls_of
 from nexus_llm.serve.dialects.events import compact, event
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.generation import ChoiceDelta
 from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.text import AnsweredCall
 
 
 class ResponseWriter:
@@ -35,7 +35,7 @@ class ResponseWriter:
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
         choice = choices[0]
         self._finish_reason = choice.finish_reason
-        calls = [_function_call(call) for call in calls_of(choice)]
+        calls = [_function_call(call) for call in choice.calls]
         message = _message(f"msg_{uuid.uuid4().hex}", choice.text, self._end_status())
         self._output = ([message] if choice.text or not calls else []) + calls
         return compact(self._finished(usage)).encode()
@@ -51,7 +51,7 @@ class ResponseWriter:
         for one in news:
             if one.delta.text:
                 parts += [self._open_message(), self._text_delta(one.delta.text)]
-            parts += [self._close_message("completed") + self._call(call) for call in calls_of(one.delta)]
+            parts += [self._close_message("completed") + self._call(call) for call in one.delta.calls]
             self._finish_reason = one.delta.finish_reason or self._finish_reason
         return "".join(parts).encode()
 
@@ -96,7 +96,7 @@ class ResponseWriter:
         self._message_id = ""
         return closed
 
-    def _call(self, call: Call) -> str:
+    def _call(self, call: AnsweredCall) -> str:
         item = _function_call(call)
         index, place = len(self._output), {"item_id": item["id"], "output_index": len(self._output)}
         begun = {**item, "arguments": "", "status": "in_progress"}
@@ -135,13 +135,12 @@ def _message(item_id: str, text: str, status: str) -> dict[str, Any]:
     return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": [_part(text)]}
 
 
-def _function_call(call: Call) -> dict[str, Any]:
-    number = uuid.uuid4().hex
+def _function_call(call: AnsweredCall) -> dict[str, Any]:
     return {
-        "id": f"fc_{number}",
+        "id": f"fc_{call.id}",
         "type": "function_call",
         "status": "completed",
-        "call_id": f"call_{number}",
+        "call_id": call.id,
         "name": call.name,
         "arguments": call.arguments,
     }
