@@ -1,30 +1,70 @@
-"""One contract, two engines: the fake one that gateway tests rely on, and OpenVINO with a tiny random model."""
+"""One contract for every engine: the fake one that gateway tests rely on, and the others with a tiny random model."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nexus_llm.chat import ChatTokenizer
 from nexus_llm.serve.engines.fake import FakeEngine, FakeSettings
+from nexus_llm.serve.engines.llama_cpp import LlamaCppEngine, LlamaCppSettings
 from nexus_llm.serve.engines.openvino import OpenVinoEngine, OpenVinoSettings
-from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineRequest
+from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineFacts, EngineRequest
+from nexus_llm.serve.engines.transformers import TransformersEngine, TransformersSettings
+from nexus_llm.serve.engines.vllm import VllmEngine, VllmSettings
 from nexus_llm.serve.model_folder import WEIGHTS
 
 PROMPT = [40, 41, 42, 43, 44, 45, 46, 47]
 MAX_STEPS = 2_000
 
 
-@pytest.fixture(scope="module", params=["fake", "openvino"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    if request.param == "fake":
-        yield FakeEngine.load(FakeSettings())[0]
-    else:
+def load_engine(name: str, folder: Path, **changes: Any) -> tuple[Engine, EngineFacts]:
+    """The engine with the tiny model; skips what is not installed."""
+    weights = str(folder / WEIGHTS)
+    if name == "openvino":
         pytest.importorskip("openvino_genai")
-        folder: Path = request.getfixturevalue("tiny_folder")
-        yield OpenVinoEngine.load(OpenVinoSettings(str(folder / WEIGHTS), kv_cache_gib=0.5))[0]
+        return OpenVinoEngine.load(OpenVinoSettings(weights, **{"kv_cache_gib": 0.5, **changes}))
+    if name == "llama.cpp":
+        pytest.importorskip("xllamacpp", reason="the [llama] extra is not installed")
+        grammar = {"tokenizer": str(folder / "tokenizer.json"), "stop_token_ids": end_tokens(folder)}
+        values = {"kv_cache_gib": 0.1, "threads": 1, **grammar, **changes}
+        return LlamaCppEngine.load(LlamaCppSettings(weights, **values))
+    if name == "transformers":
+        pytest.importorskip("transformers")
+        values = {"kv_cache_gib": 0.1, "stop_token_ids": end_tokens(folder), **changes}
+        return TransformersEngine.load(TransformersSettings(str(folder), **values))
+    if name == "vllm":
+        program = (sys.executable, "-m", "nexus_llm.serve.engines.fake_vllm")
+        return VllmEngine.load(VllmSettings(str(folder), program=program, **changes))
+    return FakeEngine.load(FakeSettings(**changes))
+
+
+def end_tokens(folder: Path) -> tuple[int, ...]:
+    return (ChatTokenizer.load(folder).eos_token_id,)
+
+
+@pytest.fixture(scope="module", params=["fake", "openvino", "llama.cpp", "transformers", "vllm"])
+def loaded(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, EngineFacts]]:
+    folder: Path = Path("none") if request.param in ("fake", "vllm") else request.getfixturevalue("tiny_folder")
+    engine, facts = load_engine(request.param, folder)
+    yield engine, facts
+    if isinstance(engine, VllmEngine):
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def engine(loaded: tuple[Engine, EngineFacts]) -> Engine:
+    return loaded[0]
+
+
+@pytest.fixture(scope="module")
+def facts(loaded: tuple[Engine, EngineFacts]) -> EngineFacts:
+    return loaded[1]
 
 
 _ids = iter(range(1, 10_000))
@@ -122,6 +162,85 @@ def test_a_prompt_longer_than_one_step_is_read_in_pieces_and_answered(engine: En
 def test_forty_requests_at_once_are_all_answered(engine: Engine) -> None:
     answers = run(engine, *(ask(token_ids=[50 + n, 51, 52], max_tokens=8) for n in range(40)))
     assert [len(tokens(deltas)) for deltas in answers] == [8] * 40
+
+
+def needs(facts: EngineFacts, feature: str) -> None:
+    if feature not in facts.features:
+        pytest.skip(f"{facts.name} does not announce {feature}")
+
+
+def test_top_log_probabilities_are_ranked_and_hold_the_greedy_token(engine: Engine, facts: EngineFacts) -> None:
+    needs(facts, "top_logprobs")
+    (deltas,) = run(engine, ask(logprobs=True, top_logprobs=3))
+    for delta in deltas:
+        (top,) = delta.top_logprobs
+        assert len(top) == 3
+        assert top[0] == (delta.token_ids[0], delta.logprobs[0])
+        assert [value for _, value in top] == sorted((value for _, value in top), reverse=True)
+
+
+def test_the_prompt_is_scored_in_the_first_delta_only(engine: Engine, facts: EngineFacts) -> None:
+    needs(facts, "prompt_logprobs")
+    (deltas,) = run(engine, ask(prompt_logprobs=True))
+    assert len(deltas[0].prompt_logprobs) == len(PROMPT) - 1
+    assert all(value < 0 for value in deltas[0].prompt_logprobs)
+    assert not any(delta.prompt_logprobs for delta in deltas[1:])
+
+
+def test_a_bias_forbids_and_forces_tokens(engine: Engine, facts: EngineFacts) -> None:
+    needs(facts, "logit_bias")
+    if facts.name == "vllm":
+        pytest.skip("the fake vLLM has no logits")
+    plain = tokens(run(engine, ask())[0])
+    assert plain[0] not in tokens(run(engine, ask(logit_bias={plain[0]: -100.0}))[0])
+    assert set(tokens(run(engine, ask(logit_bias={77: 100.0}, temperature=1.0, seed=1))[0])) == {77}
+
+
+def test_a_frequency_penalty_makes_repetition_rarer(engine: Engine, facts: EngineFacts) -> None:
+    if facts.name in ("fake", "vllm"):
+        pytest.skip("the fake engine, also behind the fake vLLM, has no probabilities")
+    plain = tokens(run(engine, ask(max_tokens=40))[0])
+    varied = tokens(run(engine, ask(max_tokens=40, frequency_penalty=2.0))[0])
+    assert len(set(varied)) > len(set(plain))
+
+
+def test_a_schema_is_enforced_and_a_bad_one_refused(
+    engine: Engine, facts: EngineFacts, tiny_folder: Path
+) -> None:
+    needs(facts, "json_schema")
+    if facts.name == "vllm":
+        pytest.skip("the fake vLLM enforces nothing")
+    tokenizer = ChatTokenizer.load(tiny_folder)
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    asked = ask(json_schema=json.dumps(schema), max_tokens=60, stop_token_ids=(tokenizer.eos_token_id,))
+    (deltas,) = run(engine, asked)
+    assert deltas[-1].finish == "stop"
+    assert json.loads(tokenizer.decode(tokens(deltas)[:-1])) in ({"a": 1}, {"a": 2})
+    with pytest.raises(ValueError, match="schema"):
+        engine.add(ask(json_schema='{"type": "nonsense"}'))
+    assert len(tokens(run(engine, ask())[0])) == 6
+
+
+def test_an_unknown_adapter_is_refused(engine: Engine, facts: EngineFacts) -> None:
+    if facts.name in ("fake", "openvino"):
+        pytest.skip("the gateway refuses: no adapters are announced")
+    with pytest.raises(ValueError, match="adapter"):
+        engine.add(ask(adapter="nobody"))
+
+
+@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
+def test_a_small_cache_still_answers_everybody(name: str, tiny_folder: Path) -> None:
+    engine, facts = load_engine(name, tiny_folder, cache_tokens=256)
+    assert facts.capacity_tokens == 256
+    alone = tokens(run(engine, ask(max_tokens=100))[0])
+    answers = run(engine, *(ask(max_tokens=100) for _ in range(4)))
+    if name == "llama.cpp":  # it sets sequences back; the reference engine ends them
+        assert [tokens(deltas) for deltas in answers] == [alone] * 4
+    else:
+        assert {deltas[-1].finish for deltas in answers} == {"length", "capacity"}
+    (deltas,) = run(engine, ask(max_tokens=300))
+    assert deltas[-1].finish == "capacity"
+    assert engine.step().cache_share == 0
 
 
 def test_a_sequence_that_outgrows_the_cache_is_reported(tiny_folder: Path) -> None:

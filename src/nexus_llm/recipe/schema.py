@@ -261,6 +261,32 @@ class EvaluateRecipe(Section):
     gate: GateRecipe = GateRecipe()
 
 
+class VllmRecipe(Section):
+    """Settings of the vLLM engine; `max_running` is its `--max-num-seqs`."""
+
+    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Part of each GPU's memory for weights and cache."""
+    gpus: Annotated[int, Field(ge=1)] = 1
+    """GPUs that share the model (tensor parallel)."""
+    context_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest prompt and answer together; None is the model's own."""
+    arguments: list[str] = []
+    """Further flags of `vllm serve`, word by word."""
+
+
+class UpstreamRecipe(Section):
+    """Where the `openai` engine sends requests."""
+
+    url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+)?$")] = ""
+    """Base URL that ends before `/chat/completions`, like `https://api.openai.com/v1`; without user or password."""
+    model: str | None = None
+    """What the model is called there; None: as here."""
+    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
+    """Environment variable that holds the key. The key itself never stands in a recipe."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """Longest silence between two pieces of an answer."""
+
+
 class ServeRecipe(Section):
     """How the model answers."""
 
@@ -270,7 +296,9 @@ class ServeRecipe(Section):
     """Also answer SageMaker's `/ping` and `/invocations`, without keys: SageMaker lets callers in by IAM."""
     sagemaker_port: Annotated[int, Field(ge=1, le=65_535)] = 8080
     """Where, when `sagemaker` is on; SageMaker calls 8080."""
-    engine: Literal["openvino"] = "openvino"
+    engine: Literal["openvino", "llama.cpp", "transformers", "vllm", "openai"] = "openvino"
+    """What generates: OpenVINO or llama.cpp on the CPU, transformers (slow; the reference), vLLM on a GPU, or
+    `openai`: another server, named in `upstream`."""
     max_running: Annotated[int, Field(ge=1)] = 64
     """Requests that the engine works on at once; more wait in the queue."""
     max_waiting: Annotated[int, Field(ge=0)] = 256
@@ -279,6 +307,22 @@ class ServeRecipe(Section):
     """Answer length where a request names none."""
     kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
     """Memory for keys and values of all running requests; the OpenVINO engine rounds up to whole GiB."""
+    adapters: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")], str] = {}
+    """Model name → LoRA adapter that answers under this name beside the model itself: a PEFT folder for transformers
+    and vllm, a GGUF file for llama.cpp. OpenVINO cannot switch adapters: package a merged model instead."""
+    vllm: VllmRecipe = VllmRecipe()
+    upstream: UpstreamRecipe = UpstreamRecipe()
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> ServeRecipe:
+        if self.engine == "openai" and not self.upstream.url:
+            raise ValueError("serve.engine openai needs serve.upstream.url")
+        if self.adapters and self.engine in ("openvino", "openai"):
+            raise ValueError(
+                f"serve.adapters: the {self.engine} engine cannot switch adapters by request; use llama.cpp, "
+                "transformers or vllm, or package the adapter merged into the model"
+            )
+        return self
 
 
 class Recipe(Section):

@@ -12,7 +12,9 @@ from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import ServingError
 
 WEIGHTS = "model-q8_0.gguf"
-_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS)
+_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_READS_GGUF = ("openvino", "llama.cpp")  # the others read the Hugging Face layout
+_KNOWS_ROPE_SCALING = ("llama.cpp", "transformers", "vllm")
 # OpenVINO GenAI 2026.4 reads a GGUF with scaled rotary embeddings as if they were not scaled, without a word.
 _ROPE_SCALING_MARKS = (b"rope_freqs.weight", b".rope.scaling.factor")
 _HEADER_BYTES = 64 << 20  # metadata and tensor names; the largest vocabulary known takes 16 MB
@@ -34,6 +36,7 @@ class ServedModel:
     name: str
     """What clients call it."""
     weights: Path
+    """What the engine reads: a GGUF file, or the folder where it reads the Hugging Face layout."""
     tokenizer: ChatTokenizer
     context_tokens: int
     stop_token_ids: tuple[int, ...]
@@ -42,27 +45,34 @@ class ServedModel:
     """Id of the artifact, so that an answer can be traced back; None for a folder that is none."""
 
 
-def read_model(folder: Path, *, name: str) -> ServedModel:
-    """The model in a packaged folder.
+def read_model(folder: Path, *, name: str, engine: str = "openvino") -> ServedModel:
+    """The model in a packaged folder, as that engine reads it.
 
     Raises:
         ServingError: a file is missing or unreadable, or the engine would misread the weights.
         ModelError: the tokenizer cannot be read.
     """
-    for needed in _NEEDED:
+    reads_gguf = engine in _READS_GGUF
+    for needed in (*_NEEDED, *((WEIGHTS,) if reads_gguf else ())):
         if not (folder / needed).is_file():
             raise ServingError(
                 f"{folder} has no {needed}, so it is not a packaged model",
                 fix="give a run folder (runs/NAME) or the folder of a package artifact",
             )
+    if not reads_gguf and not any(folder.glob("*.safetensors")):
+        raise ServingError(
+            f"{folder} has no *.safetensors, which the {engine} engine reads",
+            fix="package the model again, or serve its GGUF file with: --engine llama.cpp",
+        )
     config = _read_json(folder / "config.json")
-    _refuse_rope_scaling(folder / WEIGHTS, config)
+    if engine not in _KNOWS_ROPE_SCALING:
+        _refuse_rope_scaling(folder / WEIGHTS, config)
     generation_path = folder / "generation_config.json"
     generation = _read_json(generation_path) if generation_path.exists() else {}
     tokenizer = ChatTokenizer.load(folder)
     return ServedModel(
         name=name,
-        weights=folder / WEIGHTS,
+        weights=folder / WEIGHTS if reads_gguf else folder,
         tokenizer=tokenizer,
         context_tokens=_context_tokens(folder, config),
         stop_token_ids=_stop_token_ids(generation, config) or (tokenizer.eos_token_id,),
@@ -117,7 +127,7 @@ def _refuse_rope_scaling(weights: Path, config: dict[str, Any]) -> None:
     if kind != "default" or is_marked:
         raise ServingError(
             f"{weights} has scaled rotary embeddings ({kind}), which this engine would silently ignore",
-            fix="serve this model with an engine that knows them (vLLM), or take one without rope scaling",
+            fix="serve this model with an engine that knows them: --engine llama.cpp (or vllm)",
         )
 
 

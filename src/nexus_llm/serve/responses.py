@@ -66,7 +66,7 @@ class GenerationResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         answer = asyncio.create_task(self._answer(send))
-        departure = asyncio.create_task(_departure(receive))
+        departure = asyncio.create_task(until_departure(receive))
         try:
             await asyncio.wait({answer, departure}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -85,22 +85,22 @@ class GenerationResponse(Response):
             await (self._stream(send) if self._is_stream else self._whole(send))
         except ApiError as error:
             if self._has_started:
-                await _body(send, self._writer.failure(error), more=False)
+                await send_body(send, self._writer.failure(error), more=False)
             else:
                 await send_document(send, error.status, self._writer.refusal(error), headers=error.headers)
 
     async def _stream(self, send: Send) -> None:
         news = await self._generation.next()
-        await _start(send, 200, EVENT_STREAM_HEADERS)
+        await send_start(send, 200, EVENT_STREAM_HEADERS)
         self._has_started = True
         piece = self._writer.opening(self._generation.choice_count)
         while news:
             piece += self._writer.chunks(news)
             if piece:
-                await _body(send, piece, more=True)
+                await send_body(send, piece, more=True)
             piece = b""
             news = await self._generation.next()
-        await _body(send, self._writer.closing(self._usage()), more=False)
+        await send_body(send, self._writer.closing(self._usage()), more=False)
 
     async def _whole(self, send: Send) -> None:
         texts = [""] * self._generation.choice_count
@@ -128,20 +128,22 @@ class GenerationResponse(Response):
 async def send_document(send: Send, status: int, body: bytes, *, headers: dict[str, str] | None = None) -> None:
     """A JSON document as a whole response."""
     length = {"content-type": "application/json", "content-length": str(len(body))}
-    await _start(send, status, length | (headers or {}))
-    await _body(send, body, more=False)
+    await send_start(send, status, length | (headers or {}))
+    await send_body(send, body, more=False)
 
 
-async def _start(send: Send, status: int, headers: dict[str, str]) -> None:
+async def send_start(send: Send, status: int, headers: dict[str, str]) -> None:
+    """The status line and the headers."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
 
 
-async def _body(send: Send, body: bytes, *, more: bool) -> None:
+async def send_body(send: Send, body: bytes, *, more: bool) -> None:
+    """A piece of the body, the last one unless `more`."""
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def _departure(receive: Receive) -> None:
+async def until_departure(receive: Receive) -> None:
     """Returns when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass

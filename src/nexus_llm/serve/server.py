@@ -20,6 +20,7 @@ from nexus_llm.errors import ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.admission import Admission
 from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
+from nexus_llm.serve.engines.commands import engine_command as engine_command
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
 from nexus_llm.serve.gateway import create_app
@@ -66,18 +67,13 @@ def run_server(
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(bound_socket(host, port))
         sagemaker = sockets.enter_context(bound_socket(host, recipe.sagemaker_port)) if recipe.sagemaker else None
-        model = read_model(folder, name=model_name)
+        model = read_model(folder, name=model_name, engine=recipe.engine)
 
         async def serve() -> None:
             server = Server(model, engine_command(model, recipe), recipe=recipe, drain_seconds=drain_seconds)
             await server.run(listener, sagemaker=sagemaker, on_ready=on_ready, handle_signals=True)
 
         asyncio.run(serve())
-
-
-def engine_command(model: ServedModel, recipe: ServeRecipe) -> EngineCommand:
-    """How to run the engine that the recipe names on this model."""
-    return EngineCommand(recipe.engine, {"weights": str(model.weights), "kv_cache_gib": recipe.kv_cache_gib})
 
 
 @contextlib.contextmanager

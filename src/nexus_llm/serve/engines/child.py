@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import select
@@ -21,6 +22,14 @@ from typing import Any
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineFacts, EngineStep
 
+ENGINES = {
+    "fake": ("fake", "FakeEngine", "FakeSettings"),
+    "llama.cpp": ("llama_cpp", "LlamaCppEngine", "LlamaCppSettings"),
+    "openvino": ("openvino", "OpenVinoEngine", "OpenVinoSettings"),
+    "transformers": ("transformers", "TransformersEngine", "TransformersSettings"),
+    "vllm": ("vllm", "VllmEngine", "VllmSettings"),
+}
+"""Name → module below `engines`, its engine and its settings."""
 RECEIVE_BYTES = 1 << 16
 SIGN_OF_LIFE_SECONDS = 5.0  # steps that bring nothing new for so long still say that the engine is not hung
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -47,14 +56,11 @@ def main(arguments: list[str]) -> int:
 
 
 def load_engine(name: str, settings: dict[str, Any]) -> tuple[Engine, EngineFacts]:
-    """The engine of that name: `openvino` or `fake`."""
-    if name == "fake":
-        from nexus_llm.serve.engines.fake import FakeEngine, FakeSettings
-
-        return FakeEngine.load(FakeSettings(**settings))
-    from nexus_llm.serve.engines.openvino import OpenVinoEngine, OpenVinoSettings
-
-    return OpenVinoEngine.load(OpenVinoSettings(**settings))
+    """The engine of that name, loaded; only its own module is imported."""
+    module_name, engine_name, settings_name = ENGINES[name]
+    module = importlib.import_module(f"nexus_llm.serve.engines.{module_name}")
+    loaded: tuple[Engine, EngineFacts] = getattr(module, engine_name).load(getattr(module, settings_name)(**settings))
+    return loaded
 
 
 def work(engine: Engine, gateway: socket.socket) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from typing import Any
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import EngineFacts, EngineRequest, EngineStep
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STDERR = 2  # what an engine's native library prints goes where our own log goes, never between JSON on stdout
 
 
@@ -116,3 +120,24 @@ class EngineProcess(asyncio.Protocol):
     def _send(self, message: wire.Message) -> None:
         if self._transport is not None:
             self._transport.write(wire.encode(message))
+
+
+def run_below(command: list[str]) -> subprocess.Popen[bytes]:
+    """A server of another program, for an engine that is one; on Linux it is killed when this process dies.
+
+    Call it before any thread is started: what runs between fork and exec must not meet a lock that one holds.
+
+    Raises:
+        RuntimeError: the program cannot be run.
+    """
+    before_exec = None
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+
+        def before_exec() -> None:
+            library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    try:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=STDERR, preexec_fn=before_exec)  # noqa: PLW1509
+    except OSError as error:
+        raise RuntimeError(f"{command[0]} cannot be run ({error.strerror})") from error

@@ -1,0 +1,143 @@
+"""How an engine request reads in vLLM's HTTP API, and how its answers read as deltas; pure.
+
+Token ids in through `/v1/completions` with `prompt: [ids]`, out through `return_token_ids`; tokens in log
+probabilities as `token_id:N` through `return_tokens_as_token_ids`.
+
+Source: docs.vllm.ai, "OpenAI-Compatible Server", extra parameters of the completions API, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from nexus_llm.serve.engines.port import EngineDelta, EngineFinish, EngineRequest
+
+EVENT = "data: "
+DONE = "[DONE]"
+_TOKEN_MARK = "token_id:"  # noqa: S105 - no secret
+_FINISHES: dict[str, EngineFinish] = {"stop": "stop", "length": "length", "abort": "capacity"}
+
+
+class VllmAnswerError(Exception):
+    """vLLM answered with an error, or with something that is no answer."""
+
+
+def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, Any]:
+    """The JSON body of `POST /v1/completions`."""
+    body: dict[str, Any] = {
+        "model": request.adapter or served_name,
+        "prompt": request.token_ids,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k or -1,  # vLLM's word for all
+        "seed": request.seed,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "repetition_penalty": request.repetition_penalty,
+        "stop_token_ids": list(request.stop_token_ids),
+        "ignore_eos": True,  # the stop tokens above say all about ends
+        "stream": not request.prompt_logprobs,  # vLLM tells the prompt's log probabilities in whole answers only
+        "return_token_ids": True,
+        "skip_special_tokens": False,
+    }
+    if request.logprobs or request.top_logprobs:
+        body |= {"logprobs": request.top_logprobs, "return_tokens_as_token_ids": True}
+    if request.prompt_logprobs:
+        body["prompt_logprobs"] = 0
+    if request.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
+    if request.json_schema is not None:
+        schema = {"name": "answer", "schema": json.loads(request.json_schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
+
+
+def read_event(line: str, request: EngineRequest) -> EngineDelta | None:
+    """The delta in one line of the stream; None for a line that carries none.
+
+    Raises:
+        VllmAnswerError: it tells of an error, or cannot be read.
+    """
+    if not line.startswith(EVENT) or line[len(EVENT) :] == DONE:
+        return None
+    return read_answer(line[len(EVENT) :], request)
+
+
+def read_answer(text: str, request: EngineRequest) -> EngineDelta | None:
+    """The delta in one JSON document, a chunk or a whole answer; None for one without a choice (usage).
+
+    Raises:
+        VllmAnswerError: it tells of an error, or is not as vLLM words it.
+    """
+    try:
+        document = json.loads(text)
+        if "error" in document:
+            raise VllmAnswerError("vLLM answers with an error")
+        if not document["choices"]:
+            return None
+        return _delta(document["choices"][0], request)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise VllmAnswerError(f"vLLM's answer cannot be read ({type(error).__name__})") from error
+
+
+def _delta(choice: dict[str, Any], request: EngineRequest) -> EngineDelta:
+    token_ids = [int(token) for token in choice.get("token_ids") or []]
+    reason = choice.get("finish_reason")
+    told = choice.get("logprobs") or {}
+    logprobs = [float(value) for value in told.get("token_logprobs") or []]
+    if request.logprobs and len(logprobs) != len(token_ids):
+        raise ValueError("not one log probability a token")
+    tops = told.get("top_logprobs") or []
+    return EngineDelta(
+        request.id,
+        token_ids,
+        logprobs if request.logprobs else [],
+        None if reason is None else _FINISHES[reason],
+        [_ranked(top, request.top_logprobs) for top in tops] if request.top_logprobs else [],
+        _prompt_logprobs(choice, request) if request.prompt_logprobs else [],
+    )
+
+
+def _ranked(top: dict[str, float], count: int) -> list[tuple[int, float]]:
+    """vLLM adds the chosen token where it is not among the likeliest: that one is cut off again."""
+    values = [(int(name.removeprefix(_TOKEN_MARK)), float(value)) for name, value in top.items()]
+    return sorted(values, key=lambda pair: (-pair[1], pair[0]))[:count]
+
+
+def _prompt_logprobs(choice: dict[str, Any], request: EngineRequest) -> list[float]:
+    places = choice["prompt_logprobs"][1:]
+    following = request.token_ids[1:]
+    return [float(place[str(token)]["logprob"]) for place, token in zip(places, following, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class VllmMetrics:
+    """What `/metrics` says of the cache."""
+
+    capacity_tokens: int = 0
+    cache_share: float = 0.0
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def read_metrics(page: str) -> VllmMetrics:
+    """The cache's size and fill from Prometheus text; zeros where it says nothing.
+
+    >>> read_metrics('vllm:cache_config_info{block_size="16",num_gpu_blocks="10"} 1.0').capacity_tokens
+    160
+    """
+    labels: dict[str, str] = {}
+    share = 0.0
+    for line in page.splitlines():
+        if line.startswith("vllm:cache_config_info{"):
+            inside = line[line.index("{") + 1 : line.rindex("}")]
+            labels = {name: value.strip('"') for name, _, value in (one.partition("=") for one in inside.split(","))}
+        elif line.startswith("vllm:kv_cache_usage_perc"):
+            share = float(line.rsplit(" ", 1)[1])
+    try:
+        capacity = int(labels["block_size"]) * int(labels["num_gpu_blocks"])
+    except (KeyError, ValueError):
+        capacity = 0
+    return VllmMetrics(capacity, share, labels)

@@ -1,0 +1,309 @@
+"""The `openai` engine: requests go on to another OpenAI-compatible server, whole.
+
+There are no tokens on this side: the upstream has the tokenizer, the template and the sampling. The gateway checks the
+request's form, admits it, puts its own model name in place of the upstream's, passes the answer through as it comes,
+and reads the usage out of it on the way. A parameter that we do not know goes on as it is; the upstream judges it.
+
+What the upstream does wrong never passes for an answer: a stream that ends without `[DONE]` ends with an error event
+here, and its errors come out as ours: only their own messages about the request (4xx) are passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from nexus_llm.serve import api_errors
+from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
+from nexus_llm.serve.answers import STREAM_END, Usage
+from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.metrics import ServerMetrics
+from nexus_llm.serve.responses import EVENT_STREAM_HEADERS, send_body, send_document, send_start, until_departure
+
+log = logging.getLogger("nexus_llm.serve.relay")
+
+MAX_ANSWER_BYTES = 64 << 20
+MAX_EVENT_BYTES = 1 << 20  # a logprobs chunk with 20 alternatives is 5 kB
+MAX_MESSAGE_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where requests go."""
+
+    url: str
+    """Ends before `/chat/completions`, like `https://api.openai.com/v1`."""
+    model: str
+    """What the model is called there."""
+    key: str | None = None
+    """Sent as a bearer token; never logged and never told."""
+    timeout_seconds: float = 120.0
+    """Between two pieces of an answer."""
+
+
+class Relay:
+    """Passes requests on to one upstream."""
+
+    def __init__(
+        self, upstream: Upstream, *, served_name: str, admission: Admission, metrics: ServerMetrics
+    ) -> None:
+        self.open_answers = 0
+        self._upstream = upstream
+        self._served_name = served_name
+        self._admission = admission
+        self._metrics = metrics
+        headers = {} if upstream.key is None else {"authorization": f"Bearer {upstream.key}"}
+        self._client = httpx.AsyncClient(
+            base_url=upstream.url.rstrip("/") + "/",
+            headers=headers,
+            timeout=httpx.Timeout(10, read=upstream.timeout_seconds, pool=None),
+            limits=httpx.Limits(max_connections=None),
+            follow_redirects=False,  # a key must not follow to another host
+        )
+
+    async def is_healthy(self) -> bool:
+        """Whether the upstream answers at all; its opinion of the key counts, too."""
+        try:
+            return (await self._client.get("models")).status_code < 400
+        except httpx.HTTPError:
+            return False
+
+    async def close(self) -> None:
+        """Hangs up."""
+        await self._client.aclose()
+
+    def respond(self, endpoint: str, body: dict[str, Any]) -> RelayResponse:
+        """The response to a request that was checked for form; `endpoint` is like `chat/completions`.
+
+        Raises:
+            ApiError: the model is another one, or the queue is full.
+        """
+        if body.get("model") != self._served_name:
+            raise api_errors.model_not_found(str(body.get("model")), self._served_name)
+        try:
+            (ticket,) = self._admission.enter()
+        except QueueFullError as full:
+            self._metrics.refused("queue_full")
+            raise api_errors.queue_full(
+                waiting=full.waiting, retry_after_seconds=full.retry_after_seconds
+            ) from None
+        return RelayResponse(self, endpoint, body, ticket=ticket)
+
+    def upstream_request(self, endpoint: str, body: dict[str, Any]) -> httpx.Request:
+        """What goes out. Streams always tell their usage: it is counted here, and cut out where nobody asked."""
+        sent = body | {"model": self._upstream.model}
+        if body.get("stream"):
+            sent["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
+        return self._client.build_request("POST", endpoint, json=sent)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """The upstream's response, its body not read yet.
+
+        Raises:
+            ApiError: it cannot be reached, or answers with an error.
+        """
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+        if response.status_code == 200:
+            return response
+        try:
+            raise await _explain(response)
+        finally:
+            await response.aclose()
+
+    def renamed(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The document with our name of the model."""
+        return document | {"model": self._served_name} if "model" in document else document
+
+    def leave(self, ticket: Ticket) -> None:
+        """Frees the place of an answer."""
+        self._admission.leave(ticket)
+
+    def measure(self, usage: Usage, *, seconds: float) -> None:
+        """Counts a finished answer."""
+        self._metrics.prompt_tokens.inc(usage.prompt_tokens)
+        self._metrics.generation_tokens.inc(usage.completion_tokens)
+        self._metrics.e2e_latency.observe(seconds)
+        self._metrics.finished("stop")
+
+    def measure_first(self, seconds: float) -> None:
+        """Counts the time to the first piece of an answer."""
+        self._metrics.time_to_first_token.observe(seconds)
+
+
+class RelayResponse(Response):
+    """The answer to one relayed request; `usage` is known once it is over."""
+
+    def __init__(self, relay: Relay, endpoint: str, body: dict[str, Any], *, ticket: Ticket) -> None:
+        super().__init__()
+        self.usage: Usage | None = None
+        self._relay = relay
+        self._request = relay.upstream_request(endpoint, body)
+        self._is_stream = bool(body.get("stream"))
+        self._wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        self._ticket = ticket
+        self._has_started = False
+        self._arrived_at = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        self._relay.open_answers += 1
+        answer = asyncio.create_task(self._answer(send))
+        departure = asyncio.create_task(until_departure(receive))
+        try:
+            await asyncio.wait({answer, departure}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answer.cancel()
+            departure.cancel()
+            await asyncio.gather(answer, departure, return_exceptions=True)
+            self._relay.leave(self._ticket)
+            self._relay.open_answers -= 1
+        if answer.done() and not answer.cancelled():
+            answer.result()
+
+    async def _answer(self, send: Send) -> None:
+        try:
+            await self._ticket.turn.wait()
+            response = await self._relay.send(self._request)
+            try:
+                await (self._stream(response, send) if self._is_stream else self._whole(response, send))
+            except httpx.HTTPError as error:
+                raise _unreachable(error) from None
+            finally:
+                await response.aclose()
+        except ApiError as error:
+            log.warning("relay.failed", extra={"status": error.status, "code": error.code})
+            if self._has_started:
+                await send_body(send, b"data: " + error.body() + b"\n\n", more=False)
+            else:
+                await send_document(send, error.status, error.body(), headers=error.headers)
+            return
+        if self.usage is not None:
+            self._relay.measure(self.usage, seconds=time.monotonic() - self._arrived_at)
+
+    async def _whole(self, response: httpx.Response, send: Send) -> None:
+        content = await _read(response, MAX_ANSWER_BYTES)
+        document = _document(content)
+        self.usage = _usage(document)
+        await send_document(send, 200, json.dumps(self._relay.renamed(document), ensure_ascii=False).encode())
+
+    async def _stream(self, response: httpx.Response, send: Send) -> None:
+        async for event in _events(response):
+            if event == "[DONE]":
+                await send_body(send, STREAM_END, more=False)
+                return
+            document = _document(event.encode())
+            if "error" in document:
+                raise _bad("failed in the middle of its answer")
+            usage = _usage(document)
+            self.usage = usage or self.usage
+            if usage is not None and not self._wants_usage:
+                if not document.get("choices"):
+                    continue
+                document.pop("usage")
+            if not self._has_started:
+                self._relay.measure_first(time.monotonic() - self._arrived_at)
+                await send_start(send, 200, EVENT_STREAM_HEADERS)
+                self._has_started = True
+            piece = json.dumps(self._relay.renamed(document), ensure_ascii=False, separators=(",", ":"))
+            await send_body(send, f"data: {piece}\n\n".encode(), more=True)
+        raise _bad("ended its stream before the answer was whole")
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[str]:
+    """The data of each event of a stream.
+
+    Raises:
+        ApiError: it is no event stream, or one event is too long.
+    """
+    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        raise _bad("sent something else than a stream")
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        if len(rest) > MAX_EVENT_BYTES:
+            raise _bad("sent an event without end")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[len(b"data:") :].strip().decode("utf-8", errors="replace")
+
+
+async def _read(response: httpx.Response, limit_bytes: int) -> bytes:
+    content = b""
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > limit_bytes:
+            raise _bad("sent an answer without end")
+    return content
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        raise _bad("sent something that is not JSON") from None
+    if not isinstance(document, dict):
+        raise _bad("sent something that is no answer")
+    return document
+
+
+def _usage(document: dict[str, Any]) -> Usage | None:
+    """What the upstream says it took; None where it says nothing that makes sense."""
+    told = document.get("usage")
+    if not isinstance(told, dict):
+        return None
+    counts = [told.get("prompt_tokens"), told.get("completion_tokens", 0)]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return None
+    return Usage(*counts)
+
+
+async def _explain(response: httpx.Response) -> ApiError:
+    """Our error for the upstream's. Its message is passed on only where it speaks of the request."""
+    status = response.status_code
+    if status == 429:
+        wait = response.headers.get("retry-after", "")
+        headers = {"retry-after": wait if wait.isascii() and wait.isdigit() else "1"}
+        message = "The upstream has too many requests. Try again later."
+        return ApiError(429, message, type="rate_limit_error", code="upstream_rate_limited", headers=headers)
+    if status in (400, 404, 413, 422):
+        told = await _told_error(response)
+        return ApiError(
+            400 if status != 413 else 413, told.get("message") or "The upstream refuses this request.",
+            param=told.get("param"), code=told.get("code") or "upstream_refused",
+        )  # fmt: skip
+    if status in (401, 403):
+        # Ours to mend, not the client's: the key is the server's own.
+        return ApiError(502, "The upstream refuses this server's key.", type="server_error", code="upstream_key")
+    return _bad(f"answered {status}")
+
+
+async def _told_error(response: httpx.Response) -> dict[str, str]:
+    """`message`, `param` and `code` of an error document, as far as they are texts."""
+    try:
+        error = _document(await _read(response, MAX_EVENT_BYTES)).get("error")
+    except (ApiError, httpx.HTTPError):
+        return {}
+    values = error if isinstance(error, dict) else {}
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    return {name: value[:MAX_MESSAGE_CHARACTERS] for name, value in texts.items()}
+
+
+def _bad(reason: str) -> ApiError:
+    return ApiError(502, f"The upstream {reason}.", type="server_error", code="upstream_failed")
+
+
+def _unreachable(error: httpx.HTTPError) -> ApiError:
+    if isinstance(error, httpx.TimeoutException):
+        return ApiError(504, "The upstream takes too long.", type="server_error", code="upstream_timeout")
+    return _bad("cannot be reached, or hung up")
