@@ -14,6 +14,7 @@ from nexus_llm.serve.background import BackgroundServer, background_server
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
 from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.relay import Upstream
 
 QUICK_LIMITS = SupervisorLimits(first_pause_seconds=0.05, max_deaths=3, stop_seconds=2)
 
@@ -61,6 +62,7 @@ def running_server(
     limits: SupervisorLimits = QUICK_LIMITS,
     wait_until_ready: bool = True,
     with_sagemaker: bool = False,
+    upstream: Upstream | None = None,
 ) -> Iterator[RunningServer]:
     """A server that listens; stopped, with its engine, at the end."""
     with background_server(
@@ -71,5 +73,6 @@ def running_server(
         limits=limits,
         wait_until_ready=wait_until_ready,
         with_sagemaker=with_sagemaker,
+        upstream=upstream,
     ) as background:
         yield RunningServer(background, model)

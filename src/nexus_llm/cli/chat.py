@@ -67,13 +67,13 @@ def _server(target: str, root: Path) -> Iterator[str]:
     require_serving()
     found = find_model(target, root=root)
     from nexus_llm.serve.background import background_server
+    from nexus_llm.serve.engines.commands import engine_command
     from nexus_llm.serve.logs import log_to_stderr
     from nexus_llm.serve.model_folder import read_model
-    from nexus_llm.serve.server import engine_command
 
     log_to_stderr("error")
     print(f"loading {found.folder} …", file=sys.stderr, flush=True)
-    served = read_model(found.folder, name=found.name)
+    served = read_model(found.folder, name=found.name, engine=found.recipe.engine)
     with background_server(served, engine_command(served, found.recipe), recipe=found.recipe) as running:
         yield running.url
 

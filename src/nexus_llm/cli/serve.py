@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,13 @@ import typer
 
 from nexus_llm.cli.console import print_json
 from nexus_llm.cli.options import AsJson, Overrides, Root, cache_folder, command_line
-from nexus_llm.errors import ArtifactError, MissingExtraError
+from nexus_llm.errors import ArtifactError, MissingExtraError, ServingError
 
 if TYPE_CHECKING:
     from nexus_llm.recipe import ServeRecipe
     from nexus_llm.serve.server import ServerInfo
 
-NEEDED_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "openvino_genai")
+NEEDED_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +39,10 @@ def serve(
         int | None,
         typer.Option(help="Also answer SageMaker's /ping and /invocations, without keys, on this port: it calls 8080."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="openvino, llama.cpp, transformers, vllm or openai [default: the recipe's, openvino]."),
+    ] = None,
     drain_seconds: Annotated[float, typer.Option(help="Time for open answers to finish at the end.")] = 30.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error: JSON lines on stderr.")] = "warning",
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -46,10 +51,14 @@ def serve(
 ) -> int:
     """Answer at an OpenAI-compatible address until Ctrl-C."""
     require_serving()
+    if engine is not None:
+        overrides = [*overrides, f"serve.engine={engine}"]
     model = find_model(target, root=root, overrides=tuple(overrides))
+    from nexus_llm.serve.engines.commands import require_engine
     from nexus_llm.serve.logs import log_to_stderr
     from nexus_llm.serve.server import run_server
 
+    require_engine(model.recipe.engine)
     log_to_stderr(log_level)
     recipe = model.recipe
     if sagemaker_port is not None:
@@ -66,8 +75,27 @@ def serve(
         port=model.recipe.port if port is None else port,
         drain_seconds=drain_seconds,
         on_ready=on_ready,
+        upstream_key=_upstream_key(model.recipe),
     )
     return 0
+
+
+def _upstream_key(recipe: ServeRecipe) -> str | None:
+    """The key that the environment holds for the upstream; None where the recipe names no variable.
+
+    Raises:
+        ServingError: the variable is not set.
+    """
+    variable = recipe.upstream.key_variable
+    if recipe.engine != "openai" or variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ServingError(
+            f"the environment variable {variable}, which serve.upstream.key_variable names, is not set",
+            fix=f"export {variable}=... before nexus serve",
+        )
+    return key
 
 
 @dataclass(frozen=True)
@@ -98,7 +126,9 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
         _refuse_altered(folder)
         return FoundModel(folder, recipe.name, recipe.serve)
     recipe = default_recipe("served", overrides=overrides)
-    if (given / WEIGHTS).is_file():
+    if recipe.serve.engine == "openai":
+        return FoundModel(given, target, recipe.serve)  # nothing is read here: the name is what clients say
+    if (given / WEIGHTS).is_file() or (given / "tokenizer_config.json").is_file():
         _refuse_altered(given)
         return FoundModel(given, given.resolve().name, recipe.serve)
     if not given.exists() and "/" in target and ":" not in target:

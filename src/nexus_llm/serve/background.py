@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from nexus_llm.errors import ServingError
@@ -13,6 +13,7 @@ from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
 from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.relay import Upstream
 from nexus_llm.serve.server import Server, ServerInfo, bound_socket
 
 STOP_SECONDS = 30.0
@@ -52,6 +53,7 @@ def background_server(
     limits: SupervisorLimits | None = None,
     wait_until_ready: bool = True,
     with_sagemaker: bool = False,
+    upstream: Upstream | None = None,
 ) -> Iterator[BackgroundServer]:
     """A server on a free loopback port, stopped with its engine at the end.
 
@@ -59,9 +61,12 @@ def background_server(
         ServingError: the engine cannot start.
     """
 
+    def make() -> Server:
+        return Server(model, command, recipe=recipe, drain_seconds=drain_seconds, limits=limits, upstream=upstream)
+
     def work() -> None:
         try:
-            asyncio.run(_serve(background, model, command, recipe, drain_seconds, limits, with_sagemaker))
+            asyncio.run(_serve(background, make, with_sagemaker=with_sagemaker))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             background.error = error
         finally:
@@ -83,15 +88,7 @@ def background_server(
             raise ServingError("the server did not stop", fix="end the process; the engine ends with it")
 
 
-async def _serve(
-    background: BackgroundServer,
-    model: ServedModel,
-    command: EngineCommand,
-    recipe: ServeRecipe,
-    drain_seconds: float,
-    limits: SupervisorLimits | None,
-    with_sagemaker: bool,
-) -> None:
+async def _serve(background: BackgroundServer, make: Callable[[], Server], *, with_sagemaker: bool) -> None:
     def on_ready(info: ServerInfo) -> None:
         background.info = info
         background.ready.set()
@@ -99,7 +96,7 @@ async def _serve(
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(bound_socket("127.0.0.1", 0))
         sagemaker = sockets.enter_context(bound_socket("127.0.0.1", 0)) if with_sagemaker else None
-        background.server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, limits=limits)
+        background.server = make()
         background.loop = asyncio.get_running_loop()
         background.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if sagemaker is not None:

@@ -84,6 +84,7 @@ def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
         top_logprobs=_top_logprobs(request),
         prompt_logprobs=isinstance(request, CompletionRequest) and bool(request.echo) and has_logprobs,
         logit_bias=bias,
+        adapter=request.model if request.model in model.adapters else None,
         json_schema=None if is_completion or not isinstance(request, ChatRequest) else request.answer_schema(),
     )
 

@@ -22,7 +22,7 @@ from nexus_llm.serve.error_handlers import add_error_handlers
 from nexus_llm.serve.generation import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
 from nexus_llm.serve.openapi import describe
-from nexus_llm.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
 from nexus_llm.serve.responses import GenerationResponse
 
 
@@ -51,15 +51,17 @@ def _add_model_routes(app: FastAPI, generator: Generator) -> None:
         "max_model_len": model.context_tokens,
     }
 
+    names = (model.name, *model.adapters)
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card]}
+        return {"object": "list", "data": [card | {"id": name} for name in names]}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        if name != model.name:
+        if name not in names:
             raise api_errors.model_not_found(name, model.name)
-        return card
+        return card | {"id": name}
 
 
 def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
@@ -73,11 +75,13 @@ def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
 
     @app.post("/v1/embeddings", response_model=None)
     async def embeddings(body: EmbeddingRequest) -> Response:
+        if generator.relay is not None:
+            return relayed("embeddings", body, generator)
         writer = EmbeddingWriter(generator.model.name, is_base64=body.encoding_format == "base64")
         return GenerationResponse(await generator.open(body), writer, generator=generator, is_stream=False)
 
 
-async def openai_answer(body: ChatRequest | CompletionRequest, generator: Generator) -> GenerationResponse:
+async def openai_answer(body: ChatRequest | CompletionRequest, generator: Generator) -> Response:
     """The response to a chat or completion request, in OpenAI's words.
 
     Raises:
@@ -86,15 +90,28 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
     if body.stream_options is not None and not body.stream:
         raise api_errors.invalid("stream_options only goes with stream: true.", param="stream_options")
     is_chat = isinstance(body, ChatRequest)
+    if generator.relay is not None:
+        return relayed("chat/completions" if is_chat else "completions", body, generator)
     writer = AnswerWriter(
         DIALECTS["chat" if is_chat else "completion"],
-        model=generator.model.name,
+        model=body.model,
         fingerprint=generator.model.fingerprint,
         with_logprobs=bool(body.logprobs) if is_chat else body.logprobs is not None,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
     )
     generation = await generator.open(body)
     return GenerationResponse(generation, writer, generator=generator, is_stream=bool(body.stream))
+
+
+def relayed(endpoint: str, body: AnyRequest, generator: Generator) -> Response:
+    """The upstream's response to a request; `endpoint` is like `chat/completions`.
+
+    Raises:
+        ApiError: the server stops, the model is another one, or the queue is full.
+    """
+    assert generator.relay is not None
+    generator.check_open()
+    return generator.relay.respond(endpoint, body.model_dump(exclude_unset=True))
 
 
 def _add_operations_routes(app: FastAPI, generator: Generator) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nexus_llm.errors import ModelError
 from nexus_llm.serve import api_errors
@@ -35,6 +35,9 @@ from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
 from nexus_llm.serve.text import Answer, AnswerWishes, TextDelta
+
+if TYPE_CHECKING:
+    from nexus_llm.serve.relay import Relay
 
 LOADING_RETRY_SECONDS = 2
 
@@ -71,11 +74,14 @@ class Generator:
         admission: Admission,
         metrics: ServerMetrics,
         default_max_tokens: int,
+        relay: Relay | None = None,
     ) -> None:
         self.model = model
         self.engine = engine
         self.admission = admission
         self.metrics = metrics
+        self.relay = relay
+        """Where requests go instead of to an engine of ours."""
         self.is_draining = False
         """No new requests are taken; those that run may finish."""
         self.open_generations = 0
@@ -83,6 +89,11 @@ class Generator:
         self._ids = itertools.count(1)
         # One thread: a core for encoding is enough, and the others belong to the engine.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+
+    @property
+    def open_answers(self) -> int:
+        """Answers that are being given, by the engine or by the upstream."""
+        return self.open_generations + (self.relay.open_answers if self.relay is not None else 0)
 
     async def open(self, request: AnyRequest) -> Generation:
         """A generation that has its place in the queue.
@@ -93,7 +104,7 @@ class Generator:
         self._refuse(request)
         spelled = call_format(request, self.model)
         template, wishes = engine_request(request, self.model), answer_wishes(request, spelled)
-        self._check_open()
+        self.check_open()
         assert self.engine.facts is not None
         refuse_missing_features(request, self.engine.facts)
         tickets = self._enter(1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
@@ -121,11 +132,19 @@ class Generator:
         self._encoder.shutdown(wait=False, cancel_futures=True)
 
     def _refuse(self, request: AnyRequest) -> None:
+        if self.relay is not None:
+            message = "Behind this server is another one; only chat, completions and embeddings are passed on to it."
+            raise ApiError(404, message, code="not_relayed")
         request.refuse_unsupported()
-        if request.model != self.model.name:
+        if request.model not in (self.model.name, *self.model.adapters):
             raise api_errors.model_not_found(request.model, self.model.name)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Looks whether new requests are welcome.
+
+        Raises:
+            ApiError: the server loads or stops, or has no engine any more.
+        """
         if self.is_draining:
             self.metrics.refused("draining")
             raise api_errors.unavailable("The server is stopping.", retry_after_seconds=1)

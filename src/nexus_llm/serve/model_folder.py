@@ -43,6 +43,8 @@ class ServedModel:
     sampling: SamplingDefaults
     fingerprint: str | None
     """Id of the artifact, so that an answer can be traced back; None for a folder that is none."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters that answer under names of their own."""
 
 
 def read_model(folder: Path, *, name: str, engine: str = "openvino") -> ServedModel:

@@ -53,9 +53,7 @@ class Upstream:
 class Relay:
     """Passes requests on to one upstream."""
 
-    def __init__(
-        self, upstream: Upstream, *, served_name: str, admission: Admission, metrics: ServerMetrics
-    ) -> None:
+    def __init__(self, upstream: Upstream, *, served_name: str, admission: Admission, metrics: ServerMetrics) -> None:
         self.open_answers = 0
         self._upstream = upstream
         self._served_name = served_name
@@ -93,9 +91,7 @@ class Relay:
             (ticket,) = self._admission.enter()
         except QueueFullError as full:
             self._metrics.refused("queue_full")
-            raise api_errors.queue_full(
-                waiting=full.waiting, retry_after_seconds=full.retry_after_seconds
-            ) from None
+            raise api_errors.queue_full(waiting=full.waiting, retry_after_seconds=full.retry_after_seconds) from None
         return RelayResponse(self, endpoint, body, ticket=ticket)
 
     def upstream_request(self, endpoint: str, body: dict[str, Any]) -> httpx.Request:

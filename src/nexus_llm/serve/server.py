@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from nexus_llm.errors import ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.admission import Admission
 from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
-from nexus_llm.serve.engines.commands import engine_command as engine_command
+from nexus_llm.serve.engines.commands import engine_command
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
 from nexus_llm.serve.gateway import create_app
 from nexus_llm.serve.generation import Generator
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel, read_model
+from nexus_llm.serve.relay import Relay, Upstream
+from nexus_llm.serve.relay_engine import UpstreamEngine, relayed_model, upstream_of
 
 log = logging.getLogger("nexus_llm.serve.server")
 
@@ -56,6 +58,7 @@ def run_server(
     port: int,
     drain_seconds: float = 30.0,
     on_ready: Callable[[ServerInfo], None] = lambda _info: None,
+    upstream_key: str | None = None,
 ) -> None:
     """Serves a packaged model folder until SIGINT or SIGTERM, then lets open answers finish for `drain_seconds`.
 
@@ -67,10 +70,17 @@ def run_server(
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(bound_socket(host, port))
         sagemaker = sockets.enter_context(bound_socket(host, recipe.sagemaker_port)) if recipe.sagemaker else None
-        model = read_model(folder, name=model_name, engine=recipe.engine)
+        upstream = None
+        if recipe.engine == "openai":
+            model, command = relayed_model(model_name), EngineCommand("openai", {})
+            upstream = upstream_of(recipe, model=model_name, key=upstream_key)
+        else:
+            model = read_model(folder, name=model_name, engine=recipe.engine)
+            model = replace(model, adapters=tuple(recipe.adapters))
+            command = engine_command(model, recipe)
 
         async def serve() -> None:
-            server = Server(model, engine_command(model, recipe), recipe=recipe, drain_seconds=drain_seconds)
+            server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, upstream=upstream)
             await server.run(listener, sagemaker=sagemaker, on_ready=on_ready, handle_signals=True)
 
         asyncio.run(serve())
@@ -106,8 +116,10 @@ class Server:
         recipe: ServeRecipe,
         drain_seconds: float = 30.0,
         limits: SupervisorLimits | None = None,
+        upstream: Upstream | None = None,
     ) -> None:
-        self.engine = EngineSupervisor(command, limits=limits)
+        self.engine = EngineSupervisor(command, limits=limits) if upstream is None else UpstreamEngine()
+        self._upstream = upstream
         self._model = model
         self._command = command
         self._recipe = recipe
@@ -167,12 +179,17 @@ class Server:
             engine_up=lambda: float(self.engine.state is EngineState.READY),
             engine_restarts=lambda: self.engine.restarts,
         )
+        relay = None
+        if self._upstream is not None and isinstance(self.engine, UpstreamEngine):
+            relay = Relay(self._upstream, served_name=self._model.name, admission=admission, metrics=metrics)
+            self.engine.relay = relay
         return Generator(
             self._model,
             engine=self.engine,
             admission=admission,
             metrics=metrics,
             default_max_tokens=self._recipe.max_new_tokens,
+            relay=relay,
         )
 
     async def _until_stop_is_wanted(self, listener: socket.socket, on_ready: Callable[[ServerInfo], None]) -> None:
@@ -213,17 +230,17 @@ class Server:
         """Takes nothing new and waits for open answers to end."""
         generator.is_draining = True
         deadline = asyncio.get_running_loop().time() + self._drain_seconds
-        log.info("server.draining", extra={"open": generator.open_generations})
-        while generator.open_generations and self._stop_requests < 2:
+        log.info("server.draining", extra={"open": generator.open_answers})
+        while generator.open_answers and self._stop_requests < 2:
             if asyncio.get_running_loop().time() > deadline:
-                log.warning("server.drain_timeout", extra={"open": generator.open_generations})
+                log.warning("server.drain_timeout", extra={"open": generator.open_answers})
                 return
             await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     async def _flush(self, generator: Generator) -> None:
         """Lets answers that the engine's end cut off tell their clients so."""
         deadline = asyncio.get_running_loop().time() + FLUSH_SECONDS
-        while generator.open_generations and asyncio.get_running_loop().time() < deadline:
+        while generator.open_answers and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
 
 

@@ -29,7 +29,7 @@ def add_routes(app: FastAPI, generator: Generator) -> None:
         request = body.chat_request()
 
         def writer(generation: Generation) -> MessageWriter:
-            return MessageWriter(model=generator.model.name, prompt_tokens=generation.prompt_tokens)
+            return MessageWriter(model=body.model, prompt_tokens=generation.prompt_tokens)
 
         return await answer(generator, request, writer=writer, names=NAMES)
 

@@ -163,7 +163,7 @@ def _head(request: ResponsesRequest, model: ServedModel) -> dict[str, Any]:
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": None,
         "metadata": request.metadata or {},
-        "model": model.name,
+        "model": request.model,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": None,

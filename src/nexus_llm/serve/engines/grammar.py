@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# JSON allows space without end, and small models take it: they then fill their whole answer with it.
+WHITESPACE = r"[\x20\x0A\x0D\x09]{0,16}"
+
 
 class SchemaGrammars:
     """Makes masks for one tokenizer."""
@@ -36,7 +39,7 @@ class SchemaGrammars:
             ValueError: the schema is none, or uses what cannot be enforced.
         """
         matcher = self._library.LLMatcher
-        grammar = matcher.grammar_from_json_schema(json_schema)
+        grammar = matcher.grammar_from_json_schema(json_schema, overrides={"whitespace_pattern": WHITESPACE})
         complaint = matcher.validate_grammar(grammar, self._tokenizer)
         if complaint:
             raise ValueError("the JSON schema cannot be enforced")

@@ -216,8 +216,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "llama_model_get_vocab": (pointer, (pointer,)),
         "llama_vocab_n_tokens": (integer, (pointer,)),
         **{
-            f"llama_model_n_{name}": (integer, (pointer,))
-            for name in ("layer", "head", "head_kv", "embd", "ctx_train")
+            f"llama_model_n_{name}": (integer, (pointer,)) for name in ("layer", "head", "head_kv", "embd", "ctx_train")
         },
         "llama_init_from_model": (pointer, (pointer, _Opaque)),
         "llama_free": (None, (pointer,)),

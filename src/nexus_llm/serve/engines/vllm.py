@@ -65,6 +65,7 @@ class VllmEngine:
         self._adapters = adapters
         self._url = url
         self._news: queue.SimpleQueue[EngineDelta | Exception] = queue.SimpleQueue()
+        self._live: set[int] = set()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._metrics = VllmMetrics()
         self._metrics_at = 0.0
@@ -111,18 +112,22 @@ class VllmEngine:
             raise ValueError("a request needs a prompt and room for one token")
         if request.adapter is not None and request.adapter not in self._adapters:
             raise ValueError("there is no adapter of that name")
+        self._live.add(request.id)
         self._call(self._begin(request))
 
     def cancel(self, request_id: int) -> None:
+        self._live.discard(request_id)
         self._call(self._end(request_id))
 
     def step(self) -> EngineStep:
         deltas: list[EngineDelta] = []
-        # A cancelled stream may have left news behind it: what is not live any more is dropped by the gateway.
         with contextlib.suppress(queue.Empty):
             deltas.append(self._taken(self._news.get(timeout=NEWS_SECONDS)))
             while True:
                 deltas.append(self._taken(self._news.get_nowait()))
+        # A cancelled stream leaves behind it what it had brought.
+        deltas = [delta for delta in deltas if delta.id in self._live]
+        self._live.difference_update(delta.id for delta in deltas if delta.finish)
         if self._server.poll() is not None:
             raise RuntimeError(f"vLLM ended with code {self._server.returncode}")
         now = time.monotonic()
