@@ -49,7 +49,7 @@ def serve(
     as_json: AsJson = False,
     root: Root = Path(),
 ) -> int:
-    """Answer at an OpenAI-compatible address until Ctrl-C."""
+    """Answer at an OpenAI-compatible address until Ctrl-C; SIGHUP swaps in the target's newest package."""
     require_serving()
     if engine is not None:
         overrides = [*overrides, f"serve.engine={engine}"]
@@ -76,6 +76,7 @@ def serve(
         drain_seconds=drain_seconds,
         on_ready=on_ready,
         upstream_key=_upstream_key(model.recipe),
+        find_folder=lambda: find_model(target, root=root, overrides=tuple(overrides)).folder,
     )
     return 0
 

@@ -42,26 +42,22 @@ def create_app(generator: Generator) -> Edge:
 
 
 def _add_model_routes(app: FastAPI, generator: Generator) -> None:
-    model = generator.model
-    card = {
-        "id": model.name,
-        "object": "model",
-        "created": int(time.time()),
-        "owned_by": "nexus-llm",
-        "max_model_len": model.context_tokens,
-    }
+    created = int(time.time())
 
-    names = (model.name, *model.adapters)
+    def cards() -> dict[str, dict[str, Any]]:
+        model = generator.model  # a swap changes it
+        card = {"object": "model", "created": created, "owned_by": "nexus-llm", "max_model_len": model.context_tokens}
+        return {name: {"id": name, **card} for name in (model.name, *model.adapters)}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card | {"id": name} for name in names]}
+        return {"object": "list", "data": list(cards().values())}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        if name not in names:
-            raise api_errors.model_not_found(name, model.name)
-        return card | {"id": name}
+        if name not in cards():
+            raise api_errors.model_not_found(name, generator.model.name)
+        return cards()[name]
 
 
 def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
@@ -92,14 +88,14 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
     is_chat = isinstance(body, ChatRequest)
     if generator.relay is not None:
         return relayed("chat/completions" if is_chat else "completions", body, generator)
+    generation = await generator.open(body)
     writer = AnswerWriter(
         DIALECTS["chat" if is_chat else "completion"],
         model=body.model,
-        fingerprint=generator.model.fingerprint,
+        fingerprint=generation.model.fingerprint,
         with_logprobs=bool(body.logprobs) if is_chat else body.logprobs is not None,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
     )
-    generation = await generator.open(body)
     return GenerationResponse(generation, writer, generator=generator, is_stream=bool(body.stream))
 
 

@@ -102,14 +102,14 @@ class Generator:
             ApiError: the request is wrong or too long, the queue is full, or there is no engine that can do it.
         """
         self._refuse(request)
-        spelled = call_format(request, self.model)
-        template, wishes = engine_request(request, self.model), answer_wishes(request, spelled)
         self.check_open()
-        assert self.engine.facts is not None
-        refuse_missing_features(request, self.engine.facts)
         tickets = self._enter(1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
         try:
-            prompts = await self._encode(request)
+            model = None
+            while self.model is not model:  # a swap meanwhile brings another tokenizer and another engine
+                model = self.model
+                template, wishes = self._asked(request)
+                prompts = await self._encode(request)
             choices = self._choices(request, prompts, tickets, template, wishes)
         except BaseException:
             for ticket in tickets:
@@ -127,9 +127,20 @@ class Generator:
         self._refuse(request)
         return sum(map(len, await self._encode(request)))
 
+    def switch(self, model: ServedModel, engine: EngineSupervisor) -> None:
+        """Gives new requests to another engine. Those that are open stay with theirs."""
+        self.model, self.engine = model, engine
+
     def close(self) -> None:
         """Ends the encoder's thread."""
         self._encoder.shutdown(wait=False, cancel_futures=True)
+
+    def _asked(self, request: AnyRequest) -> tuple[EngineRequest, AnswerWishes]:
+        """What the engine is asked, and what is made of its tokens."""
+        assert self.engine.facts is not None
+        refuse_missing_features(request, self.engine.facts)
+        spelled = call_format(request, self.model)
+        return engine_request(request, self.model), answer_wishes(request, spelled)
 
     def _refuse(self, request: AnyRequest) -> None:
         if self.relay is not None:
@@ -231,7 +242,11 @@ class Generation:
         """`refusal` is the answer where the engine does not take the request."""
         self._refusal = refusal
         self.prompt_tokens = prompt_tokens
+        self.model = generator.model
+        """That answers; a later swap does not change it."""
         self._generator = generator
+        self._engine = generator.engine
+        self._engine.open_generations += 1
         self._choices = choices
         self._open = {choice.request.id: choice for choice in choices}
         self._stream: TokenStream | None = None
@@ -275,6 +290,7 @@ class Generation:
             return
         self._is_closed = True
         self._generator.open_generations -= 1
+        self._engine.open_generations -= 1
         for choice in list(self._open.values()):
             self._release(choice)
             self._generator.metrics.finished("abort")
@@ -289,7 +305,7 @@ class Generation:
         metrics.prompt_tokens.inc(self.prompt_tokens)
         stream = TokenStream()
         for choice in self._choices:
-            self._generator.engine.submit(choice.request, stream)
+            self._engine.submit(choice.request, stream)
         return stream
 
     def _read(self, delta: EngineDelta) -> ChoiceDelta | None:
@@ -329,7 +345,7 @@ class Generation:
 
     def _release(self, choice: _Choice) -> None:
         del self._open[choice.request.id]
-        self._generator.engine.cancel(choice.request.id)
+        self._engine.cancel(choice.request.id)
         if choice.ticket is not None:
             self._generator.admission.leave(choice.ticket)
 

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from nexus_llm.errors import ServingError
+from nexus_llm.errors import NexusError, ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.admission import Admission
 from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
@@ -59,10 +59,12 @@ def run_server(
     drain_seconds: float = 30.0,
     on_ready: Callable[[ServerInfo], None] = lambda _info: None,
     upstream_key: str | None = None,
+    find_folder: Callable[[], Path] | None = None,
 ) -> None:
     """Serves a packaged model folder until SIGINT or SIGTERM, then lets open answers finish for `drain_seconds`.
 
-    A second signal stops at once. `on_ready` is called when the model answers.
+    A second signal stops at once. SIGHUP swaps the model for the one in `find_folder()`, without dropping an answer.
+    `on_ready` is called when the model answers.
 
     Raises:
         ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
@@ -75,15 +77,21 @@ def run_server(
             model, command = relayed_model(model_name), EngineCommand("openai", {})
             upstream = upstream_of(recipe, model=model_name, key=upstream_key)
         else:
-            model = read_model(folder, name=model_name, engine=recipe.engine)
-            model = replace(model, adapters=tuple(recipe.adapters))
+            model = _read(folder, name=model_name, recipe=recipe)
             command = engine_command(model, recipe)
 
         async def serve() -> None:
             server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, upstream=upstream)
+            if find_folder is not None and upstream is None:
+                server.swap_on_hangup(find_folder)
             await server.run(listener, sagemaker=sagemaker, on_ready=on_ready, handle_signals=True)
 
         asyncio.run(serve())
+
+
+def _read(folder: Path, *, name: str, recipe: ServeRecipe) -> ServedModel:
+    model = read_model(folder, name=name, engine=recipe.engine)
+    return replace(model, adapters=tuple(recipe.adapters))
 
 
 @contextlib.contextmanager
@@ -126,11 +134,66 @@ class Server:
         self._drain_seconds = drain_seconds
         self._stop_requests = 0
         self._stop_wanted = asyncio.Event()
+        self._limits = limits
+        self._generator: Generator | None = None
+        self._swaps = asyncio.Lock()
+        self._swapped = asyncio.Event()
+        self._hangup: asyncio.Task[None] | None = None
 
     def request_stop(self) -> None:
         """Drains and stops; asked a second time, stops at once."""
         self._stop_requests += 1
         self._stop_wanted.set()
+
+    async def swap(self, folder: Path) -> None:
+        """Serves the packaged model in `folder` from now on, under the same name.
+
+        Its engine is loaded beside the old one (both need their memory meanwhile), then takes all new requests; the
+        old one ends with its last answer, or after the time to drain. Swaps happen one after the other.
+
+        Raises:
+            ServingError: the model cannot be read or its engine cannot start; the old one goes on then.
+            ModelError: its tokenizer cannot be read.
+        """
+        async with self._swaps:
+            if self._generator is None or self._upstream is not None or self.engine.state is not EngineState.READY:
+                raise ServingError("there is no running engine to swap", fix="wait until the server is ready")
+            # Reading a tokenizer takes a second: beside the event loop, or every stream would stop for it.
+            model = await asyncio.to_thread(_read, folder, name=self._model.name, recipe=self._recipe)
+            command = engine_command(model, self._recipe)
+            new = EngineSupervisor(command, limits=self._limits)
+            try:
+                await new.start()
+            except BaseException:
+                await new.stop()
+                raise
+            old, self.engine, self._model, self._command = self.engine, new, model, command
+            self._generator.switch(model, new)
+            self._swapped.set()
+            log.info("server.swapped", extra={"fingerprint": model.fingerprint, "open": old.open_generations})
+            await self._drain_engine(old)
+
+    def swap_on_hangup(self, find_folder: Callable[[], Path]) -> None:
+        """Swaps at each SIGHUP. What goes wrong is logged, and the old model goes on."""
+
+        async def swap() -> None:
+            try:
+                await self.swap(await asyncio.to_thread(find_folder))
+            except NexusError as error:
+                log.error("server.swap_failed", extra={"reason": error.what})
+
+        def begin() -> None:
+            self._hangup = asyncio.get_running_loop().create_task(swap())
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
+
+    async def _drain_engine(self, engine: EngineSupervisor) -> None:
+        deadline = asyncio.get_running_loop().time() + self._drain_seconds
+        try:
+            while engine.open_generations and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(DRAIN_POLL_SECONDS)
+        finally:  # also when the server stops meanwhile
+            await engine.stop()
 
     async def run(
         self,
@@ -145,7 +208,7 @@ class Server:
         Raises:
             ServingError: the engine cannot start or dies too often.
         """
-        generator = self._make_generator()
+        generator = self._generator = self._make_generator()
         if handle_signals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
@@ -159,6 +222,9 @@ class Server:
             await self._until_stop_is_wanted(listener, on_ready)
             await self._drain(generator)
         finally:
+            if self._hangup is not None:
+                self._hangup.cancel()
+                await asyncio.gather(self._hangup, return_exceptions=True)
             await self.engine.stop()
             await self._flush(generator)
             for one in webs:
@@ -203,9 +269,7 @@ class Server:
             facts = start.result()
             log.info("server.ready", extra={"load_seconds": round(facts.load_seconds, 2)})
             on_ready(self._info(listener, facts.load_seconds))
-            ends: set[asyncio.Future[Any]] = {stop, self.engine.given_up}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.done():
+            if not await self._stops_by_wish(stop):
                 raise ServingError(
                     "the engine died too often and was given up",
                     fix="look for engine.died in the log above; less memory (serve.kv_cache_gib) may help",
@@ -214,6 +278,17 @@ class Server:
             for task in (start, stop):
                 task.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
+
+    async def _stops_by_wish(self, stop: asyncio.Task[Any]) -> bool:
+        """Waits for the end: True when somebody wants it, False when the engine in use was given up."""
+        while True:
+            self._swapped.clear()
+            swapped = asyncio.create_task(self._swapped.wait())
+            ends: set[asyncio.Future[Any]] = {stop, self.engine.given_up, swapped}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            swapped.cancel()
+            if stop.done() or self.engine.given_up.done():
+                return stop.done()
 
     def _info(self, listener: socket.socket, load_seconds: float) -> ServerInfo:
         host, port = listener.getsockname()[:2]

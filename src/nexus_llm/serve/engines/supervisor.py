@@ -102,6 +102,8 @@ class EngineSupervisor:
         self.facts: EngineFacts | None = None
         self.restarts = 0
         self.cache_share = 0.0
+        self.open_generations = 0
+        """Answers that still need this engine; their owners count."""
         self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Resolves when the engine died too often."""
         self._command = command
