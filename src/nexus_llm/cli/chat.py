@@ -13,7 +13,7 @@ import typer
 
 from nexus_llm.cli.console import print_json
 from nexus_llm.cli.options import AsJson, Root
-from nexus_llm.cli.serve import find_model, require_serving
+from nexus_llm.cli.serve import find_model, require_serving, upstream_key
 
 if TYPE_CHECKING:
     import httpx
@@ -67,14 +67,16 @@ def _server(target: str, root: Path) -> Iterator[str]:
     require_serving()
     found = find_model(target, root=root)
     from nexus_llm.serve.background import background_server
-    from nexus_llm.serve.engines.commands import engine_command
+    from nexus_llm.serve.engines.commands import require_engine
     from nexus_llm.serve.logs import log_to_stderr
-    from nexus_llm.serve.model_folder import read_model
+    from nexus_llm.serve.server import prepare
 
+    require_engine(found.recipe.engine)
     log_to_stderr("error")
     print(f"loading {found.folder} …", file=sys.stderr, flush=True)
-    served = read_model(found.folder, name=found.name, engine=found.recipe.engine)
-    with background_server(served, engine_command(served, found.recipe), recipe=found.recipe) as running:
+    key = upstream_key(found.recipe)
+    served, command, upstream = prepare(found.folder, name=found.name, recipe=found.recipe, upstream_key=key)
+    with background_server(served, command, recipe=found.recipe, upstream=upstream) as running:
         yield running.url
 
 

@@ -75,13 +75,13 @@ def serve(
         port=model.recipe.port if port is None else port,
         drain_seconds=drain_seconds,
         on_ready=on_ready,
-        upstream_key=_upstream_key(model.recipe),
+        upstream_key=upstream_key(model.recipe),
         find_folder=lambda: find_model(target, root=root, overrides=tuple(overrides)).folder,
     )
     return 0
 
 
-def _upstream_key(recipe: ServeRecipe) -> str | None:
+def upstream_key(recipe: ServeRecipe) -> str | None:
     """The key that the environment holds for the upstream; None where the recipe names no variable.
 
     Raises:
@@ -129,7 +129,8 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
     recipe = default_recipe("served", overrides=overrides)
     if recipe.serve.engine == "openai":
         return FoundModel(given, target, recipe.serve)  # nothing is read here: the name is what clients say
-    if (given / WEIGHTS).is_file() or (given / "tokenizer_config.json").is_file():
+    is_read_as_it_is = recipe.serve.engine in ("transformers", "vllm") and (given / "config.json").is_file()
+    if is_read_as_it_is or (given / WEIGHTS).is_file():
         _refuse_altered(given)
         return FoundModel(given, given.resolve().name, recipe.serve)
     if not given.exists() and "/" in target and ":" not in target:

@@ -72,13 +72,7 @@ def run_server(
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(bound_socket(host, port))
         sagemaker = sockets.enter_context(bound_socket(host, recipe.sagemaker_port)) if recipe.sagemaker else None
-        upstream = None
-        if recipe.engine == "openai":
-            model, command = relayed_model(model_name), EngineCommand("openai", {})
-            upstream = upstream_of(recipe, model=model_name, key=upstream_key)
-        else:
-            model = _read(folder, name=model_name, recipe=recipe)
-            command = engine_command(model, recipe)
+        model, command, upstream = prepare(folder, name=model_name, recipe=recipe, upstream_key=upstream_key)
 
         async def serve() -> None:
             server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, upstream=upstream)
@@ -87,6 +81,21 @@ def run_server(
             await server.run(listener, sagemaker=sagemaker, on_ready=on_ready, handle_signals=True)
 
         asyncio.run(serve())
+
+
+def prepare(
+    folder: Path, *, name: str, recipe: ServeRecipe, upstream_key: str | None = None
+) -> tuple[ServedModel, EngineCommand, Upstream | None]:
+    """What a server needs to answer as the recipe says: the model, its engine, and the upstream that is one instead.
+
+    Raises:
+        ServingError: the folder is no packaged model, or not one that this engine reads.
+        ModelError: the tokenizer cannot be read.
+    """
+    if recipe.engine == "openai":
+        return relayed_model(name), EngineCommand("openai", {}), upstream_of(recipe, model=name, key=upstream_key)
+    model = _read(folder, name=name, recipe=recipe)
+    return model, engine_command(model, recipe), None
 
 
 def _read(folder: Path, *, name: str, recipe: ServeRecipe) -> ServedModel:
