@@ -11,10 +11,10 @@ import openai
 import pytest
 
 from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.engines.commands import engine_command
 from nexus_llm.serve.engines.port import EngineRequest
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
 from nexus_llm.serve.model_folder import read_model
-from nexus_llm.serve.engines.commands import engine_command
 from running_server import RunningServer, running_server
 
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]

@@ -16,9 +16,9 @@ import pytest
 
 from nexus_llm.errors import ServingError
 from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.engines.commands import engine_command
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
 from nexus_llm.serve.model_folder import read_model
-from nexus_llm.serve.engines.commands import engine_command
 from running_server import RunningServer, running_server
 
 
