@@ -1,4 +1,4 @@
-"""JSON Schemas as masks over the vocabulary, by llguidance: about 50 µs a token, whatever the schema.
+"""JSON Schemas as masks over the vocabulary, by llguidance: one mask a token, whatever the schema.
 
 Source: guidance-ai/llguidance 1.9 (PyPI), its Python API `LLTokenizer` and `LLMatcher`.
 """
