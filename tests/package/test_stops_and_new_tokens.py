@@ -129,9 +129,9 @@ def test_transformers_stops_at_the_end_of_the_answer(made: dict[str, Artifact]) 
 
 def test_the_server_stops_at_the_end_of_the_answer(made: dict[str, Artifact]) -> None:
     pytest.importorskip("openvino_genai")
+    from nexus_llm.serve.engines.commands import engine_command
     from nexus_llm.serve.engines.supervisor import SupervisorLimits
     from nexus_llm.serve.model_folder import read_model
-    from nexus_llm.serve.engines.commands import engine_command
     from running_server import running_server
 
     model, recipe = read_model(made["package"].folder, name="grown"), ServeRecipe(kv_cache_gib=0.5)
