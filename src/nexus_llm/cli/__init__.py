@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 import nexus_llm
-from nexus_llm.cli import artifacts, bench, chat, data, model, recipe, run, serve, train
+from nexus_llm.cli import artifacts, bench, chat, data, keys, model, recipe, run, serve, train, usage
 from nexus_llm.cli.console import Stopped, print_error
 from nexus_llm.errors import NexusError, TryAgainError, UsageError
 
@@ -43,6 +43,8 @@ train.register(app)
 serve.register(app)
 chat.register(app)
 bench.register(app)
+keys.register(app)
+usage.register(app)
 artifacts.register(app)
 recipe.register(app)
 model.register(app)

@@ -22,6 +22,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; make nothing.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that holds runs/ and artifacts/.", metavar="DIR")]
 
+KeysDatabase = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar="NEXUS_DATABASE",
+        help="Where keys, limits and usage are kept: a file, sqlite:///… or postgresql+psycopg://…",
+        metavar="URL",
+    ),
+]
+
 
 def cache_folder() -> Path:
     """What is fetched once for all runs: $NEXUS_CACHE, else $XDG_CACHE_HOME/nexus-llm, else ~/.cache/nexus-llm."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, Overrides, Root, cache_folder, command_line
+from nexus_llm.cli.options import AsJson, KeysDatabase, Overrides, Root, cache_folder, command_line
 from nexus_llm.errors import ArtifactError, MissingExtraError, ServingError
 
 if TYPE_CHECKING:
     from nexus_llm.recipe import ServeRecipe
     from nexus_llm.serve.server import ServerInfo
 
-NEEDED_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
+NEEDED_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "sqlalchemy")
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +43,7 @@ def serve(
         str | None,
         typer.Option(help="openvino, llama.cpp, transformers, vllm or openai [default: the recipe's, openvino]."),
     ] = None,
+    database: KeysDatabase = None,
     drain_seconds: Annotated[float, typer.Option(help="Time for open answers to finish at the end.")] = 30.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error: JSON lines on stderr.")] = "warning",
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -60,7 +61,7 @@ def serve(
 
     require_engine(model.recipe.engine)
     log_to_stderr(log_level)
-    recipe = model.recipe
+    recipe = _with_keys(model.recipe, database)
     if sagemaker_port is not None:
         recipe = recipe.model_copy(update={"sagemaker": True, "sagemaker_port": sagemaker_port})
 
@@ -69,7 +70,7 @@ def serve(
 
     run_server(
         model.folder,
-        recipe=recipe,
+        recipe=_with_keys(model.recipe, database),
         model_name=name or model.name,
         host=host or model.recipe.host,
         port=model.recipe.port if port is None else port,
@@ -189,6 +190,12 @@ def _refuse_altered(folder: Path) -> None:
         )
 
 
+def _with_keys(recipe: ServeRecipe, database: str | None) -> ServeRecipe:
+    if database is None:
+        return recipe
+    return recipe.model_copy(update={"keys": recipe.keys.model_copy(update={"database": database})})
+
+
 def _print_ready(info: ServerInfo, *, as_json: bool) -> None:
     if as_json:
         document = {"url": info.url, "model": info.model, "engine_pid": info.engine_pid}
@@ -196,6 +203,10 @@ def _print_ready(info: ServerInfo, *, as_json: bool) -> None:
         return
     body = json.dumps({"model": info.model, "messages": [{"role": "user", "content": "Hello!"}]})
     print(f"{info.model} answers at {info.url}  (chat page there, API below /v1; Ctrl-C stops)")
-    print(f"curl -s {info.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'", flush=True)
-    if not info.is_loopback:
-        print("warning: there are no keys: whoever reaches this address can use the model", file=sys.stderr)
+    key = '-H "authorization: Bearer $NEXUS_API_KEY" ' if info.needs_keys else ""
+    print(f"curl -s {info.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'", flush=True)
+    if not info.is_loopback and not info.needs_keys:
+        print(
+            "warning: no key is needed: whoever reaches this address can use the model (see: nexus keys --help)",
+            file=sys.stderr,
+        )

@@ -5,9 +5,10 @@ Field names are those of Hugging Face's transformers, PEFT and TRL wherever they
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nexus_llm.recipe.section import Section, Share
 from nexus_llm.recipe.train import TrainRecipe
@@ -287,6 +288,29 @@ class UpstreamRecipe(Section):
     """Longest silence between two pieces of an answer."""
 
 
+class KeysRecipe(Section):
+    """Who may use the gateway, and what tokens cost."""
+
+    database: str | None = None
+    """Where keys, limits and usage are kept: `sqlite:///keys.db` for one machine,
+    `postgresql+psycopg://user@host/name` for several gateways that keep limits together. null: open to everybody."""
+    require_keys: bool = True
+    """False also lets requests without a key in; those with one are still held to its limits."""
+    usd_per_million_prompt_tokens: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    usd_per_million_completion_tokens: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    """What usage and monthly budgets are computed from."""
+
+    @field_validator("database")
+    @classmethod
+    def _carries_no_password(cls, database: str | None) -> str | None:
+        if database and re.search(r"//[^/@]*:[^/@]+@|[?&]password=", database):
+            raise ValueError(
+                "serve.keys.database carries a password, and recipes are copied into every run: "
+                "leave it out; PostgreSQL's driver reads $PGPASSWORD and ~/.pgpass"
+            )
+        return database
+
+
 class ServeRecipe(Section):
     """How the model answers."""
 
@@ -323,6 +347,8 @@ class ServeRecipe(Section):
                 "transformers or vllm, or package the adapter merged into the model"
             )
         return self
+
+    keys: KeysRecipe = KeysRecipe()
 
 
 class Recipe(Section):

@@ -49,6 +49,7 @@ class Edge:
                 "method": scope["method"],
                 "route": route,
                 "status": exchange.status,
+                "key": scope.get("nexus_key_id"),  # the part that lets nobody in
                 "seconds": round(time.monotonic() - exchange.started_at, 3),
             },
         )

@@ -13,6 +13,10 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from nexus_llm.serve import api_errors
+from nexus_llm.serve.access.access import Access
+from nexus_llm.serve.access.admin import add_admin_routes
+from nexus_llm.serve.access.caller import current_caller
+from nexus_llm.serve.access.gate import AccessGate
 from nexus_llm.serve.answers import DIALECTS, AnswerWriter
 from nexus_llm.serve.dialects import anthropic, brief_generate, openai_responses
 from nexus_llm.serve.edge import Edge
@@ -26,8 +30,8 @@ from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest,
 from nexus_llm.serve.responses import GenerationResponse
 
 
-def create_app(generator: Generator) -> Edge:
-    """The ASGI application around one model."""
+def create_app(generator: Generator, access: Access | None = None) -> Edge:
+    """The ASGI application around one model; without `access` it is open to everybody."""
     app = FastAPI(title="Nexus LLM", docs_url=None, redoc_url=None)
     add_error_handlers(app)
     _add_model_routes(app, generator)
@@ -37,8 +41,11 @@ def create_app(generator: Generator) -> Edge:
     brief_generate.add_routes(app, generator)
     _add_operations_routes(app, generator)
     _add_page(app)
+    if access is not None:
+        access.count_refusal = generator.metrics.refused
+        add_admin_routes(app, access)
     describe(app)
-    return Edge(app, metrics=generator.metrics)
+    return Edge(app if access is None else AccessGate(app, access), metrics=generator.metrics)
 
 
 def _add_model_routes(app: FastAPI, generator: Generator) -> None:
@@ -72,7 +79,7 @@ def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
     @app.post("/v1/embeddings", response_model=None)
     async def embeddings(body: EmbeddingRequest) -> Response:
         if generator.relay is not None:
-            return relayed("embeddings", body, generator)
+            return await relayed("embeddings", body, generator)
         writer = EmbeddingWriter(generator.model.name, is_base64=body.encoding_format == "base64")
         return GenerationResponse(await generator.open(body), writer, generator=generator, is_stream=False)
 
@@ -87,7 +94,7 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
         raise api_errors.invalid("stream_options only goes with stream: true.", param="stream_options")
     is_chat = isinstance(body, ChatRequest)
     if generator.relay is not None:
-        return relayed("chat/completions" if is_chat else "completions", body, generator)
+        return await relayed("chat/completions" if is_chat else "completions", body, generator)
     generation = await generator.open(body)
     writer = AnswerWriter(
         DIALECTS["chat" if is_chat else "completion"],
@@ -99,15 +106,22 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
     return GenerationResponse(generation, writer, generator=generator, is_stream=bool(body.stream))
 
 
-def relayed(endpoint: str, body: AnyRequest, generator: Generator) -> Response:
+async def relayed(endpoint: str, body: AnyRequest, generator: Generator) -> Response:
     """The upstream's response to a request; `endpoint` is like `chat/completions`.
 
     Raises:
-        ApiError: the server stops, the model is another one, or the queue is full.
+        ApiError: the server stops, the model is another one, its key may not use it or has reached a limit, or the
+            queue is full.
     """
     assert generator.relay is not None
+    caller = current_caller()
+    if caller is not None:
+        caller.check_model(body.model)
     generator.check_open()
-    return generator.relay.respond(endpoint, body.model_dump(exclude_unset=True))
+    response = generator.relay.respond(endpoint, body.model_dump(exclude_unset=True))
+    if caller is not None:
+        await response.reserve(caller, body.model)
+    return response
 
 
 def _add_operations_routes(app: FastAPI, generator: Generator) -> None:

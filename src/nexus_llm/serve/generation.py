@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nexus_llm.errors import ModelError
 from nexus_llm.serve import api_errors
+from nexus_llm.serve.access.caller import Caller, Charge, current_caller
 from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.engine_requests import (
@@ -99,7 +100,8 @@ class Generator:
         """A generation that has its place in the queue.
 
         Raises:
-            ApiError: the request is wrong or too long, the queue is full, or there is no engine that can do it.
+            ApiError: the request is wrong or too long, its key may not do it or has reached a limit, the queue is
+                full, or there is no engine that can do it.
         """
         self._refuse(request)
         self.check_open()
@@ -115,8 +117,11 @@ class Generator:
             for ticket in tickets:
                 self.admission.leave(ticket)
             raise
-        refusal = explain_refusal(request)
-        return Generation(self, choices, prompt_tokens=sum(map(len, prompts)), refusal=refusal)
+        generation = Generation(self, choices, prompt_tokens=sum(map(len, prompts)), refusal=explain_refusal(request))
+        caller = current_caller()
+        if caller is not None:
+            await generation.reserve(caller, request.model)
+        return generation
 
     async def count_prompt_tokens(self, request: ChatRequest | CompletionRequest) -> int:
         """Tokens of a request's prompts, control tokens included; the engine is not asked.
@@ -147,6 +152,9 @@ class Generator:
             message = "Behind this server is another one; only chat, completions and embeddings are passed on to it."
             raise ApiError(404, message, code="not_relayed")
         request.refuse_unsupported()
+        caller = current_caller()
+        if caller is not None:
+            caller.check_model(request.model)
         if request.model not in (self.model.name, *self.model.adapters):
             raise api_errors.model_not_found(request.model, self.model.name)
 
@@ -253,6 +261,8 @@ class Generation:
         self._clock = asyncio.get_running_loop().time
         self._arrived_at = self._submitted_at = self._clock()
         self._is_closed = False
+        self._is_over_limit = False
+        self._charge: Charge | None = None
         generator.open_generations += 1
 
     @property
@@ -263,6 +273,20 @@ class Generation:
     def completion_tokens(self) -> int:
         """Tokens generated so far, end tokens included."""
         return sum(choice.answer.tokens for choice in self._choices)
+
+    async def reserve(self, caller: Caller, model: str) -> None:
+        """Counts the request against its key, at the most that it can take; closes it where that is too much.
+
+        Raises:
+            ApiError: 429, a limit or the budget has no room for it; 503, the database does not answer.
+        """
+        most = sum(choice.request.max_tokens for choice in self._choices)
+        try:
+            self._charge = await caller.reserve(model=model, prompt_tokens=self.prompt_tokens, completion_tokens=most)
+        except BaseException:
+            self._is_over_limit = True
+            self.close()
+            raise
 
     async def next(self) -> list[ChoiceDelta]:
         """What is new since the last call, at least one delta; empty once every answer is whole.
@@ -291,9 +315,15 @@ class Generation:
         self._is_closed = True
         self._generator.open_generations -= 1
         self._engine.open_generations -= 1
+        if self._charge is not None:
+            prompt_tokens = 0 if self._stream is None else self.prompt_tokens
+            self._charge.settle(
+                prompt_tokens=prompt_tokens, completion_tokens=self.completion_tokens, is_finished=not self._open
+            )
         for choice in list(self._open.values()):
             self._release(choice)
-            self._generator.metrics.finished("abort")
+            if not self._is_over_limit:
+                self._generator.metrics.finished("abort")
 
     async def _submit(self) -> TokenStream:
         for choice in self._choices:

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from nexus_llm.serve import api_errors
+from nexus_llm.serve.access.caller import Caller, Charge
 from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
 from nexus_llm.serve.answers import STREAM_END, Usage
 from nexus_llm.serve.api_errors import ApiError
@@ -34,6 +35,8 @@ log = logging.getLogger("nexus_llm.serve.relay")
 MAX_ANSWER_BYTES = 64 << 20
 MAX_EVENT_BYTES = 1 << 20  # a logprobs chunk with 20 alternatives is 5 kB
 MAX_MESSAGE_CHARACTERS = 500
+BYTES_PER_PROMPT_TOKEN = 2  # fewer than in any usual text: a key's tokens are reserved at this rate, and settled later
+UNNAMED_ANSWER_TOKENS = 1_024  # reserved where a request does not say how long its answer may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,39 @@ class RelayResponse(Response):
         self._is_stream = bool(body.get("stream"))
         self._wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self._ticket = ticket
-        self._has_started = False
+        self._charge: Charge | None = None
+        self._prompt_tokens = len(self._request.content) // BYTES_PER_PROMPT_TOKEN
+        self._completion_tokens = (
+            body.get("max_completion_tokens") or body.get("max_tokens") or UNNAMED_ANSWER_TOKENS
+        ) * (body.get("n") or 1)
+        self._has_answered = self._has_started = False
         self._arrived_at = time.monotonic()
+
+    async def reserve(self, caller: Caller, model: str) -> None:
+        """Counts the request against its key, by a guess until the upstream tells; gives up its place if it may not.
+
+        Raises:
+            ApiError: 429, a limit or the budget has no room for it; 503, the database does not answer.
+        """
+        try:
+            self._charge = await caller.reserve(
+                model=model, prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens
+            )
+        except BaseException:
+            self._relay.leave(self._ticket)
+            raise
+
+    def _settle(self) -> None:
+        """What the upstream told; else the guess, as soon as it has begun to answer; else nothing."""
+        if self._charge is None:
+            return
+        guess = Usage(self._prompt_tokens, self._completion_tokens) if self._has_answered else Usage(0, 0)
+        used = self.usage or guess
+        self._charge.settle(
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
+            is_finished=self.usage is not None,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         self._relay.open_answers += 1
@@ -164,6 +198,7 @@ class RelayResponse(Response):
             await asyncio.gather(answer, departure, return_exceptions=True)
             self._relay.leave(self._ticket)
             self._relay.open_answers -= 1
+            self._settle()
         if answer.done() and not answer.cancelled():
             answer.result()
 
@@ -171,6 +206,7 @@ class RelayResponse(Response):
         try:
             await self._ticket.turn.wait()
             response = await self._relay.send(self._request)
+            self._has_answered = True
             try:
                 await (self._stream(response, send) if self._is_stream else self._whole(response, send))
             except httpx.HTTPError as error:

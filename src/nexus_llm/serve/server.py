@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from nexus_llm.errors import NexusError, ServingError
 from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.admission import Admission
 from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
 from nexus_llm.serve.engines.commands import engine_command
@@ -47,6 +48,7 @@ class ServerInfo:
     engine_pid: int
     load_seconds: float
     is_loopback: bool
+    needs_keys: bool = False
 
 
 def run_server(
@@ -215,13 +217,14 @@ class Server:
         """Serves on `listener`, and SageMaker on its own socket where there is one, until `request_stop`.
 
         Raises:
-            ServingError: the engine cannot start or dies too often.
+            ServingError: the engine cannot start or dies too often, or the keys' database cannot be used.
         """
+        access = await asyncio.to_thread(self._open_access)
         generator = self._generator = self._make_generator()
         if handle_signals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
-        web = _WebServer(_web_config(generator))
+        web = _WebServer(_uvicorn_config(create_app(generator, access)))
         serving = [asyncio.create_task(web.serve(sockets=[listener]))]
         webs = [web]
         if sagemaker is not None:
@@ -240,6 +243,12 @@ class Server:
                 one.should_exit = one.force_exit = True
             await asyncio.gather(*serving)
             generator.close()
+            if access is not None:
+                await asyncio.to_thread(access.close)
+
+    def _open_access(self) -> Access | None:
+        keys = self._recipe.keys
+        return None if keys.database is None else Access.open(keys)
 
     def _make_generator(self) -> Generator:
         loop = asyncio.get_running_loop()
@@ -308,6 +317,7 @@ class Server:
             engine_pid=self.engine.pid or 0,
             load_seconds=load_seconds,
             is_loopback=host in LOOPBACK,
+            needs_keys=self._recipe.keys.database is not None and self._recipe.keys.require_keys,
         )
 
     async def _drain(self, generator: Generator) -> None:
@@ -334,10 +344,6 @@ class _WebServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _web_config(generator: Generator) -> uvicorn.Config:
-    return _uvicorn_config(create_app(generator))
 
 
 def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:

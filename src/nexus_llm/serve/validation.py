@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from nexus_llm.serve.access.key_form import NewKey
 from nexus_llm.serve.api_errors import ApiError, invalid
 from nexus_llm.serve.request_parts import PARTS
 from nexus_llm.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
 
-_BODIES: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions, *PARTS)
+_BODIES: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions, NewKey, *PARTS)
 _FIELDS = {field.alias or name for model in _BODIES for name, field in model.model_fields.items()}
 
 

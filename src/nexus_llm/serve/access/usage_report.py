@@ -1,0 +1,82 @@
+"""What was used, by whom and for how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import func, or_, select
+
+from nexus_llm.serve.access.database import Database
+from nexus_llm.serve.access.tables import api_keys, usage_days
+
+GroupBy = Literal["day", "key", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """The sums of one day, key or model."""
+
+    group: str
+    """`2026-11-22`, a key's name, or a model's."""
+    key_id: str | None
+    """Where rows are keys: two keys may have had the same name one after the other."""
+    requests: int
+    unfinished: int
+    """Of the requests, those whose client left or whose engine died before the answer was whole."""
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+
+    def document(self, by: GroupBy) -> dict[str, Any]:
+        """The row for JSON."""
+        head: dict[str, Any] = {by: self.group}
+        if by == "key":
+            head["key_id"] = self.key_id
+        return head | {
+            "requests": self.requests,
+            "unfinished": self.unfinished,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "usd": self.usd,
+        }
+
+
+def usage_rows(
+    database: Database,
+    *,
+    by: GroupBy,
+    key: str | None = None,
+    model: str | None = None,
+    since_day: str | None = None,
+) -> list[UsageRow]:
+    """Sums by day, key or model, in the order of their names; of one key (name or id), one model, or since a day (UTC).
+
+    Raises:
+        DatabaseDownError: the database does not answer.
+    """
+    days = usage_days.c
+    name = func.coalesce(api_keys.c.name, days.key_id)
+    columns: dict[GroupBy, list[Any]] = {"day": [days.day], "key": [name, days.key_id], "model": [days.model]}
+    groups = columns[by]
+    sums = [
+        func.sum(column)
+        for column in (days.requests, days.unfinished, days.prompt_tokens, days.completion_tokens, days.nano_usd)
+    ]
+    query = select(*groups, *sums).select_from(usage_days.outerjoin(api_keys, api_keys.c.id == days.key_id))
+    if key is not None:
+        query = query.where(or_(days.key_id == key, name == key))
+    if model is not None:
+        query = query.where(days.model == model)
+    if since_day is not None:
+        query = query.where(days.day >= since_day)
+    with database.reading() as connection:
+        rows = connection.execute(query.group_by(*groups).order_by(*groups)).all()
+    return [_row(row, has_id=by == "key") for row in rows]
+
+
+def _row(row: Any, *, has_id: bool) -> UsageRow:
+    group, *rest = row
+    key_id = rest.pop(0) if has_id else None
+    requests, unfinished, prompt_tokens, completion_tokens, nano_usd = map(int, rest)  # PostgreSQL sums to decimals
+    return UsageRow(group, key_id, requests, unfinished, prompt_tokens, completion_tokens, nano_usd / 1e9)
