@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,8 @@ from nexus_llm.serve.access.ledger import ANONYMOUS, Admitted, Ledger, LimitReac
 from nexus_llm.serve.access.limits import Prices, Refusal, Standing
 from nexus_llm.serve.access.recorder import Recorder
 from nexus_llm.serve.api_errors import ApiError
+
+log = logging.getLogger("nexus_llm.serve.access")
 
 KEY_MEMORY_SECONDS = 5.0
 """A revoked key works for at most so long at a gateway that has used it; at the one that revoked it, not at all."""
@@ -137,17 +140,21 @@ class Access:
         try:
             await asyncio.wait({waiting}, timeout=LATEST_ANSWER_SECONDS)
             if not waiting.done():
-                raise self.refused("database_down", refusals.database_down())
+                raise self._database_down("no answer in time")
             result = waiting.result()
             is_taken = True
             return result
-        except DatabaseDownError:
-            raise self.refused("database_down", refusals.database_down()) from None
+        except DatabaseDownError as error:
+            raise self._database_down(str(error)) from None
         finally:
             if not is_taken:
                 waiting.cancel()  # work that has not begun is not done
                 if undo is not None:
                     future.add_done_callback(partial(_undo, undo))
+
+    def _database_down(self, why: str) -> ApiError:
+        log.warning("access.database_down", extra={"error": why})
+        return self.refused("database_down", refusals.database_down())
 
     async def _find(self, key_id: str) -> KeyRecord | None:
         """The key, from memory or from the database, which is asked once however many requests wait for it."""

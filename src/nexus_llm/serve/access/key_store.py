@@ -68,7 +68,7 @@ def list_keys(database: Database) -> list[KeyRecord]:
         DatabaseDownError: the database does not answer.
     """
     with database.reading() as connection:
-        rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))
+        rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.name))
         return [_record(row._mapping) for row in rows]
 
 
