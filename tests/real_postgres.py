@@ -67,7 +67,7 @@ def real_postgres() -> Iterator[RealPostgres]:
         if user is not None:
             shutil.chown(folder, user)
         subprocess.run(
-            [binaries / "initdb", "-D", folder / "data", "-U", "nexus", "-A", "trust", "-N", "--no-locale", "-E", "UTF8"],
+            [binaries / "initdb", "-D", folder / "data", "-U", "nexus", "-A", "trust", "-N", "--locale=C", "-EUTF8"],
             check=True, capture_output=True, user=user, cwd=folder,
         )  # fmt: skip
         server = RealPostgres(binaries, folder, _free_port(), user)

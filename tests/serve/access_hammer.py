@@ -1,4 +1,4 @@
-"""A process that admits and settles as fast as it can, for tests of several that share a database.
+"""A process that admits and settles as fast as it can until the limit is reached, for tests of several that share a database.
 
 Usage: python access_hammer.py DATABASE KEY_ID PROMPT_TOKENS COMPLETION_TOKENS SECONDS. Prints how many got in.
 """
@@ -23,7 +23,7 @@ def main(place: str, key_id: str, prompt_tokens: int, completion_tokens: int, se
         try:
             admitted, _ = ledger.admit(key, model="m", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         except LimitReachedError:
-            continue
+            break  # what is held is all that will be used, so nothing comes back
         passed += 1
         ledger.record([Outcome(admitted, prompt_tokens, completion_tokens, is_finished=True)])
     database.close()

@@ -127,14 +127,12 @@ def test_a_revoked_key_dies_within_the_time_that_is_told(open_gateway: StartGate
     gateway.ask(key)
     revoke_key(gateway.database, "app")
     revoked = time.monotonic()
-    while True:
-        try:
-            gateway.client(key).models.list()
-        except openai.AuthenticationError as error:
-            assert "revoked" in str(error)
-            break
-        assert time.monotonic() - revoked < KEY_MEMORY_SECONDS + 1
+    answer = httpx.get(f"{gateway.url}/v1/models", headers={"x-api-key": key})
+    while answer.is_success and time.monotonic() - revoked < KEY_MEMORY_SECONDS + 1:
         time.sleep(0.1)
+        answer = httpx.get(f"{gateway.url}/v1/models", headers={"x-api-key": key})
+    assert answer.status_code == 401
+    assert "revoked" in answer.json()["error"]["message"]
     assert gateway.new_key() != key  # the name is free again
 
 
