@@ -1,4 +1,4 @@
-"""A process that admits and settles as fast as it can until the limit is reached, for tests of several that share a database.
+"""A process that admits and settles as fast as it can until the limit is reached: several of them share a database.
 
 Usage: python access_hammer.py DATABASE KEY_ID PROMPT_TOKENS COMPLETION_TOKENS SECONDS. Prints how many got in.
 """
