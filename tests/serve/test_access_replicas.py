@@ -128,8 +128,9 @@ def test_processes_that_do_nothing_but_admit_stop_exactly_at_the_limit(database_
     _, record = create_key(fleet.database, "hammer", limits=Limits(tokens_per_minute=TOKENS * 60 + TOKENS - 1))
     command = [sys.executable, str(HAMMER), database_place, record.id, "10", str(TOKENS - 10), "40"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(REPLICAS)]
-    passed = [int(process.communicate(timeout=60)[0]) for process in processes]
-    assert sum(passed) == 60
+    told = [process.communicate(timeout=60)[0].split() for process in processes]
+    passed, unknown = [int(one[0]) for one in told], sum(int(one[1]) for one in told)
+    assert 60 - unknown <= sum(passed) <= 60
     assert sum(map(bool, passed)) > 1
 
 
