@@ -23,7 +23,7 @@ from nexus_llm.serve.edge import Edge
 from nexus_llm.serve.embeddings import EmbeddingWriter
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.error_handlers import add_error_handlers
-from nexus_llm.serve.generation import Generator
+from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
 from nexus_llm.serve.openapi import describe
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest

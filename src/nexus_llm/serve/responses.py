@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.generation import ChoiceDelta, Generation, Generator
+from nexus_llm.serve.generation import ChoiceDelta, Generation
+from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.text import AnsweredCall, TokenLogprob
 
 log = logging.getLogger("nexus_llm.serve.request")

@@ -25,7 +25,7 @@ from nexus_llm.serve.engines.commands import engine_command
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
 from nexus_llm.serve.gateway import create_app
-from nexus_llm.serve.generation import Generator
+from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel, read_model
 from nexus_llm.serve.relay import Relay, Upstream

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from nexus_llm.serve.dialects.anthropic_answer import MessageWriter
 from nexus_llm.serve.dialects.anthropic_body import NAMES, CountTokensRequest, MessagesRequest
 from nexus_llm.serve.dialects.conversion import answer, errors_named
-from nexus_llm.serve.generation import Generation, Generator
+from nexus_llm.serve.generation import Generation
+from nexus_llm.serve.generator import Generator
 
 PATHS = "/v1/messages"
 """What is below answers errors in Anthropic's shape."""

@@ -16,7 +16,8 @@ from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.dialects.conversion import DialectBody, Support, answer, converted
 from nexus_llm.serve.dialects.events import compact
-from nexus_llm.serve.generation import ChoiceDelta, Generation, Generator
+from nexus_llm.serve.generation import ChoiceDelta, Generation
+from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.request_parts import Text
 from nexus_llm.serve.requests import CompletionRequest
 from nexus_llm.serve.responses import GenerationResponse

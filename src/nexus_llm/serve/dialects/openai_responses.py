@@ -7,7 +7,8 @@ from fastapi import FastAPI, Response
 from nexus_llm.serve.dialects.conversion import answer
 from nexus_llm.serve.dialects.openai_responses_answer import ResponseWriter
 from nexus_llm.serve.dialects.openai_responses_body import NAMES, ResponsesRequest
-from nexus_llm.serve.generation import Generation, Generator
+from nexus_llm.serve.generation import Generation
+from nexus_llm.serve.generator import Generator
 
 
 def add_routes(app: FastAPI, generator: Generator) -> None:

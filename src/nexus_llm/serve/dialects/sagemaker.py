@@ -22,7 +22,7 @@ from nexus_llm.serve.edge import Edge
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.error_handlers import add_error_handlers
 from nexus_llm.serve.gateway import openai_answer
-from nexus_llm.serve.generation import Generator
+from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.request_parts import Text
 from nexus_llm.serve.requests import ChatRequest, CompletionRequest
 from nexus_llm.serve.responses import send_document

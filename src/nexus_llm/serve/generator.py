@@ -1,0 +1,223 @@
+"""The way from a request to its generation: judged, encoded, and given a place in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from nexus_llm.errors import ModelError
+from nexus_llm.serve import api_errors
+from nexus_llm.serve.access.caller import current_caller
+from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
+from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.engine_requests import (
+    SEEDS,
+    answer_tokens,
+    answer_wishes,
+    call_format,
+    engine_request,
+    explain_refusal,
+    refuse_missing_features,
+)
+from nexus_llm.serve.engines.port import EngineRequest
+from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor
+from nexus_llm.serve.generation import Choice, Generation
+from nexus_llm.serve.metrics import ServerMetrics
+from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
+from nexus_llm.serve.text import Answer, AnswerWishes
+
+if TYPE_CHECKING:
+    from nexus_llm.serve.relay import Relay
+
+LOADING_RETRY_SECONDS = 2
+
+Value = TypeVar("Value")
+
+
+class Generator:
+    """Turns requests into generations, for one model behind one engine."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        *,
+        engine: EngineSupervisor,
+        admission: Admission,
+        metrics: ServerMetrics,
+        default_max_tokens: int,
+        relay: Relay | None = None,
+    ) -> None:
+        self.model = model
+        self.engine = engine
+        self.admission = admission
+        self.metrics = metrics
+        self.relay = relay
+        """Where requests go instead of to an engine of ours."""
+        self.is_draining = False
+        """No new requests are taken; those that run may finish."""
+        self.open_generations = 0
+        self._default_max_tokens = default_max_tokens
+        self._ids = itertools.count(1)
+        # One thread: a core for encoding is enough, and the others belong to the engine.
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+
+    @property
+    def open_answers(self) -> int:
+        """Answers that are being given, by the engine or by the upstream."""
+        return self.open_generations + (self.relay.open_answers if self.relay is not None else 0)
+
+    async def open(self, request: AnyRequest) -> Generation:
+        """A generation that has its place in the queue.
+
+        Raises:
+            ApiError: the request is wrong or too long, its key may not do it or has reached a limit, the queue is
+                full, or there is no engine that can do it.
+        """
+        self._refuse(request)
+        self.check_open()
+        tickets = self._enter(1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
+        try:
+            model = None
+            while self.model is not model:  # a swap meanwhile brings another tokenizer and another engine
+                model = self.model
+                template, wishes = self._asked(request)
+                prompts = await self._encode(request)
+            choices = self._choices(request, prompts, tickets, template, wishes)
+        except BaseException:
+            for ticket in tickets:
+                self.admission.leave(ticket)
+            raise
+        generation = Generation(self, choices, prompt_tokens=sum(map(len, prompts)), refusal=explain_refusal(request))
+        caller = current_caller()
+        if caller is not None:
+            await generation.reserve(caller, request.model)
+        return generation
+
+    async def count_prompt_tokens(self, request: ChatRequest | CompletionRequest) -> int:
+        """Tokens of a request's prompts, control tokens included; the engine is not asked.
+
+        Raises:
+            ApiError: the request is wrong, or for another model.
+        """
+        self._refuse(request)
+        return sum(map(len, await self._encode(request)))
+
+    def switch(self, model: ServedModel, engine: EngineSupervisor) -> None:
+        """Gives new requests to another engine. Those that are open stay with theirs."""
+        self.model, self.engine = model, engine
+
+    def close(self) -> None:
+        """Ends the encoder's thread."""
+        self._encoder.shutdown(wait=False, cancel_futures=True)
+
+    def _asked(self, request: AnyRequest) -> tuple[EngineRequest, AnswerWishes]:
+        """What the engine is asked, and what is made of its tokens."""
+        assert self.engine.facts is not None
+        refuse_missing_features(request, self.engine.facts)
+        spelled = call_format(request, self.model)
+        return engine_request(request, self.model), answer_wishes(request, spelled)
+
+    def _refuse(self, request: AnyRequest) -> None:
+        if self.relay is not None:
+            message = "Behind this server is another one; only chat, completions and embeddings are passed on to it."
+            raise ApiError(404, message, code="not_relayed")
+        request.refuse_unsupported()
+        caller = current_caller()
+        if caller is not None:
+            caller.check_model(request.model)
+        if request.model not in (self.model.name, *self.model.adapters):
+            raise api_errors.model_not_found(request.model, self.model.name)
+
+    def check_open(self) -> None:
+        """Looks whether new requests are welcome.
+
+        Raises:
+            ApiError: the server loads or stops, or has no engine any more.
+        """
+        if self.is_draining:
+            self.metrics.refused("draining")
+            raise api_errors.unavailable("The server is stopping.", retry_after_seconds=1)
+        if self.engine.state is EngineState.LOADING:
+            self.metrics.refused("loading")
+            raise api_errors.unavailable("The model is still being loaded.", retry_after_seconds=LOADING_RETRY_SECONDS)
+        if self.engine.state in (EngineState.FAILED, EngineState.STOPPED):
+            self.metrics.refused("no_engine")
+            raise api_errors.unavailable("The engine is down.")
+
+    def _enter(self, count: int) -> list[Ticket]:
+        if count > self.admission.max_running:
+            raise api_errors.invalid(
+                f"{count} choices at once are more than this server runs ({self.admission.max_running}).", param="n"
+            )
+        try:
+            return self.admission.enter(count)
+        except QueueFullError as full:
+            self.metrics.refused("queue_full")
+            raise api_errors.queue_full(waiting=full.waiting, retry_after_seconds=full.retry_after_seconds) from None
+
+    async def _encode(self, request: AnyRequest) -> list[list[int]]:
+        """Token ids of each prompt, made beside the event loop: a long prompt must not stop other streams."""
+        tokenizer = self.model.tokenizer
+        if isinstance(request, ChatRequest):
+            conversation, tools = request.conversation(), request.offered_tools()
+            try:
+                return [await self._beside(partial(tokenizer.encode_prompt, conversation, tools=tools or None))]
+            except ModelError:
+                beside = " or its tools" if tools or any(message.get("tool_calls") for message in conversation) else ""
+                raise api_errors.invalid(
+                    f"The model's chat template refuses this conversation{beside}: check the order and roles of its "
+                    "messages.",
+                    param="messages",
+                ) from None
+        param = "input" if isinstance(request, EmbeddingRequest) else "prompt"
+        prompts = []
+        for prompt in request.prompts():
+            ids = prompt if isinstance(prompt, list) else await self._beside(partial(tokenizer.encode_text, prompt))
+            if not ids or max(ids) >= tokenizer.vocabulary_size:
+                raise api_errors.invalid(
+                    f"Each {param} needs at least one token, and ids below {tokenizer.vocabulary_size}.", param=param
+                )
+            prompts.append(ids)
+        return prompts
+
+    async def _beside(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
+
+    def _choices(
+        self,
+        request: AnyRequest,
+        prompts: list[list[int]],
+        tickets: list[Ticket],
+        template: EngineRequest,
+        wishes: AnswerWishes,
+    ) -> list[Choice]:
+        assert self.engine.facts is not None
+        context_tokens = min(self.model.context_tokens, self.engine.facts.capacity_tokens)
+        is_embedding = isinstance(request, EmbeddingRequest)
+        each = 1 if isinstance(request, EmbeddingRequest) else request.n or 1
+        count = len(prompts) * each
+        choices = []
+        for index in range(count):
+            prompt = prompts[index // each]
+            one = replace(
+                template,
+                id=next(self._ids),
+                token_ids=prompt,
+                max_tokens=answer_tokens(
+                    request, prompt_tokens=len(prompt), context_tokens=context_tokens, default=self._default_max_tokens
+                ),
+                seed=(template.seed + index) % SEEDS,
+            )
+            ticket = (tickets[0] if index == count - 1 else None) if is_embedding else tickets[index]
+            choices.append(Choice(index, ticket, one, Answer(self.model.tokenizer, wishes, prompt=prompt)))
+        return choices
+
+
+def _choice_count(request: ChatRequest | CompletionRequest) -> int:
+    return (request.n or 1) * (len(request.prompts()) if isinstance(request, CompletionRequest) else 1)
