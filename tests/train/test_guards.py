@@ -40,6 +40,13 @@ def test_a_spike_is_measured_against_the_median_of_the_window():
     assert fault(history, 6.1, GuardRecipe(window_steps=4, max_loss_spike=None)) is None
 
 
+def test_noise_of_a_loss_near_zero_is_no_spike():
+    """Values of a run that learned to classify: all of its batches were sound."""
+    history = after([0.03, 0.002, 0.036, 0.05])
+    assert fault(history, 0.25, GUARD) is None
+    assert fault(history, 1.1, GUARD) is not None
+
+
 @given(values=losses, skips=st.integers(0, 4))
 def test_a_history_comes_back_from_json_as_it_was(values, skips):
     history = after(values)

@@ -22,7 +22,8 @@ class GuardRecipe(Section):
     """When a step is undone instead of kept."""
 
     max_loss_spike: Annotated[float, Field(gt=1)] | None = 3.0
-    """A loss of more than so many times the median of the last steps is a spike; null looks for none."""
+    """A loss of more than so many times the median of the last steps, and 1 nat above it, is a spike; null looks for
+    none."""
     window_steps: Annotated[int, Field(ge=4)] = 32
     """Steps whose median counts; the guard sleeps until it has seen as many."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 5

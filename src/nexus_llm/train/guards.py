@@ -13,6 +13,9 @@ from nexus_llm.recipe.train import GuardRecipe
 
 SUSPICIOUS_BATCHES = 3
 """Unusable batches in a row after which the weights are to blame, not the batches."""
+SMALLEST_SPIKE = 1.0
+"""Nats a token above the median. Near zero a loss jumps by multiples from batch to batch: of a classifier that has
+nearly learned its task (median 0.035), harmless batches were seen at 6 times the median."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def fault(history: History, loss: float, guard: GuardRecipe) -> str | None:
     """Why the step with this loss must not be applied; None: it may.
 
     A loss is a spike when it is above `max_loss_spike` times the median of the last `window_steps` kept losses, of
-    which there must be as many.
+    which there must be as many, and at least `SMALLEST_SPIKE` above it.
 
     >>> fault(History(losses=(2.0,) * 4), 9.0, GuardRecipe(window_steps=4))
     'the loss became 9, 4.5 x the median of the last 4 steps'
@@ -90,7 +93,7 @@ def fault(history: History, loss: float, guard: GuardRecipe) -> str | None:
     if guard.max_loss_spike is None or len(history.losses) < guard.window_steps:
         return None
     median = statistics.median(history.losses)
-    if loss > guard.max_loss_spike * median > 0:
+    if loss > guard.max_loss_spike * median > 0 and loss - median >= SMALLEST_SPIKE:
         times = loss / median
         return f"the loss became {loss:.4g}, {times:.3g} x the median of the last {guard.window_steps} steps"
     return None

@@ -265,7 +265,7 @@ def _facts(
 
 STAGE = Stage(
     kind="train",
-    version=2,
+    version=3,
     needs=("model", "data"),
     recipe_part=recipe_part,
     outside_inputs=lambda _recipe, _ports: {},
