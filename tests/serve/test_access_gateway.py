@@ -16,6 +16,7 @@ import openai
 import psutil
 import pytest
 
+from command_line import nexus
 from nexus_llm.recipe import KeysRecipe, ServeRecipe
 from nexus_llm.serve.access.access import KEY_MEMORY_SECONDS
 from nexus_llm.serve.access.database import Database, open_database
@@ -105,6 +106,18 @@ def test_without_a_key_no_body_is_read_and_operations_stay_open(open_gateway: St
         assert httpx.get(gateway.url + path).status_code == 200, path
     for path in ("/v1/models", "/nothing", "/admin/keys", "//", "/docs"):
         assert httpx.get(gateway.url + path).status_code == 401, path
+
+
+def test_chat_sends_the_key_of_the_environment_and_names_it_when_it_is_missing(
+    open_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = open_gateway()
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    refused = nexus("chat", gateway.url, "--prompt", "Hi", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "OPENAI_API_KEY" in refused.stderr
+    monkeypatch.setenv("OPENAI_API_KEY", gateway.new_key())
+    assert nexus("chat", gateway.url, "--prompt", "Hi", cwd=tmp_path).stdout == "user\nHi\n"
 
 
 def test_a_key_works_for_openais_and_anthropics_header_and_is_nowhere_in_the_database(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -41,13 +42,16 @@ def chat(
     as_json: AsJson = False,
     root: Root = Path(),
 ) -> int:
-    """Talk to a model. Ctrl-C stops an answer, Ctrl-D ends."""
+    """Talk to a model. Ctrl-C stops an answer, Ctrl-D ends. A server's key comes from $OPENAI_API_KEY."""
     import httpx
 
     asked = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     options = {name: value for name, value in asked.items() if value is not None}
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    with _server(target, root) as url, httpx.Client(timeout=httpx.Timeout(READ_SECONDS, connect=5)) as client:
+    key = os.environ.get("OPENAI_API_KEY") if _is_address(target) else None
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    timeout = httpx.Timeout(READ_SECONDS, connect=5)
+    with _server(target, root) as url, httpx.Client(timeout=timeout, headers=headers) as client:
         from nexus_llm.serve.client import first_model
 
         name = model or first_model(client, url)
@@ -58,10 +62,14 @@ def chat(
     return 0
 
 
+def _is_address(target: str) -> bool:
+    return target.startswith(("http://", "https://"))
+
+
 @contextlib.contextmanager
 def _server(target: str, root: Path) -> Iterator[str]:
     """The address of a server: the given one, or one that lives as long as the block."""
-    if target.startswith(("http://", "https://")):
+    if _is_address(target):
         yield target
         return
     require_serving()
@@ -72,7 +80,7 @@ def _server(target: str, root: Path) -> Iterator[str]:
     from nexus_llm.serve.logs import log_to_stderr
     from nexus_llm.serve.server import prepare
 
-    require_engine(found.recipe.engine)
+    require_engine(found.recipe)
     log_to_stderr("error")
     print(f"loading {found.folder} …", file=sys.stderr, flush=True)
     key = upstream_key(found.recipe)

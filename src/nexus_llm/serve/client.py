@@ -47,9 +47,9 @@ def first_model(client: httpx.Client, url: str) -> str:
         answer.raise_for_status()
         return str(answer.json()["data"][0]["id"])
     except httpx.HTTPStatusError as error:
-        raise ServingError(
-            f"{place} answers {error.response.status_code}", fix="check the address, or give --model"
-        ) from error
+        status = error.response.status_code
+        fix = "set OPENAI_API_KEY to a key of this server" if status == 401 else "check the address, or give --model"
+        raise ServingError(f"{place} answers {status}", fix=fix) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServingError(f"nothing answers at {url}", fix="start one with: nexus serve RUN") from error
     except (ValueError, LookupError, TypeError) as error:
