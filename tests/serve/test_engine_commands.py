@@ -13,7 +13,7 @@ from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import MissingExtraError, ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines import child, llama_library
-from nexus_llm.serve.engines.commands import ENGINE_MODULES, engine_command, require_engine
+from nexus_llm.serve.engines.commands import engine_command, require_engine
 from nexus_llm.serve.engines.port import EngineRequest
 from nexus_llm.serve.engines.vllm_command import vllm_arguments
 from nexus_llm.serve.engines.vllm_protocol import VllmAnswerError, completion_body, read_event
@@ -34,7 +34,6 @@ def test_each_engine_of_the_recipe_has_a_child_that_takes_its_settings(name: str
     module, _, settings = child.ENGINES[name]
     kind = getattr(importlib.import_module(f"nexus_llm.serve.engines.{module}"), settings)
     assert kind(**json.loads(json.dumps(command.settings)))
-    assert name in ENGINE_MODULES
 
 
 @pytest.mark.parametrize(
@@ -55,9 +54,16 @@ def test_a_recipe_that_no_engine_can_follow_is_refused(values: dict[str, Any], s
 def test_a_missing_wheel_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="xllamacpp") as caught:
-        require_engine("llama.cpp")
+        require_engine(ServeRecipe(engine="llama.cpp"))
     assert caught.value.fix == "pip install 'nexus-llm-platform[llama]'"
-    require_engine("openai")
+    require_engine(ServeRecipe.model_validate({"engine": "openai", "upstream": {"url": "http://127.0.0.1/v1"}}))
+
+
+def test_a_missing_vllm_program_is_named_with_the_recipe_s_field() -> None:
+    recipe = ServeRecipe.model_validate({"engine": "vllm", "vllm": {"program": "no-such-vllm"}})
+    with pytest.raises(ServingError, match="no-such-vllm") as caught:
+        require_engine(recipe)
+    assert "environment of its own" in (caught.value.fix or "")
 
 
 def test_engines_of_the_hugging_face_layout_need_no_gguf(tiny_folder: Path, tmp_path: Path) -> None:
@@ -88,7 +94,7 @@ def test_a_request_keeps_every_setting_on_its_way_to_vllm() -> None:
     )  # fmt: skip
     body = completion_body(request, served_name="n")
     assert (body["model"], body["prompt"], body["stop_token_ids"], body["stream"]) == ("a", [5, 6], [2], False)
-    assert (body["temperature"], body["top_p"], body["top_k"], body["seed"]) == (0.5, 0.9, -1, 3)
+    assert (body["temperature"], body["top_p"], body["top_k"], body["seed"]) == (0.5, 0.9, 0, 3)
     assert (body["presence_penalty"], body["frequency_penalty"], body["repetition_penalty"]) == (1.0, -1.0, 1.5)
     assert body["logit_bias"] == {"7": -100.0}
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}

@@ -188,6 +188,16 @@ def test_the_prompt_is_scored_in_the_first_delta_only(engine: Engine, facts: Eng
     assert not any(delta.prompt_logprobs for delta in deltas[1:])
 
 
+def test_a_scored_prompt_can_have_its_alternatives(engine: Engine, facts: EngineFacts) -> None:
+    needs(facts, "prompt_logprobs")
+    (deltas,) = run(engine, ask(prompt_logprobs=True, logprobs=True, top_logprobs=3, max_tokens=1))
+    tops = deltas[0].prompt_top_logprobs
+    assert [len(top) for top in tops] == [3] * (len(PROMPT) - 1)
+    for token, logprob, top in zip(PROMPT[1:], deltas[0].prompt_logprobs, tops, strict=True):
+        assert [value for _, value in top] == sorted((value for _, value in top), reverse=True)
+        assert logprob == dict(top).get(token, logprob) <= top[0][1]
+
+
 def test_a_bias_forbids_and_forces_tokens(engine: Engine, facts: EngineFacts) -> None:
     needs(facts, "logit_bias")
     if facts.name == "vllm":

@@ -59,7 +59,7 @@ def serve(
     from nexus_llm.serve.logs import log_to_stderr
     from nexus_llm.serve.server import run_server
 
-    require_engine(model.recipe.engine)
+    require_engine(model.recipe)
     log_to_stderr(log_level)
     recipe = _with_keys(model.recipe, database)
     if sagemaker_port is not None:

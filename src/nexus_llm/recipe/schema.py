@@ -271,6 +271,8 @@ class VllmRecipe(Section):
     """GPUs that share the model (tensor parallel)."""
     context_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest prompt and answer together; None is the model's own."""
+    program: str = "vllm"
+    """Its program. vLLM pins a torch of its own, so it lives in an environment of its own, or in vLLM's container."""
     arguments: list[str] = []
     """Further flags of `vllm serve`, word by word."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from typing import Any
 
-from nexus_llm.errors import MissingExtraError
+from nexus_llm.errors import MissingExtraError, ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.model_folder import ServedModel
@@ -15,7 +16,6 @@ ENGINE_MODULES = {
     "openvino": ("openvino_genai", "serve"),
     "llama.cpp": ("xllamacpp", "llama"),
     "transformers": ("transformers", "train"),
-    "vllm": ("vllm", "vllm"),
 }
 """Engine → the module that it cannot do without, and the extra that installs it."""
 
@@ -25,13 +25,19 @@ def engine_command(model: ServedModel, recipe: ServeRecipe) -> EngineCommand:
     return EngineCommand(recipe.engine, _SETTINGS[recipe.engine](model, recipe))
 
 
-def require_engine(name: str) -> None:
-    """Checks that the engine can be run here, without loading it.
+def require_engine(recipe: ServeRecipe) -> None:
+    """Checks that the recipe's engine can be run here, without loading it.
 
     Raises:
         MissingExtraError: its wheel is not installed.
+        ServingError: its program is not there.
     """
-    module, extra = ENGINE_MODULES.get(name, (None, ""))
+    if recipe.engine == "vllm" and shutil.which(recipe.vllm.program) is None:
+        raise ServingError(
+            f"serve.vllm.program: there is no program {recipe.vllm.program!r}",
+            fix="install vLLM in an environment of its own (it pins its own torch) and name its bin/vllm there",
+        )
+    module, extra = ENGINE_MODULES.get(recipe.engine, (None, ""))
     if module is not None and importlib.util.find_spec(module) is None:
         raise MissingExtraError.for_extra(extra, module)
 
@@ -70,6 +76,7 @@ def _vllm(model: ServedModel, recipe: ServeRecipe) -> dict[str, Any]:
         "gpus": recipe.vllm.gpus,
         "adapters": dict(recipe.adapters),
         "arguments": list(recipe.vllm.arguments),
+        "program": [recipe.vllm.program],
     }
 
 

@@ -141,17 +141,13 @@ class _Echo:
         elif self._said == request.max_tokens:
             finish = "length"
         delta = EngineDelta(request.id, [token], [], finish)
-        return self._with_logprobs(delta) if request.logprobs else delta
+        if request.logprobs:
+            top = fake_answers.likeliest(token, request.top_logprobs, is_chosen=True)
+            delta = replace(delta, logprobs=[fake_answers.logprob(token)], top_logprobs=[top] if top else [])
+        return self._with_prompt(delta) if request.prompt_logprobs and self._said == 1 else delta
 
-    def _with_logprobs(self, delta: EngineDelta) -> EngineDelta:
-        token, top = delta.token_ids[0], self._request.top_logprobs
-        delta = replace(
-            delta,
-            logprobs=[fake_answers.logprob(token)],
-            top_logprobs=[fake_answers.likeliest(token, top)] if top else [],
-        )
-        if not self._request.prompt_logprobs or self._said > 1:
-            return delta
+    def _with_prompt(self, delta: EngineDelta) -> EngineDelta:
+        top = self._request.top_logprobs
         prompt = self._request.token_ids[1:]
         return replace(
             delta,

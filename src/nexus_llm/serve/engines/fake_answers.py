@@ -14,10 +14,10 @@ def logprob(token: int) -> float:
     return -1.0 / (1 + token % 7)
 
 
-def likeliest(token: int, count: int) -> list[tuple[int, float]]:
-    """The `count` likeliest tokens where `token` stands: an even token comes first, an odd one second."""
+def likeliest(token: int, count: int, *, is_chosen: bool = False) -> list[tuple[int, float]]:
+    """The `count` likeliest tokens where `token` stands: one that was chosen or is even comes first, an odd second."""
     value = logprob(token)
-    first = [(token, value)] if token % 2 == 0 else [(token + 1, value / 2), (token, value)]
+    first = [(token, value)] if is_chosen or token % 2 == 0 else [(token + 1, value / 2), (token, value)]
     rest = [(token + 1 + more, value - more) for more in range(1, count + 1)]
     return [*first, *rest][:count]
 

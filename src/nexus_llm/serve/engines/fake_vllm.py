@@ -2,8 +2,8 @@
 
     python -m nexus_llm.serve.engines.fake_vllm serve MODEL --host H --port P ... [--die-after-tokens N]
 
-It echoes prompts as the fake engine does. Written after vLLM's documentation (docs.vllm.ai, read 2026-11), not after
-a running vLLM: passing against this says that our side is as documented, no more.
+It echoes prompts as the fake engine does. Its forms are those of vLLM 0.33.0's source (wheel on PyPI, 2026-11-22). No
+vLLM was run: passing against this says that our side speaks as that source reads, no more.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def create_app(fake: FakeVllm) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        cache = f'vllm:cache_config_info{{block_size="{BLOCK_SIZE}",num_gpu_blocks="{BLOCKS}"}} 1.0'
+        sizes = f'block_size="{BLOCK_SIZE}",kv_cache_size_tokens="{BLOCK_SIZE * BLOCKS}",num_gpu_blocks="{BLOCKS}"'
+        cache = f"vllm:cache_config_info{{{sizes}}} 1.0"
         return PlainTextResponse(f'{cache}\nvllm:kv_cache_usage_perc{{engine="0"}} {fake.cache_share}\n')
 
     @app.post("/v1/completions")
@@ -135,7 +136,14 @@ def _document(delta: EngineDelta, body: dict[str, Any]) -> dict[str, Any]:
     if body.get("logprobs") is not None:
         choice["logprobs"] = _logprobs(delta, body["logprobs"])
     if body.get("prompt_logprobs") is not None:
-        scored = [{str(token): {"logprob": -1.0, "rank": 1}} for token in body["prompt"][1:]]
+        # The token itself and, where more are asked for, the likeliest others; each place holds all of them.
+        scored = [
+            {
+                str((token + n) % VOCABULARY): {"logprob": -1.0 - n, "rank": 1 + n}
+                for n in range(body["prompt_logprobs"] or 1)
+            }
+            for token in body["prompt"][1:]
+        ]
         choice["prompt_logprobs"] = [None, *scored]
     return {"id": "cmpl-0", "object": "text_completion", "model": body["model"], "choices": [choice]}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from nexus_llm.serve.engines.grammar import SchemaGrammars
 from nexus_llm.serve.engines.llama_library import MAX_SEQUENCES, CacheFullError, LlamaModel
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
-from nexus_llm.serve.engines.sampling import TokenSampler, token_logprobs
+from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,16 @@ class _Sequence:
     read: int = 0
     """How many of `token_ids` the cache holds."""
     said: int = 0
-    prompt_logprobs: list[float] = field(default_factory=list)
+    scores: PromptScores = field(init=False)
+    """Of the prompt, as far as it was read."""
     is_answer_begun: bool = False
+
+    def __post_init__(self) -> None:
+        self.forget_scores()
+
+    def forget_scores(self) -> None:
+        """Before the prompt is read, once more or for the first time."""
+        self.scores = PromptScores(self.request.top_logprobs)
 
 
 class LlamaCppEngine:
@@ -180,11 +188,11 @@ class LlamaCppEngine:
         return deltas
 
     def _score(self, piece: _Piece, place: int) -> None:
-        """Adds the log probabilities of the prompt's tokens that follow those of this piece."""
+        """Tells how likely the prompt's tokens are that follow those of this piece."""
         sequence = piece.sequence
         followers = sequence.request.token_ids[piece.start + 1 : piece.start + piece.count + 1]
-        rows = (self._model.logits(place + index) for index in range(len(followers)))
-        sequence.prompt_logprobs += [token_logprobs([row], [token])[0] for row, token in zip(rows, followers)]  # noqa: B905 - rows is lazy
+        for index, token in enumerate(followers):
+            sequence.scores.add(self._model.logits(place + index), token)
 
     def _say(self, sequence: _Sequence, place: int) -> EngineDelta:
         request = sequence.request
@@ -202,7 +210,8 @@ class LlamaCppEngine:
             [chosen.logprob] if request.logprobs and chosen.logprob is not None else [],
             finish,
             [chosen.top_logprobs] if chosen.top_logprobs is not None else [],
-            [] if sequence.is_answer_begun else sequence.prompt_logprobs,
+            [] if sequence.is_answer_begun else sequence.scores.logprobs,
+            [] if sequence.is_answer_begun else sequence.scores.top_logprobs,
         )
         sequence.is_answer_begun = True
         if finish:
@@ -221,7 +230,7 @@ class LlamaCppEngine:
         self._free(sequence)
         sequence.read = 0
         if not sequence.is_answer_begun:
-            sequence.prompt_logprobs.clear()
+            sequence.forget_scores()
         self._waiting.appendleft(sequence)
 
     def _leave(self, sequence: _Sequence) -> None:

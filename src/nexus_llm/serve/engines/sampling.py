@@ -9,8 +9,8 @@ Source: vLLM, "Sampling Parameters" (docs.vllm.ai, read 2026-11).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +163,19 @@ def top_logprobs(logits: Logits, count: int, *, normaliser: float) -> list[tuple
     return [(token, float(logits[token]) - normaliser) for token in ranked]
 
 
-def token_logprobs(logits: Any, token_ids: list[int]) -> list[float]:
-    """Log probability of each token under the row of logits before it: rows of shape (tokens, vocabulary)."""
-    return [float(row[token]) - log_sum_exp(row) for row, token in zip(logits, token_ids, strict=True)]
+@dataclass(slots=True)
+class PromptScores:
+    """How likely each token of a prompt is after those before it, collected in order."""
+
+    top: int
+    """How many of the likeliest tokens are kept for each place."""
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """Empty where `top` is 0."""
+
+    def add(self, logits: Logits, token: int) -> None:
+        """Scores the token that follows these logits, of shape (vocabulary,)."""
+        normaliser = log_sum_exp(logits)
+        self.logprobs.append(float(logits[token]) - normaliser)
+        if self.top:
+            self.top_logprobs.append(top_logprobs(logits, self.top, normaliser=normaliser))

@@ -13,7 +13,7 @@ from typing import Any
 
 from nexus_llm.serve.engines.grammar import SchemaGrammars
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
-from nexus_llm.serve.engines.sampling import TokenSampler, token_logprobs
+from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,10 @@ class TransformersEngine:
             return EngineDelta(request.id, [], [], "capacity")
         is_prompt = sequence.cache is None
         logits = self._forward(sequence)
-        prompt_logprobs: list[float] = []
+        scores = PromptScores(request.top_logprobs)
         if is_prompt and request.prompt_logprobs:
-            prompt_logprobs = token_logprobs(logits[:-1], request.token_ids[1:])
+            for row, token in zip(logits[:-1], request.token_ids[1:], strict=True):
+                scores.add(row, token)
         chosen = sequence.sampler.choose(logits[-1])
         sequence.next_ids = [chosen.id]
         sequence.said += 1
@@ -131,7 +132,8 @@ class TransformersEngine:
             [chosen.logprob] if request.logprobs and chosen.logprob is not None else [],
             finish,
             [chosen.top_logprobs] if chosen.top_logprobs is not None else [],
-            prompt_logprobs,
+            scores.logprobs,
+            scores.top_logprobs,
         )
 
     def _forward(self, sequence: _Sequence) -> Any:

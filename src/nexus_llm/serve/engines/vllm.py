@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import queue
 import socket
 import subprocess
@@ -84,11 +83,10 @@ class VllmEngine:
         """The engine once vLLM is healthy and has answered one request.
 
         Raises:
-            RuntimeError: vLLM is not installed, ends, or takes too long.
+            RuntimeError: vLLM ends, or takes too long.
+        OSError: there is no such program.
         """
         started = time.monotonic()
-        if settings.program == ("vllm",) and importlib.util.find_spec("vllm") is None:
-            raise RuntimeError("vLLM is not installed: pip install vllm")
         port = _free_port()
         arguments = vllm_arguments(
             settings.folder, port=port, served_name=SERVED_NAME, max_running=settings.max_running,

@@ -1,6 +1,6 @@
 """The command line of `vllm serve`, as one pure function: the supervised child and the container use the same flags.
 
-Source: docs.vllm.ai, "vllm serve" and "Engine Arguments", read 2026-11.
+Checked against the source of vLLM 0.33.0 (its wheel on PyPI, `engine/arg_utils.py`, 2026-11-22).
 """
 
 from __future__ import annotations

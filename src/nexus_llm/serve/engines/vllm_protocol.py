@@ -3,14 +3,16 @@
 Token ids in through `/v1/completions` with `prompt: [ids]`, out through `return_token_ids`; tokens in log
 probabilities as `token_id:N` through `return_tokens_as_token_ids`.
 
-Source: docs.vllm.ai, "OpenAI-Compatible Server", extra parameters of the completions API, read 2026-11.
+Checked against the source of vLLM 0.33.0 (its wheel on PyPI, `entrypoints/openai/completion`, 2026-11-22).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from nexus_llm.serve.engines.port import EngineDelta, EngineFinish, EngineRequest
 
@@ -18,6 +20,7 @@ EVENT = "data: "
 DONE = "[DONE]"
 _TOKEN_MARK = "token_id:"  # noqa: S105 - no secret
 _FINISHES: dict[str, EngineFinish] = {"stop": "stop", "length": "length", "abort": "capacity"}
+_SIZE_LABEL = "kv_cache_size_tokens"
 
 
 class VllmAnswerError(Exception):
@@ -32,7 +35,7 @@ def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, An
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "top_k": request.top_k or -1,  # vLLM's word for all
+        "top_k": request.top_k,
         "seed": request.seed,
         "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty,
@@ -46,7 +49,7 @@ def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, An
     if request.logprobs or request.top_logprobs:
         body |= {"logprobs": request.top_logprobs, "return_tokens_as_token_ids": True}
     if request.prompt_logprobs:
-        body["prompt_logprobs"] = 0
+        body["prompt_logprobs"] = request.top_logprobs
     if request.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
     if request.json_schema is not None:
@@ -91,13 +94,17 @@ def _delta(choice: dict[str, Any], request: EngineRequest) -> EngineDelta:
     if request.logprobs and len(logprobs) != len(token_ids):
         raise ValueError("not one log probability a token")
     tops = told.get("top_logprobs") or []
+    places = choice["prompt_logprobs"][1:] if request.prompt_logprobs else []
     return EngineDelta(
         request.id,
         token_ids,
         logprobs if request.logprobs else [],
         None if reason is None else _FINISHES[reason],
         [_ranked(top, request.top_logprobs) for top in tops] if request.top_logprobs else [],
-        _prompt_logprobs(choice, request) if request.prompt_logprobs else [],
+        [place[str(token)]["logprob"] for place, token in zip(places, request.token_ids[1:], strict=bool(places))],
+        [_ranked({name: one["logprob"] for name, one in place.items()}, request.top_logprobs) for place in places]
+        if request.top_logprobs
+        else [],
     )
 
 
@@ -107,37 +114,25 @@ def _ranked(top: dict[str, float], count: int) -> list[tuple[int, float]]:
     return sorted(values, key=lambda pair: (-pair[1], pair[0]))[:count]
 
 
-def _prompt_logprobs(choice: dict[str, Any], request: EngineRequest) -> list[float]:
-    places = choice["prompt_logprobs"][1:]
-    following = request.token_ids[1:]
-    return [float(place[str(token)]["logprob"]) for place, token in zip(places, following, strict=True)]
-
-
 @dataclass(frozen=True, slots=True)
 class VllmMetrics:
     """What `/metrics` says of the cache."""
 
     capacity_tokens: int = 0
     cache_share: float = 0.0
-    labels: dict[str, str] = field(default_factory=dict)
 
 
 def read_metrics(page: str) -> VllmMetrics:
     """The cache's size and fill from Prometheus text; zeros where it says nothing.
 
-    >>> read_metrics('vllm:cache_config_info{block_size="16",num_gpu_blocks="10"} 1.0').capacity_tokens
+    >>> read_metrics('vllm:cache_config_info{kv_cache_size_tokens="160"} 1.0').capacity_tokens
     160
     """
-    labels: dict[str, str] = {}
-    share = 0.0
-    for line in page.splitlines():
-        if line.startswith("vllm:cache_config_info{"):
-            inside = line[line.index("{") + 1 : line.rindex("}")]
-            labels = {name: value.strip('"') for name, _, value in (one.partition("=") for one in inside.split(","))}
-        elif line.startswith("vllm:kv_cache_usage_perc"):
-            share = float(line.rsplit(" ", 1)[1])
-    try:
-        capacity = int(labels["block_size"]) * int(labels["num_gpu_blocks"])
-    except (KeyError, ValueError):
-        capacity = 0
-    return VllmMetrics(capacity, share, labels)
+    capacity, share = 0, 0.0
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name == "vllm:cache_config_info" and sample.labels.get(_SIZE_LABEL, "").isdigit():
+                capacity = int(sample.labels[_SIZE_LABEL])
+            elif sample.name == "vllm:kv_cache_usage_perc":
+                share = sample.value
+    return VllmMetrics(capacity, share)
