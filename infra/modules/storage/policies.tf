@@ -1,0 +1,68 @@
+locals {
+  # Bucket → its ARN and its objects'.
+  scopes = { for one, arn in local.arns : one => [arn, "${arn}/*"] }
+
+  clear_text = { for one, scope in local.scopes : one => {
+    Sid       = "NothingInClearText"
+    Effect    = "Deny"
+    Principal = { AWS = "*" }
+    Action    = "s3:*"
+    Resource  = scope
+    Condition = { Bool = { "aws:SecureTransport" = "false" } }
+  } }
+  old_tls = { for one, scope in local.scopes : one => {
+    Sid       = "NothingBelowTls12"
+    Effect    = "Deny"
+    Principal = { AWS = "*" }
+    Action    = "s3:*"
+    Resource  = scope
+    Condition = { NumericLessThan = { "s3:TlsVersion" = "1.2" } }
+  } }
+  # A writer that names another key would lock everybody else out. Who names none gets the bucket's own.
+  other_keys = { for one in local.contents : one => {
+    Sid       = "NoOtherKey"
+    Effect    = "Deny"
+    Principal = { AWS = "*" }
+    Action    = "s3:PutObject"
+    Resource  = "${local.arns[one]}/*"
+    Condition = { StringNotEqualsIfExists = {
+      "s3:x-amz-server-side-encryption-aws-kms-key-id" = var.kms_key_arn
+    } }
+  } }
+  deliveries = [
+    {
+      Sid       = "S3DeliversAccessLogs"
+      Effect    = "Allow"
+      Principal = { Service = "logging.s3.amazonaws.com" }
+      Action    = "s3:PutObject"
+      Resource  = "${local.arns["logs"]}/s3/*"
+      Condition = {
+        StringEquals = { "aws:SourceAccount" = var.account_id }
+        ArnLike      = { "aws:SourceArn" = [for one in local.contents : local.arns[one]] }
+      }
+    },
+    {
+      Sid       = "LoadBalancersDeliverAccessLogs"
+      Effect    = "Allow"
+      Principal = { Service = "logdelivery.elasticloadbalancing.amazonaws.com" }
+      Action    = "s3:PutObject"
+      Resource  = "${local.arns["logs"]}/*/AWSLogs/${var.account_id}/*"
+      Condition = { ArnLike = {
+        "aws:SourceArn" = "arn:aws:elasticloadbalancing:${var.region}:${var.account_id}:loadbalancer/*"
+      } }
+    },
+  ]
+}
+
+resource "aws_s3_bucket_policy" "this" {
+  for_each = aws_s3_bucket_public_access_block.this
+  bucket   = each.value.id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [local.clear_text[each.key], local.old_tls[each.key]],
+      [for one, statement in local.other_keys : statement if one == each.key],
+      [for one in local.deliveries : one if each.key == "logs"],
+    )
+  })
+}
