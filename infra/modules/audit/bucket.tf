@@ -16,7 +16,7 @@ resource "aws_s3_bucket" "audit" {
 }
 
 resource "aws_s3_bucket_versioning" "audit" {
-  bucket = aws_s3_bucket.audit.id
+  bucket = aws_s3_bucket.audit.bucket
   versioning_configuration {
     status = "Enabled"
   }
@@ -35,7 +35,7 @@ resource "aws_s3_bucket_object_lock_configuration" "audit" {
 }
 
 resource "aws_s3_bucket_server_side_encryption_configuration" "audit" {
-  bucket = aws_s3_bucket.audit.id
+  bucket = aws_s3_bucket.audit.bucket
   rule {
     bucket_key_enabled = true
     apply_server_side_encryption_by_default {
@@ -46,7 +46,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "audit" {
 }
 
 resource "aws_s3_bucket_public_access_block" "audit" {
-  bucket                  = aws_s3_bucket.audit.id
+  bucket                  = aws_s3_bucket.audit.bucket
   block_public_acls       = true
   block_public_policy     = true
   ignore_public_acls      = true
@@ -54,7 +54,7 @@ resource "aws_s3_bucket_public_access_block" "audit" {
 }
 
 resource "aws_s3_bucket_ownership_controls" "audit" {
-  bucket = aws_s3_bucket.audit.id
+  bucket = aws_s3_bucket.audit.bucket
   rule {
     object_ownership = "BucketOwnerEnforced"
   }

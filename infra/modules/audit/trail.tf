@@ -20,7 +20,7 @@ resource "aws_iam_role" "trail" {
 
 resource "aws_iam_role_policy" "trail" {
   name = "write-the-trail"
-  role = aws_iam_role.trail.id
+  role = aws_iam_role.trail.name
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{

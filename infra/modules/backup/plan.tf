@@ -26,7 +26,7 @@ resource "aws_backup_plan" "daily" {
       delete_after = var.keep_days
     }
     dynamic "copy_action" {
-      for_each = var.copy_vault_arn == null ? [] : [var.copy_vault_arn]
+      for_each = var.copies ? [var.copy_vault_arn] : []
       content {
         destination_vault_arn = copy_action.value
         lifecycle {

@@ -33,8 +33,14 @@ variable "lock_min_days" {
   }
 }
 
+variable "copies" {
+  description = "Whether backups are copied to a second region; a plan must know it before that vault exists."
+  type        = bool
+  default     = false
+}
+
 variable "copy_vault_arn" {
-  description = "Vault in a second region that receives a copy; null copies nothing."
+  description = "Vault in the second region that receives the copies; needed where `copies` is true."
   type        = string
   default     = null
 }

@@ -47,6 +47,7 @@ variable "queues" {
     gpu            = optional(bool, false)
     disk_gib       = optional(number, 200)
   }))
+  nullable = false
   default = {
     cpu = { instance_types = ["c7i", "m7i", "c6i", "m6i"], max_vcpus = 128, disk_gib = 500 }
     gpu = { instance_types = ["g6", "g5"], max_vcpus = 16, gpu = true }

@@ -15,7 +15,7 @@ resource "aws_iam_role_policy" "box" {
   # checkov:skip=CKV_AWS_290:what is written on "*" are the channels of the box's own session
   # checkov:skip=CKV_AWS_355:Session Manager's actions take no resource; the reason stands beside them
   name = "sessions-and-buckets"
-  role = aws_iam_role.box.id
+  role = aws_iam_role.box.name
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [

@@ -31,7 +31,7 @@ resource "aws_iam_role" "stop" {
 
 resource "aws_iam_role_policy" "stop" {
   name = "stop-the-box"
-  role = aws_iam_role.stop.id
+  role = aws_iam_role.stop.name
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [

@@ -32,7 +32,7 @@ resource "aws_iam_role_policy" "github" {
   # checkov:skip=CKV_AWS_355:the token of a registry is the only "*"
   count = var.github == null ? 0 : 1
   name  = "push-images"
-  role  = aws_iam_role.github[0].id
+  role  = aws_iam_role.github[0].name
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [

@@ -84,7 +84,7 @@ resource "aws_iam_role_policy" "this" {
   # checkov:skip=CKV_AWS_355:each "*" is an action that takes no resource; the reason stands beside it
   for_each = local.permissions
   name     = "what-the-service-needs"
-  role     = aws_iam_role.this[each.key].id
+  role     = aws_iam_role.this[each.key].name
   policy   = jsonencode({ Version = "2012-10-17", Statement = jsondecode(each.value) })
 }
 

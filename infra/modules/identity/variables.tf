@@ -47,8 +47,9 @@ variable "github" {
   })
   default = null
   validation {
-    condition = var.github == null || (
-      can(regex("^[\\w.-]+/[\\w.-]+$", var.github.repository)) && !anytrue([for one in var.github.subjects : one == "*"])
+    # A conditional and not `||`: Terraform below 1.12 evaluates both sides of that.
+    condition = var.github == null ? true : (
+      can(regex("^[\\w.-]+/[\\w.-]+$", var.github.repository)) && !contains(var.github.subjects, "*")
     )
     error_message = "github.repository is OWNER/NAME, and a subject of * would let every branch and pull request push."
   }

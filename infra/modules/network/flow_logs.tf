@@ -13,13 +13,14 @@ resource "aws_iam_role" "flow" {
       Effect    = "Allow"
       Principal = { Service = "vpc-flow-logs.amazonaws.com" }
       Action    = "sts:AssumeRole"
+      Condition = { StringEquals = { "aws:SourceAccount" = var.account_id } }
     }]
   })
 }
 
 resource "aws_iam_role_policy" "flow" {
   name = "write-flow-logs"
-  role = aws_iam_role.flow.id
+  role = aws_iam_role.flow.name
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{

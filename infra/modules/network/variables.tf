@@ -3,6 +3,11 @@ variable "name" {
   type        = string
 }
 
+variable "account_id" {
+  description = "Account whose flow logs these are."
+  type        = string
+}
+
 variable "region" {
   description = "Region; part of the endpoints' service names."
   type        = string

@@ -16,7 +16,7 @@ resource "aws_iam_role" "mlflow" {
 resource "aws_iam_role_policy" "mlflow" {
   count = var.mlflow ? 1 : 0
   name  = "keep-artifacts"
-  role  = aws_iam_role.mlflow[0].id
+  role  = aws_iam_role.mlflow[0].name
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [

@@ -4,7 +4,7 @@ locals {
   names      = { for one in ["data", "models", "logs"] : one => "${var.name}-${one}-${var.account_id}" }
   arns       = { for one, name in local.names : one => "arn:aws:s3:::${name}" }
   contents   = toset(["data", "models"])
-  replicated = var.replica_kms_key_arn == null ? toset([]) : local.contents
+  replicated = var.copies ? local.contents : toset([])
 }
 
 resource "aws_s3_bucket" "this" {
@@ -20,7 +20,7 @@ resource "aws_s3_bucket" "this" {
 
 resource "aws_s3_bucket_versioning" "this" {
   for_each = aws_s3_bucket.this
-  bucket   = each.value.id
+  bucket   = each.value.bucket
   versioning_configuration {
     status = "Enabled"
   }
@@ -28,7 +28,7 @@ resource "aws_s3_bucket_versioning" "this" {
 
 resource "aws_s3_bucket_server_side_encryption_configuration" "contents" {
   for_each = local.contents
-  bucket   = aws_s3_bucket.this[each.value].id
+  bucket   = aws_s3_bucket.this[each.value].bucket
   rule {
     # One data key for many objects: a training job that reads 100,000 shards asks KMS about once.
     bucket_key_enabled = true
@@ -42,7 +42,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "contents" {
 # Neither S3's access logs nor those of load balancers are delivered to a bucket that is encrypted with a KMS key.
 # Source: S3 user guide, "Enabling Amazon S3 server access logging"; ELB user guide, "Access logs"; read 2026-11.
 resource "aws_s3_bucket_server_side_encryption_configuration" "logs" {
-  bucket = aws_s3_bucket.this["logs"].id
+  bucket = aws_s3_bucket.this["logs"].bucket
   rule {
     apply_server_side_encryption_by_default {
       sse_algorithm = "AES256"
@@ -52,7 +52,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "logs" {
 
 resource "aws_s3_bucket_public_access_block" "this" {
   for_each                = aws_s3_bucket.this
-  bucket                  = each.value.id
+  bucket                  = each.value.bucket
   block_public_acls       = true
   block_public_policy     = true
   ignore_public_acls      = true
@@ -61,7 +61,7 @@ resource "aws_s3_bucket_public_access_block" "this" {
 
 resource "aws_s3_bucket_ownership_controls" "this" {
   for_each = aws_s3_bucket.this
-  bucket   = each.value.id
+  bucket   = each.value.bucket
   rule {
     object_ownership = "BucketOwnerEnforced"
   }
@@ -69,7 +69,7 @@ resource "aws_s3_bucket_ownership_controls" "this" {
 
 resource "aws_s3_bucket_logging" "contents" {
   for_each      = local.contents
-  bucket        = aws_s3_bucket.this[each.value].id
-  target_bucket = aws_s3_bucket.this["logs"].id
+  bucket        = aws_s3_bucket.this[each.value].bucket
+  target_bucket = aws_s3_bucket.this["logs"].bucket
   target_prefix = "s3/${each.value}/"
 }

@@ -45,7 +45,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "contents" {
 
 resource "aws_s3_bucket_intelligent_tiering_configuration" "contents" {
   for_each = local.contents
-  bucket   = aws_s3_bucket.this[each.value].id
+  bucket   = aws_s3_bucket.this[each.value].bucket
   name     = "archive"
   # The instant tiers need no setting. This one takes minutes to hours to come back, so only old corpora go there.
   filter {

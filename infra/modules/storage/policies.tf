@@ -56,7 +56,7 @@ locals {
 
 resource "aws_s3_bucket_policy" "this" {
   for_each = aws_s3_bucket_public_access_block.this
-  bucket   = each.value.id
+  bucket   = each.value.bucket
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = concat(

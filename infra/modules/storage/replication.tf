@@ -13,7 +13,7 @@ resource "aws_s3_bucket" "replica" {
 resource "aws_s3_bucket_versioning" "replica" {
   for_each = aws_s3_bucket.replica
   provider = aws.replica
-  bucket   = each.value.id
+  bucket   = each.value.bucket
   versioning_configuration {
     status = "Enabled"
   }
@@ -22,7 +22,7 @@ resource "aws_s3_bucket_versioning" "replica" {
 resource "aws_s3_bucket_server_side_encryption_configuration" "replica" {
   for_each = aws_s3_bucket.replica
   provider = aws.replica
-  bucket   = each.value.id
+  bucket   = each.value.bucket
   rule {
     bucket_key_enabled = true
     apply_server_side_encryption_by_default {
@@ -35,7 +35,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "replica" {
 resource "aws_s3_bucket_public_access_block" "replica" {
   for_each                = aws_s3_bucket.replica
   provider                = aws.replica
-  bucket                  = each.value.id
+  bucket                  = each.value.bucket
   block_public_acls       = true
   block_public_policy     = true
   ignore_public_acls      = true
@@ -45,7 +45,7 @@ resource "aws_s3_bucket_public_access_block" "replica" {
 resource "aws_s3_bucket_ownership_controls" "replica" {
   for_each = aws_s3_bucket.replica
   provider = aws.replica
-  bucket   = each.value.id
+  bucket   = each.value.bucket
   rule {
     object_ownership = "BucketOwnerEnforced"
   }
@@ -71,7 +71,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "replica" {
 resource "aws_s3_bucket_policy" "replica" {
   for_each = aws_s3_bucket_public_access_block.replica
   provider = aws.replica
-  bucket   = each.value.id
+  bucket   = each.value.bucket
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -79,7 +79,7 @@ resource "aws_s3_bucket_policy" "replica" {
       Effect    = "Deny"
       Principal = { AWS = "*" }
       Action    = "s3:*"
-      Resource  = ["arn:aws:s3:::${each.value.id}", "arn:aws:s3:::${each.value.id}/*"]
+      Resource  = ["arn:aws:s3:::${each.value.bucket}", "arn:aws:s3:::${each.value.bucket}/*"]
       Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
   })
@@ -103,7 +103,7 @@ resource "aws_iam_role" "replication" {
 resource "aws_iam_role_policy" "replication" {
   count = length(local.replicated) > 0 ? 1 : 0
   name  = "copy-data-and-models"
-  role  = aws_iam_role.replication[0].id
+  role  = aws_iam_role.replication[0].name
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [

@@ -48,8 +48,14 @@ variable "scratch_days" {
   }
 }
 
+variable "copies" {
+  description = "Whether data and models are copied to the second region; a plan must know it before the second key exists."
+  type        = bool
+  default     = false
+}
+
 variable "replica_kms_key_arn" {
-  description = "Key of the second region that copies of data and models are encrypted with; null copies nothing."
+  description = "Key of the second region that the copies are encrypted with; needed where `copies` is true."
   type        = string
   default     = null
 }

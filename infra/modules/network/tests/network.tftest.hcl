@@ -4,6 +4,7 @@ mock_provider "aws" {
 
 variables {
   name                = "nexus-test"
+  account_id          = "123456789012"
   region              = "eu-central-1"
   availability_zones  = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
   nat                 = "per_zone"

@@ -12,6 +12,7 @@ variables {
   account_id          = "123456789012"
   region              = "eu-central-1"
   kms_key_arn         = "arn:aws:kms:eu-central-1:123456789012:key/00000000-0000-0000-0000-000000000001"
+  copies              = true
   replica_kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/00000000-0000-0000-0000-000000000002"
   alerts_topic_arn    = "arn:aws:sns:eu-central-1:123456789012:nexus-test-alerts"
 }
@@ -49,10 +50,10 @@ run "every_bucket_is_versioned_closed_and_denies_clear_text" {
 run "without_a_second_key_nothing_is_copied_and_short_lives_are_refused" {
   command = plan
   variables {
-    replica_kms_key_arn = null
-    log_days            = 1
-    keep_versions_days  = 0
-    scratch_days        = 0
+    copies             = false
+    log_days           = 1
+    keep_versions_days = 0
+    scratch_days       = 0
   }
   expect_failures = [var.log_days, var.keep_versions_days, var.scratch_days]
 }

@@ -1,0 +1,129 @@
+"""The platform as it is planned for each environment, and as a mocked provider makes it with everything switched on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infrastructure_controls import (
+    clear_text,
+    confused_deputies,
+    explained_statements,
+    public,
+    roles_above_the_ceiling,
+    statements,
+    unencrypted,
+    unexplained_wildcards,
+)
+from terraform_here import ACCOUNT, INFRA, REGION, binary, copy_of_infra, mocked, plan
+
+pytestmark = pytest.mark.xdist_group("platform")  # one copy, one initialisation
+
+ENVIRONMENTS = ("small", "standard", "regulated")
+GOLDEN = Path(__file__).parent / "golden"
+STAGES = ("0-state", "1-platform")
+MODULES = sorted(
+    {
+        module
+        for stage in STAGES
+        for file in (INFRA / "stages" / stage).glob("*.tf")
+        for module in re.findall(r'"\.\./\.\./modules/([\w-]+)"', file.read_text(encoding="utf-8"))
+    }
+)
+EXPLAINED = {sid for module in MODULES for sid in explained_statements(INFRA / "modules" / module)}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    binary()
+    return mocked(copy_of_infra(tmp_path_factory.mktemp("mocked")), "1-platform", "platform.tftest.hcl")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    binary()
+    return copy_of_infra(tmp_path_factory.mktemp("planned"))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_makes_what_it_made_before_and_nothing_public(copy: Path, environment: str) -> None:
+    zones = [REGION + letter for letter in ("ab" if environment == "small" else "abc")]
+    resources = plan(
+        copy,
+        "1-platform",
+        f"-var-file=../../environments/{environment}/platform.tfvars",
+        f"-var=account_id={ACCOUNT}",
+        f"-var=region={REGION}",
+        f"-var=availability_zones={json.dumps(zones)}",
+        aliases=("replica",),
+    )
+    assert public(resources) == []
+    golden = GOLDEN / f"platform-{environment}.json"
+    counts = dict(sorted(Counter(resource["type"] for resource in resources).items()))
+    if os.environ.get("NEXUS_WRITE_GOLDEN"):
+        golden.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    # A golden changes only in a commit that says why: NEXUS_WRITE_GOLDEN=1 pytest tests/infra/test_platform.py
+    assert counts == json.loads(golden.read_text(encoding="utf-8"))
+
+
+def test_everything_is_made_so_that_the_controls_below_see_it(everything: list[dict[str, Any]]) -> None:
+    planned = {kind for one in ENVIRONMENTS for kind in json.loads((GOLDEN / f"platform-{one}.json").read_text())}
+    assert planned - {resource["type"] for resource in everything} == set()
+
+
+def test_nothing_answers_without_tls(everything: list[dict[str, Any]]) -> None:
+    assert clear_text(everything) == []
+
+
+def test_everything_that_keeps_something_is_encrypted_with_our_key(everything: list[dict[str, Any]]) -> None:
+    assert unencrypted(everything) == []
+
+
+def test_nobody_outside_reaches_anything(everything: list[dict[str, Any]]) -> None:
+    assert public(everything) == []
+
+
+def test_every_wide_statement_has_a_reason_beside_it(everything: list[dict[str, Any]]) -> None:
+    assert unexplained_wildcards(everything, EXPLAINED) == []
+
+
+def test_a_reason_without_its_wide_statement_is_gone(everything: list[dict[str, Any]]) -> None:
+    wide = {
+        statement.get("Sid")
+        for resource in everything
+        for statement in statements(resource)
+        if statement.get("Resource") == "*"
+    }
+    assert wide >= EXPLAINED
+
+
+def test_no_service_takes_a_role_for_somebody_else(everything: list[dict[str, Any]]) -> None:
+    assert confused_deputies(everything) == []
+
+
+def test_every_role_stands_below_the_ceiling(everything: list[dict[str, Any]]) -> None:
+    assert roles_above_the_ceiling(everything) == []
+
+
+def test_every_alarm_reaches_somebody(everything: list[dict[str, Any]]) -> None:
+    alarms = [resource for resource in everything if resource["type"] == "aws_cloudwatch_metric_alarm"]
+    assert alarms
+    assert [one["address"] for one in alarms if not any(":sns:" in to for to in one["values"]["alarm_actions"])] == []
+
+
+def test_a_policy_fits_into_what_iam_takes(everything: list[dict[str, Any]]) -> None:
+    # IAM quotas, read 2026-11: 10,240 characters of inline policies a role, 6,144 a managed policy, white space not
+    # counted. Mocked ARNs are about as long as real ones.
+    limits = {"aws_iam_role_policy": 10_240, "aws_iam_policy": 6_144}
+    sizes = {
+        one["address"]: (len(one["values"]["policy"]), limits[one["type"]])
+        for one in everything
+        if one["type"] in limits
+    }
+    assert {address: size for address, size in sizes.items() if size[0] > size[1]} == {}
