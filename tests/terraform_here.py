@@ -91,9 +91,7 @@ def _initialise(folder: Path, *, backend: bool = False) -> None:
     options = [f"-backend={str(backend).lower()}", "-input=false", "-no-color"]
     done = _terraform(folder, "init", *options, *([f"-plugin-dir={plugins}"] if plugins else []))
     if done.returncode != 0 and not plugins and "registry.terraform.io" in done.stdout + done.stderr:
-        _skip(
-            "no AWS provider, neither in NEXUS_TERRAFORM_PLUGINS nor from the registry: infra/ was NOT tested"
-        )
+        _skip("no AWS provider, neither in NEXUS_TERRAFORM_PLUGINS nor from the registry: infra/ was NOT tested")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -21,6 +21,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_of_infra(tmp_path_factory.mktemp("modules"))
 
 
+@pytest.mark.timeout(1200)  # terraform starts a provider of 700 MB for each step: minutes on a busy machine
 @pytest.mark.parametrize("folder", TESTED)
 def test_a_module_passes_its_own_tests(copy: Path, folder: str) -> None:
     done = run(copy / folder, "test", "-no-color")

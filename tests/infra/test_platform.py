@@ -23,7 +23,8 @@ from infrastructure_controls import (
 )
 from terraform_here import ACCOUNT, INFRA, REGION, binary, copy_of_infra, mocked, plan
 
-pytestmark = pytest.mark.xdist_group("platform")  # one copy, one initialisation
+# One copy, one initialisation. Terraform starts a provider of 700 MB for each step: minutes on a busy machine.
+pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(1200)]
 
 ENVIRONMENTS = ("small", "standard", "regulated")
 GOLDEN = Path(__file__).parent / "golden"

@@ -61,7 +61,7 @@ resource "aws_s3_bucket_ownership_controls" "audit" {
 }
 
 resource "aws_s3_bucket_lifecycle_configuration" "audit" {
-  bucket = aws_s3_bucket_versioning.audit.bucket
+  bucket = aws_s3_bucket.audit.bucket
   rule {
     id     = "old-records"
     status = "Enabled"
@@ -80,6 +80,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "audit" {
       days_after_initiation = 7
     }
   }
+  depends_on = [aws_s3_bucket_versioning.audit] # old versions can only expire where there are versions
 }
 
 resource "aws_s3_bucket_policy" "audit" {

@@ -1,6 +1,7 @@
 # Spark without a cluster to look after. Nothing is kept warm: an idle application costs nothing.
 
 resource "aws_security_group" "workers" {
+  # checkov:skip=CKV2_AWS_5:the application below attaches it, which the check does not know
   name        = "${var.name}-emr"
   description = "EMR Serverless workers: nothing comes in, HTTPS goes out"
   vpc_id      = var.vpc_id

@@ -48,7 +48,7 @@ resource "aws_s3_bucket_ownership_controls" "state" {
 }
 
 resource "aws_s3_bucket_lifecycle_configuration" "state" {
-  bucket = aws_s3_bucket_versioning.state.bucket
+  bucket = aws_s3_bucket.state.bucket
   rule {
     id     = "old-versions"
     status = "Enabled"
@@ -60,6 +60,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "state" {
       days_after_initiation = 7
     }
   }
+  depends_on = [aws_s3_bucket_versioning.state] # old versions can only expire where there are versions
 }
 
 resource "aws_s3_bucket_policy" "state" {
