@@ -49,9 +49,8 @@ resource "aws_network_acl" "public" {
 }
 
 resource "aws_network_acl_rule" "public" {
-  # checkov:skip=CKV_AWS_352:as above
-  # checkov:skip=CKV_AWS_231:as above
-  # checkov:skip=CKV_AWS_260:port 80 is open so that the load balancer can redirect it to 443
+  # checkov:skip=CKV_AWS_352:all ports are open to this network only; security groups decide inside it
+  # checkov:skip=CKV_AWS_231:answers to connections that we opened come back to any port from 1024 on; security groups know connections and let nothing else in
   for_each       = local.public_rules
   network_acl_id = aws_network_acl.public.id
   egress         = each.value.egress

@@ -18,17 +18,24 @@ locals {
     Resource  = scope
     Condition = { NumericLessThan = { "s3:TlsVersion" = "1.2" } }
   } }
-  # A writer that names another key would lock everybody else out. Who names none gets the bucket's own.
-  other_keys = { for one in local.contents : one => {
-    Sid       = "NoOtherKey"
-    Effect    = "Deny"
-    Principal = { AWS = "*" }
-    Action    = "s3:PutObject"
-    Resource  = "${local.arns[one]}/*"
-    Condition = { StringNotEqualsIfExists = {
+  # Who names no encryption gets the bucket's own. Who names another one is refused: a foreign key would lock everybody
+  # else out. `Null` is what makes it so: a negated comparison alone is also true where the header is missing.
+  other_keys = { for one in local.contents : one => [
+    for header, value in {
+      "s3:x-amz-server-side-encryption"                = "aws:kms"
       "s3:x-amz-server-side-encryption-aws-kms-key-id" = var.kms_key_arn
-    } }
-  } }
+      } : {
+      Sid       = header == "s3:x-amz-server-side-encryption" ? "NoOtherEncryption" : "NoOtherKey"
+      Effect    = "Deny"
+      Principal = { AWS = "*" }
+      Action    = "s3:PutObject"
+      Resource  = "${local.arns[one]}/*"
+      Condition = {
+        StringNotEquals = { (header) = value }
+        Null            = { (header) = "false" }
+      }
+    }
+  ] }
   deliveries = [
     {
       Sid       = "S3DeliversAccessLogs"
@@ -46,7 +53,7 @@ locals {
       Effect    = "Allow"
       Principal = { Service = "logdelivery.elasticloadbalancing.amazonaws.com" }
       Action    = "s3:PutObject"
-      Resource  = "${local.arns["logs"]}/*/AWSLogs/${var.account_id}/*"
+      Resource  = [for prefix in ["", "*/"] : "${local.arns["logs"]}/${prefix}AWSLogs/${var.account_id}/*"]
       Condition = { ArnLike = {
         "aws:SourceArn" = "arn:aws:elasticloadbalancing:${var.region}:${var.account_id}:loadbalancer/*"
       } }
@@ -61,7 +68,7 @@ resource "aws_s3_bucket_policy" "this" {
     Version = "2012-10-17"
     Statement = concat(
       [local.clear_text[each.key], local.old_tls[each.key]],
-      [for one, statement in local.other_keys : statement if one == each.key],
+      try(local.other_keys[each.key], []),
       [for one in local.deliveries : one if each.key == "logs"],
     )
   })

@@ -100,7 +100,7 @@ variable "budget" {
 variable "jobs" {
   description = "Sizes of data and training jobs; see modules/catalog, emr, batch and sagemaker. `image_tag` names the image that Batch runs."
   type = object({
-    image_tag               = optional(string, "latest-release")
+    image_tag               = optional(string, "0.1.0")
     encrypt_account_catalog = optional(bool, true)
     glue_worker_type        = optional(string, "G.2X")
     glue_max_workers        = optional(number, 10)

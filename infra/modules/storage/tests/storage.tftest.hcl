@@ -33,6 +33,14 @@ run "every_bucket_is_versioned_closed_and_denies_clear_text" {
   }
   assert {
     condition = alltrue([
+      for one in jsondecode(aws_s3_bucket_policy.this["data"].policy).Statement :
+      one.Condition.Null == { for header in keys(one.Condition.StringNotEquals) : header => "false" }
+      if can(one.Condition.StringNotEquals)
+    ])
+    error_message = "a writer that names no encryption must not be refused: the bucket brings its own"
+  }
+  assert {
+    condition = alltrue([
       for bucket in aws_s3_bucket_server_side_encryption_configuration.contents :
       one(bucket.rule).apply_server_side_encryption_by_default[0].kms_master_key_id == var.kms_key_arn
     ])
