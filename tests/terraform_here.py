@@ -104,7 +104,8 @@ def _terraform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def _walk(module: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from module.get("resources", [])
+    for resource in module.get("resources", []):
+        yield {"values": {}, **resource}  # a plan says nothing at all of what it knows nothing about
     for child in module.get("child_modules", []):
         yield from _walk(child)
 
