@@ -25,7 +25,8 @@ from typing import Any
 
 import polars as pl
 
-from nexus_llm.data.judging import language, pii
+from nexus_llm.data.judging import language
+from nexus_llm.pii import redaction as pii
 
 HERE = Path(__file__).parent
 PLAIN_TEXT_BYTES = 60_000_000

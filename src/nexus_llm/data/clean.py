@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numba import njit
 
-from nexus_llm.data.characters import CODE_POINTS, SPACE, buffers, classes, decode, series_of
+from nexus_llm.characters import CODE_POINTS, SPACE, buffers, classes, decode, series_of
 
 _NEWLINE = np.uint8(10)
 # The byte order mark inside a text is only an artefact of joining files.

@@ -16,7 +16,7 @@ import polars as pl
 from nexus_llm.chat.conversations import map_strings
 from nexus_llm.data.clean import clean
 from nexus_llm.data.duplicates import minhash
-from nexus_llm.data.judging import decontaminate, language, pii, rules
+from nexus_llm.data.judging import decontaminate, language, rules
 from nexus_llm.data.reading.blocks import BrokenRecord
 from nexus_llm.data.rows import (
     StoredConversation,
@@ -26,6 +26,7 @@ from nexus_llm.data.rows import (
     stored_conversation,
 )
 from nexus_llm.data.taken import KEPT_SCHEMA, REJECTED_SCHEMA, Taken, Tools, rejections
+from nexus_llm.pii import redaction as pii
 from nexus_llm.records import Document
 
 # In `conversation_json`: most conversations have nothing of it, and are not looked through in Python.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from numba import njit
 
-from nexus_llm.data.characters import Offsets, mix
+from nexus_llm.characters import Offsets, mix
 from nexus_llm.data.duplicates.bands import BANDS, ROWS
 from nexus_llm.data.duplicates.word_hashes import FACTOR, fill_words, tables, text_buffers
 

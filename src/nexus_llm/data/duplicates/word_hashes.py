@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 from numba import njit
 
-from nexus_llm.data.characters import CODE_POINTS, MARK, WORD, Bytes, Offsets, buffers, classes, decode, lower, mix
+from nexus_llm.characters import CODE_POINTS, MARK, WORD, Bytes, Offsets, buffers, classes, decode, lower, mix
 
 Hashes = npt.NDArray[np.uint64]
 

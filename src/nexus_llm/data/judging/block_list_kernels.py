@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from nexus_llm.data.characters import mix
+from nexus_llm.characters import mix
 
 _SEED = np.uint64(0xCBF29CE484222325)  # FNV-1a's offset and prime for 64 bits; `mix` spreads what it leaves unmixed
 _PRIME = np.uint64(0x100000001B3)

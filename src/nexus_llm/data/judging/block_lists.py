@@ -59,7 +59,7 @@ class BlockLists:
 
     def _by_address(self, urls: pl.Series) -> list[tuple[int, str, str]]:
         """(row, rule, the entry as the URL writes it) of each URL that is blocked."""
-        from nexus_llm.data.characters import buffers
+        from nexus_llm.characters import buffers
         from nexus_llm.data.judging.block_list_kernels import look_up
 
         is_foreign = urls.str.contains(r"[^\x00-\x7f]").fill_null(value=False)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from nexus_llm.data.characters import CODE_POINTS, Bytes, Offsets, buffers, decode
+from nexus_llm.characters import CODE_POINTS, Bytes, Offsets, buffers, decode
 from nexus_llm.data.judging.compiled import kernel
 from nexus_llm.data.judging.repetition_statistics import first_visible, last_visible
 from nexus_llm.data.judging.word_tables import IS_LINE_BREAK, IS_SPACE, tables

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 from numba import njit
 
-from nexus_llm.data.characters import Bytes, Offsets, mix
+from nexus_llm.characters import Bytes, Offsets, mix
 from nexus_llm.data.duplicates.word_hashes import FACTOR, Hashes, fill_words, tables, text_buffers
 from nexus_llm.data.reading.blocks import TextRecord, UnusableError
 from nexus_llm.data.reading.readers import blocks_of, content_of

@@ -63,7 +63,7 @@ def identify(
 
     Both are null for a text of fewer than `minimum_characters` characters; 0 forces an answer for every text.
     """
-    from nexus_llm.data.characters import buffers
+    from nexus_llm.characters import buffers
     from nexus_llm.data.judging.language_kernels import predict
 
     data, offsets = buffers(texts)

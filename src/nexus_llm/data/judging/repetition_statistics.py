@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nexus_llm.data.characters import decode
+from nexus_llm.characters import decode
 from nexus_llm.data.judging.compiled import inlined, kernel
 from nexus_llm.data.judging.word_tables import IS_SPACE, IS_TERMINAL
 from nexus_llm.data.judging.words import Words, hash_bytes

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from nexus_llm.data.characters import CODE_POINTS, Bytes, Offsets, buffers, decode
+from nexus_llm.characters import CODE_POINTS, Bytes, Offsets, buffers, decode
 from nexus_llm.data.judging import repetition_statistics as repetition
 from nexus_llm.data.judging.c4_lines import (
     HAS_CURLY_BRACKET,

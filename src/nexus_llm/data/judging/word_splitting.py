@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nexus_llm.data.characters import decode, mix
+from nexus_llm.characters import decode, mix
 from nexus_llm.data.judging.compiled import inlined, kernel
 from nexus_llm.data.judging.word_tables import (
     ENDS_BEFORE_STOP,

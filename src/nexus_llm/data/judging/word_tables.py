@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nexus_llm.data.characters import CODE_POINTS, SPACE, classes, mix
+from nexus_llm.characters import CODE_POINTS, SPACE, classes, mix
 
 # What a character is to the splitter and to the rules; bits of `Tables.kinds`.
 IS_LETTER = np.uint16(1)

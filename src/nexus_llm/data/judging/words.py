@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nexus_llm.data.characters import CODE_POINTS, decode, mix
+from nexus_llm.characters import CODE_POINTS, decode, mix
 from nexus_llm.data.judging.compiled import inlined, kernel
 from nexus_llm.data.judging.word_tables import (
     HASH_MULTIPLIER,

@@ -248,7 +248,7 @@ def _with_rare_texts_by(exact: Encode, fast: Encode) -> Encode:
 
 def _with_rare_characters(texts: Texts) -> npt.NDArray[np.bool_]:
     """Whether each text has one of the `rare_characters`, shape (texts,)."""
-    from nexus_llm.data.characters import buffers
+    from nexus_llm.characters import buffers
     from nexus_llm.data.tokens.rare_characters import has_marked
 
     column = texts if isinstance(texts, pl.Series) else pl.Series(texts, dtype=pl.String)

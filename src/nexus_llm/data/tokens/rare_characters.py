@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from nexus_llm.data.characters import Bytes, Offsets, decode
+from nexus_llm.characters import Bytes, Offsets, decode
 
 _RUN_BYTES = 128
 

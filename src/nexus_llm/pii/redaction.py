@@ -1,8 +1,8 @@
 """Personal data and secrets in texts: where they stand, and the same texts with placeholders such as `<EMAIL_ADDRESS>`.
 
 The entities have Presidio's names, and SECRET for cloud keys and tokens. A compiled pass over the bytes finds
-candidates; patterns and check digits decide. What is matched and what is not stands in `pii_patterns`, each with its
-reason. PERSON needs a statistical model: `pii_names` adapts Presidio's.
+candidates; patterns and check digits decide. What is matched and what is not stands in `patterns`, each with its
+reason. PERSON needs a statistical model: `names` adapts Presidio's.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import polars as pl
 
-from nexus_llm.data.characters import buffers
-from nexus_llm.data.judging import pii_candidates, pii_patterns
-from nexus_llm.data.judging.pii_candidates import (
+from nexus_llm.characters import buffers
+from nexus_llm.errors import DataError
+from nexus_llm.pii import candidates, patterns
+from nexus_llm.pii.candidates import (
     ADDRESS,
     AWS_SECRET,
     CARD,
@@ -26,7 +27,6 @@ from nexus_llm.data.judging.pii_candidates import (
     SECRET,
     SOCIAL_SECURITY,
 )
-from nexus_llm.errors import DataError
 
 # Where two overlap, the earlier in this order stays: the more can go wrong when it leaks, and the surer the match.
 KINDS = {
@@ -43,7 +43,7 @@ PERSON = "PERSON"
 FOUND_SCHEMA = {"row": pl.UInt32, "entity": pl.String, "start": pl.Int64, "end": pl.Int64}
 
 Finder = Callable[[pl.Series], pl.DataFrame]
-"""Something else that finds entities, with the frame of `find`, such as `pii_names.find_persons` with its analyzer
+"""Something else that finds entities, with the frame of `find`, such as `names.find_persons` with its analyzer
 bound."""
 
 _Hit = tuple[int, int, int, int]  # row, start, rank of the entity, end
@@ -107,9 +107,9 @@ def redact(
 
 @functools.cache
 def _persons() -> Finder:
-    from nexus_llm.data.judging import pii_names
+    from nexus_llm.pii.names import find_persons, presidio
 
-    return functools.partial(pii_names.find_persons, analyzer=pii_names.presidio())
+    return functools.partial(find_persons, analyzer=presidio())
 
 
 def merged(found: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
@@ -147,10 +147,10 @@ def _hits(texts: pl.Series, wanted: list[str]) -> Iterator[_Hit]:
     for entity in wanted:
         kinds |= KINDS[entity]
     bounds = offsets.tolist() if kinds else []
-    found = pii_candidates.candidates(data, offsets, kinds)
+    found = candidates.candidates(data, offsets, kinds)
     view = memoryview(data.data)
     for row, kind, start, end, detail in zip(*(column.tolist() for column in found), strict=True):
-        first = max(bounds[row], start - pii_patterns.BEFORE_BYTES)
+        first = max(bounds[row], start - patterns.BEFORE_BYTES)
         reach = _reach(kind, detail)
         window = bytes(view[first : min(bounds[row + 1], end + reach)])
         origin = first - bounds[row]
@@ -162,8 +162,8 @@ def _hits(texts: pl.Series, wanted: list[str]) -> Iterator[_Hit]:
 def _reach(kind: int, detail: int) -> int:
     """How many bytes behind a candidate belong to its window."""
     if kind != SECRET:
-        return pii_patterns.AFTER_BYTES
-    return pii_patterns.SECRET_BYTES if detail in pii_candidates.LONG_SECRETS else pii_patterns.TOKEN_BYTES
+        return patterns.AFTER_BYTES
+    return patterns.SECRET_BYTES if detail in candidates.LONG_SECRETS else patterns.TOKEN_BYTES
 
 
 def _judged(window: bytes, kind: int, begin: int, end: int, detail: int, first: int) -> Iterator[tuple[str, int, int]]:
@@ -171,26 +171,26 @@ def _judged(window: bytes, kind: int, begin: int, end: int, detail: int, first: 
     if kind == NUMBER:
         yield from _numbers(window, begin, end, may_be=detail)
     elif kind == EMAIL:
-        yield from _named("EMAIL_ADDRESS", pii_patterns.email(window, detail - first, detail - first + 1))
+        yield from _named("EMAIL_ADDRESS", patterns.email(window, detail - first, detail - first + 1))
     elif kind == IBAN:
-        yield from _named("IBAN_CODE", pii_patterns.iban(window, begin, begin + 1))
+        yield from _named("IBAN_CODE", patterns.iban(window, begin, begin + 1))
     elif kind == IPV6:
-        yield from _named("IP_ADDRESS", pii_patterns.ipv6(window, begin, end))
+        yield from _named("IP_ADDRESS", patterns.ipv6(window, begin, end))
     else:
-        judge = pii_patterns.aws_secret if detail == AWS_SECRET else pii_patterns.secret
+        judge = patterns.aws_secret if detail == AWS_SECRET else patterns.secret
         span = judge(window, begin)
         yield from _named("SECRET", [span] if span else [])
 
 
 def _numbers(window: bytes, begin: int, end: int, *, may_be: int) -> Iterator[tuple[str, int, int]]:
     if may_be & ADDRESS:
-        yield from _named("IP_ADDRESS", pii_patterns.ipv4(window, begin, end))
+        yield from _named("IP_ADDRESS", patterns.ipv4(window, begin, end))
     if may_be & CARD:
-        yield from _named("CREDIT_CARD", pii_patterns.credit_card(window, begin, end))
+        yield from _named("CREDIT_CARD", patterns.credit_card(window, begin, end))
     if may_be & SOCIAL_SECURITY:
-        yield from _named("US_SSN", pii_patterns.us_ssn(window, begin, end))
+        yield from _named("US_SSN", patterns.us_ssn(window, begin, end))
     if may_be & PHONE:
-        yield from _named("PHONE_NUMBER", pii_patterns.phone(window, begin, end))
+        yield from _named("PHONE_NUMBER", patterns.phone(window, begin, end))
 
 
 def _named(entity: str, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:

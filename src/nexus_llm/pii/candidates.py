@@ -1,6 +1,6 @@
 """Where personal data could be: one compiled pass over the bytes, so that exact patterns only read those places.
 
-A candidate is a superset: whatever `pii_patterns` accepts lies within one, which a test checks against the patterns run
+A candidate is a superset: whatever `patterns` accepts lies within one, which a test checks against the patterns run
 over whole texts.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from nexus_llm.data.characters import Bytes, Offsets
+from nexus_llm.characters import Bytes, Offsets
 
 NUMBER, EMAIL, IPV6, IBAN, SECRET = 1, 2, 4, 8, 16
 """Kinds of candidates: bits, so that a mask names those wanted."""
@@ -42,7 +42,7 @@ _RARE = 16
 # In every prefix stands one of these bytes, each rare enough in prose that looking around at each costs nothing.
 _RARE_BYTES = b"_-JIG/"
 _SECRET_WORD = np.frombuffer(b"secret", np.uint8)
-# How the words begin that stand around a telephone number in `pii_patterns`, each byte with the bit of small letters.
+# How the words begin that stand around a telephone number in `patterns`, each byte with the bit of small letters.
 _WORDS_BEFORE = np.frombuffer(b"photelcelmobfaxwhahotdest\xc3\xa9m\xc3\xb3han", np.uint8).reshape(-1, 3) | 32
 _AT_ON_TO = np.frombuffer(b"atonto", np.uint8).reshape(-1, 2)
 _WORDS_BEHIND = np.frombuffer(b"faxoffmobceldesext", np.uint8).reshape(-1, 3)

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import polars as pl
 
-from nexus_llm.data.judging.pii import FOUND_SCHEMA, PERSON
 from nexus_llm.errors import MissingExtraError, ModelError
+from nexus_llm.pii.redaction import FOUND_SCHEMA, PERSON
 
 SPACY_MODEL = "en_core_web_lg"
 SMALLEST_SCORE = 0.5

@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_llm.data.judging import pii, pii_candidates, pii_names, pii_patterns
-from nexus_llm.data.judging.pii import ENTITIES, find, redact
-from nexus_llm.data.judging.pii_candidates import ADDRESS, CARD, NUMBER, PHONE, SOCIAL_SECURITY
 from nexus_llm.errors import DataError, MissingExtraError, ModelError
+from nexus_llm.pii import candidates as pii_candidates
+from nexus_llm.pii import names as pii_names
+from nexus_llm.pii import patterns as pii_patterns
+from nexus_llm.pii import redaction as pii
+from nexus_llm.pii.candidates import ADDRESS, CARD, NUMBER, PHONE, SOCIAL_SECURITY
+from nexus_llm.pii.redaction import ENTITIES, find, redact
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 PEM_BODY = "MIIBOgIBAAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8Qu\nKUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwEC"
 
 FOUND = {
