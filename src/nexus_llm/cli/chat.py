@@ -74,7 +74,7 @@ def _server(target: str, root: Path) -> Iterator[str]:
         return
     require_serving()
     found = find_model(target, root=root)
-    from nexus_llm.recipe import KeysRecipe
+    from nexus_llm.recipe import KeysRecipe, SamplesRecipe, TelemetryRecipe
     from nexus_llm.serve.background import background_server
     from nexus_llm.serve.engines.commands import require_engine
     from nexus_llm.serve.logs import log_to_stderr
@@ -85,7 +85,9 @@ def _server(target: str, root: Path) -> Iterator[str]:
     print(f"loading {found.folder} …", file=sys.stderr, flush=True)
     key = upstream_key(found.recipe)
     served, command, upstream = prepare(found.folder, name=found.name, recipe=found.recipe, upstream_key=key)
-    recipe = found.recipe.model_copy(update={"keys": KeysRecipe()})  # only we can reach it
+    # Only we can reach it, and a conversation with oneself is nothing to measure or to keep.
+    own = {"keys": KeysRecipe(), "telemetry": TelemetryRecipe(), "samples": SamplesRecipe()}
+    recipe = found.recipe.model_copy(update=own)
     with background_server(served, command, recipe=recipe, upstream=upstream) as running:
         yield running.url
 

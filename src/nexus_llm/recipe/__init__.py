@@ -23,6 +23,7 @@ from nexus_llm.recipe.schema import (
     SparkRecipe,
     SplitRecipe,
 )
+from nexus_llm.recipe.telemetry import SamplesRecipe, TelemetryRecipe
 from nexus_llm.recipe.train import (
     DistributedRecipe,
     DpoRecipe,
@@ -53,10 +54,12 @@ __all__ = [
     "QualityRecipe",
     "Recipe",
     "SageMakerRecipe",
+    "SamplesRecipe",
     "ServeRecipe",
     "Source",
     "SparkRecipe",
     "SplitRecipe",
+    "TelemetryRecipe",
     "TrackingRecipe",
     "TrainRecipe",
     "default_recipe",

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nexus_llm.recipe.section import Section, Share
+from nexus_llm.recipe.telemetry import SamplesRecipe, TelemetryRecipe
 from nexus_llm.recipe.train import TrainRecipe
 
 Epochs = Annotated[float, Field(gt=0, le=100)]
@@ -343,6 +344,8 @@ class ServeRecipe(Section):
     def _engine_fits(self) -> ServeRecipe:
         if self.engine == "openai" and not self.upstream.url:
             raise ValueError("serve.engine openai needs serve.upstream.url")
+        if self.engine == "openai" and self.samples.share:
+            raise ValueError("serve.samples: the openai engine passes requests on unread; take samples at the upstream")
         if self.adapters and self.engine in ("openvino", "openai"):
             raise ValueError(
                 f"serve.adapters: the {self.engine} engine cannot switch adapters by request; use llama.cpp, "
@@ -351,6 +354,8 @@ class ServeRecipe(Section):
         return self
 
     keys: KeysRecipe = KeysRecipe()
+    telemetry: TelemetryRecipe = TelemetryRecipe()
+    samples: SamplesRecipe = SamplesRecipe()
 
 
 class Recipe(Section):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 import uuid
 
 from starlette.exceptions import HTTPException
@@ -13,55 +12,48 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.responses import send_document
+from nexus_llm.serve.telemetry.record import RequestRecord, recording
+from nexus_llm.serve.telemetry.telemetry import Telemetry
 
 log = logging.getLogger("nexus_llm.serve.request")
 
 MAX_BODY_BYTES = 16 << 20
-CLIENT_GONE = 499  # nginx counts clients that leave before the answer begins so; it is never sent
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # visible ASCII: safe in a header and in a log
 
 
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, telemetry: Telemetry) -> None:
         self._app = app
         self._metrics = metrics
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
-        try:
-            await self._app(scope, exchange.receive, exchange.send)
-        except Exception as error:  # noqa: BLE001 - the last place that can keep it from the client
-            # Type and place only: the text of an exception may quote a prompt.
-            log.error("request.failed", extra={"request_id": exchange.request_id, "error": _where(error)})
-            await exchange.fail(api_errors.internal_error())
+        record = self._telemetry.begin(scope, _request_id(scope))
+        exchange = _Exchange(record, receive, send)
+        with recording(record):
+            try:
+                await self._app(scope, exchange.receive, exchange.send)
+            except Exception as error:  # noqa: BLE001 - the last place that can keep it from the client
+                # Type and place only: the text of an exception may quote a prompt.
+                log.error("request.failed", extra={"request_id": record.request_id, "error": _where(error)})
+                await exchange.fail(api_errors.internal_error())
         route = getattr(scope.get("route"), "path", "unknown")
-        exchange.status = exchange.status or CLIENT_GONE
-        self._metrics.responded(route, exchange.status)
-        log.info(
-            "request.answered",
-            extra={
-                "request_id": exchange.request_id,
-                "method": scope["method"],
-                "route": route,
-                "status": exchange.status,
-                "key": scope.get("nexus_key_id"),  # the part that lets nobody in
-                "seconds": round(time.monotonic() - exchange.started_at, 3),
-            },
-        )
+        record.finish(route=route, status=exchange.status, key_id=scope.get("nexus_key_id"))
+        self._metrics.responded(route, record.status)
+        self._telemetry.end(record)
 
 
 class _Exchange:
     """One request and its response."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.request_id = _request_id(scope)
+    def __init__(self, record: RequestRecord, receive: Receive, send: Send) -> None:
         self.status = 0
-        self.started_at = time.monotonic()
+        self._record = record
         self._receive = receive
         self._send = send
         self._body_bytes_left = MAX_BODY_BYTES
@@ -76,11 +68,15 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", []), (b"x-request-id", self.request_id.encode())]
+            ours = [(b"x-request-id", self._record.request_id.encode())]
+            if self._record.receipt is not None:
+                ours.append((b"x-nexus-receipt", self._record.receipt.encode()))
+            message["headers"] = [*message.get("headers", []), *ours]
         await self._send(message)
 
     async def fail(self, error: api_errors.ApiError) -> None:
         """Answers with an error, as far as that is still possible."""
+        self._record.error_code = error.code
         if not self.status:
             await send_document(self.send, error.status, error.body())
 

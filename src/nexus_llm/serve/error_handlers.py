@@ -11,6 +11,7 @@ from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.dialects.anthropic import PATHS as ANTHROPIC_PATHS
 from nexus_llm.serve.dialects.anthropic_answer import anthropic_error
 from nexus_llm.serve.edge import MAX_BODY_BYTES
+from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.validation import explain_validation
 
 
@@ -53,5 +54,6 @@ def error_body(error: ApiError, *, path: str) -> bytes:
 
 def error_response(error: ApiError, request: Request) -> Response:
     """The same as a response."""
+    current_record().error_code = error.code
     body = error_body(error, path=request.url.path)
     return Response(body, error.status, headers=error.headers, media_type="application/json")

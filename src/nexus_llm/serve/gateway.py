@@ -28,6 +28,7 @@ from nexus_llm.serve.metrics import CONTENT_TYPE
 from nexus_llm.serve.openapi import describe
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
 from nexus_llm.serve.responses import GenerationResponse
+from nexus_llm.serve.telemetry.record import current_record
 
 
 def create_app(generator: Generator, access: Access | None = None) -> Edge:
@@ -45,7 +46,8 @@ def create_app(generator: Generator, access: Access | None = None) -> Edge:
         access.count_refusal = generator.metrics.refused
         add_admin_routes(app, access)
     describe(app)
-    return Edge(app if access is None else AccessGate(app, access), metrics=generator.metrics)
+    gated = app if access is None else AccessGate(app, access)
+    return Edge(gated, metrics=generator.metrics, telemetry=generator.telemetry)
 
 
 def _add_model_routes(app: FastAPI, generator: Generator) -> None:
@@ -64,7 +66,8 @@ def _add_model_routes(app: FastAPI, generator: Generator) -> None:
     async def one_model(name: str) -> dict[str, Any]:
         if name not in cards():
             raise api_errors.model_not_found(name, generator.model.name)
-        return cards()[name]
+        receipt = generator.model.receipt
+        return cards()[name] | ({} if receipt is None else {"nexus": receipt.document()})
 
 
 def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
@@ -119,6 +122,7 @@ async def relayed(endpoint: str, body: AnyRequest, generator: Generator) -> Resp
         caller.check_model(body.model)
     generator.check_open()
     response = generator.relay.respond(endpoint, body.model_dump(exclude_unset=True))
+    current_record().asked(body)
     if caller is not None:
         await response.reserve(caller, body.model)
     return response

@@ -12,6 +12,7 @@ from nexus_llm.serve.admission import Ticket
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.engines.port import EngineDelta, EngineRequest
 from nexus_llm.serve.engines.supervisor import EngineDiedError, EngineDownError, TokenStream
+from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.text import Answer, TextDelta
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Generation:
         self._is_over_limit = False
         self._charge: Charge | None = None
         generator.open_generations += 1
+        self._record = current_record()
+        prompts = [choice.request.token_ids for choice in choices]
+        self._record.opened(self.model, prompts=prompts, prompt_tokens=prompt_tokens)
 
     @property
     def choice_count(self) -> int:
@@ -109,6 +113,8 @@ class Generation:
         if self._is_closed:
             return
         self._is_closed = True
+        self._record.completion_tokens = self.completion_tokens
+        self._record.mark("ended")
         self._generator.open_generations -= 1
         self._engine.open_generations -= 1
         if self._charge is not None:
@@ -126,6 +132,7 @@ class Generation:
             if choice.ticket is not None:
                 await choice.ticket.turn.wait()
         self._submitted_at = self._clock()
+        self._record.mark("submitted")
         metrics = self._generator.metrics
         metrics.queue_time.observe(self._submitted_at - self._arrived_at)
         metrics.prompt_tokens.inc(self.prompt_tokens)
@@ -144,6 +151,8 @@ class Generation:
             raise api_errors.unavailable("The engine's memory is full.", retry_after_seconds=1)
         text = choice.answer.push(delta)
         self._measure(choice, len(delta.token_ids))
+        if self._record.sample is not None:
+            self._record.sample.add(choice.index, text)
         if text.finish_reason is not None:
             self._finish(choice, text.finish_reason)
         return ChoiceDelta(choice.index, text)
@@ -153,6 +162,7 @@ class Generation:
         metrics.generation_tokens.inc(tokens)
         if not choice.first_token_at:
             choice.first_token_at = now
+            self._record.mark("first_token")
             metrics.time_to_first_token.observe(now - self._arrived_at)
             metrics.prefill_time.observe(now - self._submitted_at)
         else:
@@ -162,6 +172,7 @@ class Generation:
     def _finish(self, choice: Choice, reason: str) -> None:
         metrics = self._generator.metrics
         metrics.finished(reason)
+        self._record.finish_reasons.append(reason)
         metrics.e2e_latency.observe(choice.last_token_at - self._arrived_at)
         decode_seconds = choice.last_token_at - choice.first_token_at
         metrics.decode_time.observe(decode_seconds)

@@ -30,6 +30,8 @@ from nexus_llm.serve.generation import Choice, Generation
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
+from nexus_llm.serve.telemetry.record import current_record
+from nexus_llm.serve.telemetry.telemetry import Telemetry
 from nexus_llm.serve.text import Answer, AnswerWishes
 
 if TYPE_CHECKING:
@@ -52,11 +54,13 @@ class Generator:
         metrics: ServerMetrics,
         default_max_tokens: int,
         relay: Relay | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.model = model
         self.engine = engine
         self.admission = admission
         self.metrics = metrics
+        self.telemetry = telemetry or Telemetry()
         self.relay = relay
         """Where requests go instead of to an engine of ours."""
         self.is_draining = False
@@ -81,13 +85,18 @@ class Generator:
         """
         self._refuse(request)
         self.check_open()
+        record = current_record()
+        record.asked(request)
         tickets = self._enter(1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
+        record.mark("queued")
         try:
             model = None
+            record.mark("encoding")
             while self.model is not model:  # a swap meanwhile brings another tokenizer and another engine
                 model = self.model
                 template, wishes = self._asked(request)
                 prompts = await self._encode(request)
+            record.mark("encoded")
             choices = self._choices(request, prompts, tickets, template, wishes)
         except BaseException:
             for ticket in tickets:

@@ -7,23 +7,33 @@ import logging
 import sys
 import time
 
+OWN = "nexus_llm"
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({})))
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record. An exception's text is left out, because it may quote a prompt."""
+    """One JSON object a record, without what may quote a prompt: the text of an exception, and the values that a
+    library puts into its messages (asyncio's tell the text of exceptions). Logger and place say which message it is.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            **_event(record),
             **{name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS},
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _event(record: logging.LogRecord) -> dict[str, str]:
+    if record.name.partition(".")[0] == OWN:
+        return {"event": record.getMessage()}
+    message = str(record.msg).partition("\n")[0]
+    return {"event": message, "logger": record.name, "place": f"{record.filename}:{record.lineno}"}
 
 
 def log_to_stderr(level: str) -> None:

@@ -48,6 +48,7 @@ class ServerMetrics:
         self._success = self._labelled("vllm:request_success", "Finished sequences.", "finished_reason")
         self._responses = self._labelled("nexus_http_responses", "HTTP responses.", "route", "status")
         self._refused = self._labelled("nexus_requests_refused", "Requests not admitted.", "reason")
+        self._dropped = self._labelled("nexus_telemetry_dropped", "Requests whose spans or sample were lost.", "sink")
         self.disconnects = self._counter("nexus_client_disconnects", "Clients that left before their answer was whole.")
         self._gauge("nexus_info", "Always 1.", lambda: 1.0, engine=engine)
 
@@ -72,6 +73,9 @@ class ServerMetrics:
 
     def responded(self, route: str, status: int) -> None:
         self._responses.labels(self._model_name, route, str(status)).inc()
+
+    def dropped(self, sink: str, count: int) -> None:
+        self._dropped.labels(self._model_name, sink).inc(count)
 
     def refused(self, reason: str) -> None:
         self._refused.labels(self._model_name, reason).inc()

@@ -10,6 +10,7 @@ from typing import Any
 
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import ServingError
+from nexus_llm.serve.receipt import Receipt, read_receipt
 
 WEIGHTS = "model-q8_0.gguf"
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -45,6 +46,8 @@ class ServedModel:
     """Id of the artifact, so that an answer can be traced back; None for a folder that is none."""
     adapters: tuple[str, ...] = ()
     """LoRA adapters that answer under names of their own."""
+    receipt: Receipt | None = None
+    """Which weights these are, where a manifest tells."""
 
 
 def read_model(folder: Path, *, name: str, engine: str = "openvino") -> ServedModel:
@@ -71,6 +74,7 @@ def read_model(folder: Path, *, name: str, engine: str = "openvino") -> ServedMo
         _refuse_rope_scaling(folder / WEIGHTS, config)
     generation_path = folder / "generation_config.json"
     generation = _read_json(generation_path) if generation_path.exists() else {}
+    manifest = _read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     tokenizer = ChatTokenizer.load(folder)
     return ServedModel(
         name=name,
@@ -79,7 +83,8 @@ def read_model(folder: Path, *, name: str, engine: str = "openvino") -> ServedMo
         context_tokens=_context_tokens(folder, config),
         stop_token_ids=_stop_token_ids(generation, config) or (tokenizer.eos_token_id,),
         sampling=_sampling_defaults(generation),
-        fingerprint=_fingerprint(folder),
+        fingerprint=str(manifest.get("id")) if manifest else None,
+        receipt=read_receipt(manifest, engine=engine, weights=WEIGHTS if reads_gguf else None),
     )
 
 
@@ -131,8 +136,3 @@ def _refuse_rope_scaling(weights: Path, config: dict[str, Any]) -> None:
             f"{weights} has scaled rotary embeddings ({kind}), which this engine would silently ignore",
             fix="serve this model with an engine that knows them: --engine llama.cpp (or vllm)",
         )
-
-
-def _fingerprint(folder: Path) -> str | None:
-    manifest = folder / "manifest.json"
-    return str(_read_json(manifest).get("id")) if manifest.exists() else None

@@ -29,6 +29,7 @@ from nexus_llm.serve.answers import STREAM_END, Usage
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.responses import EVENT_STREAM_HEADERS, send_body, send_document, send_start, until_departure
+from nexus_llm.serve.telemetry.record import DISCONNECTED, current_record
 
 log = logging.getLogger("nexus_llm.serve.relay")
 
@@ -36,6 +37,7 @@ MAX_ANSWER_BYTES = 64 << 20
 MAX_EVENT_BYTES = 1 << 20  # a logprobs chunk with 20 alternatives is 5 kB
 MAX_MESSAGE_CHARACTERS = 500
 BYTES_PER_PROMPT_TOKEN = 2  # fewer than in any usual text: a key's tokens are reserved at this rate, and settled later
+_FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 UNNAMED_ANSWER_TOKENS = 1_024  # reserved where a request does not say how long its answer may be
 
 
@@ -102,7 +104,9 @@ class Relay:
         sent = body | {"model": self._upstream.model}
         if body.get("stream"):
             sent["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
-        return self._client.build_request("POST", endpoint, json=sent)
+        trace = current_record().trace
+        headers = {} if trace is None else {"traceparent": trace.header()}
+        return self._client.build_request("POST", endpoint, json=sent, headers=headers)
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """The upstream's response, its body not read yet.
@@ -159,6 +163,9 @@ class RelayResponse(Response):
         ) * (body.get("n") or 1)
         self._has_answered = self._has_started = False
         self._arrived_at = time.monotonic()
+        self._record = current_record()
+        self._record.provider = "openai"
+        self._record.mark("queued")
 
     async def reserve(self, caller: Caller, model: str) -> None:
         """Counts the request against its key, by a guess until the upstream tells; gives up its place if it may not.
@@ -199,12 +206,22 @@ class RelayResponse(Response):
             self._relay.leave(self._ticket)
             self._relay.open_answers -= 1
             self._settle()
+            self._tell(is_left=answer.cancelled())
         if answer.done() and not answer.cancelled():
             answer.result()
+
+    def _tell(self, *, is_left: bool) -> None:
+        self._record.mark("ended")
+        if is_left:
+            self._record.error_code = DISCONNECTED
+        if self.usage is not None:
+            self._record.prompt_tokens = self.usage.prompt_tokens
+            self._record.completion_tokens = self.usage.completion_tokens
 
     async def _answer(self, send: Send) -> None:
         try:
             await self._ticket.turn.wait()
+            self._record.mark("submitted")
             response = await self._relay.send(self._request)
             self._has_answered = True
             try:
@@ -214,7 +231,9 @@ class RelayResponse(Response):
             finally:
                 await response.aclose()
         except ApiError as error:
-            log.warning("relay.failed", extra={"status": error.status, "code": error.code})
+            # An upstream's own code for a bad request (4xx) is text of its making, and may quote what it refuses.
+            code = self._record.error_code = "upstream_refused" if error.status in (400, 413) else error.code
+            log.warning("relay.failed", extra={"status": error.status, "code": code})
             if self._has_started:
                 await send_body(send, b"data: " + error.body() + b"\n\n", more=False)
             else:
@@ -227,6 +246,7 @@ class RelayResponse(Response):
         content = await _read(response, MAX_ANSWER_BYTES)
         document = _document(content)
         self.usage = _usage(document)
+        self._record.finish_reasons += _finish_reasons(document)
         await send_document(send, 200, json.dumps(self._relay.renamed(document), ensure_ascii=False).encode())
 
     async def _stream(self, response: httpx.Response, send: Send) -> None:
@@ -238,6 +258,7 @@ class RelayResponse(Response):
             if "error" in document:
                 raise _bad("failed in the middle of its answer")
             usage = _usage(document)
+            self._record.finish_reasons += _finish_reasons(document)
             self.usage = usage or self.usage
             if usage is not None and not self._wants_usage:
                 if not document.get("choices"):
@@ -245,6 +266,7 @@ class RelayResponse(Response):
                 document.pop("usage")
             if not self._has_started:
                 self._relay.measure_first(time.monotonic() - self._arrived_at)
+                self._record.mark("first_token")
                 await send_start(send, 200, EVENT_STREAM_HEADERS)
                 self._has_started = True
             piece = json.dumps(self._relay.renamed(document), ensure_ascii=False, separators=(",", ":"))
@@ -298,6 +320,13 @@ def _usage(document: dict[str, Any]) -> Usage | None:
     if not all(type(count) is int and count >= 0 for count in counts):
         return None
     return Usage(*counts)
+
+
+def _finish_reasons(document: dict[str, Any]) -> list[str]:
+    """Of those that the API knows; anything else would be text of the upstream's making."""
+    choices = document.get("choices")
+    told = [one.get("finish_reason") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    return [reason for reason in told if reason in _FINISH_REASONS]
 
 
 async def _explain(response: httpx.Response) -> ApiError:

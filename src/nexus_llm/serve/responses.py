@@ -14,6 +14,7 @@ from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.generation import ChoiceDelta, Generation
 from nexus_llm.serve.generator import Generator
+from nexus_llm.serve.telemetry.record import DISCONNECTED, current_record
 from nexus_llm.serve.text import AnsweredCall, TokenLogprob
 
 log = logging.getLogger("nexus_llm.serve.request")
@@ -72,6 +73,7 @@ class GenerationResponse(Response):
             await asyncio.wait({answer, departure}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 self._generator.metrics.disconnects.inc()
+                current_record().error_code = DISCONNECTED
                 log.info("request.disconnected", extra={"completion_tokens": self._generation.completion_tokens})
         finally:
             answer.cancel()
@@ -85,6 +87,7 @@ class GenerationResponse(Response):
         try:
             await (self._stream(send) if self._is_stream else self._whole(send))
         except ApiError as error:
+            current_record().error_code = error.code
             if self._has_started:
                 await send_body(send, self._writer.failure(error), more=False)
             else:

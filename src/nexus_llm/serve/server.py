@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nexus_llm.errors import NexusError, ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.admission import Admission
+from nexus_llm.serve.core_dumps import forbid_core_dumps
 from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
 from nexus_llm.serve.engines.commands import engine_command
 from nexus_llm.serve.engines.process import EngineCommand
@@ -30,6 +32,7 @@ from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel, read_model
 from nexus_llm.serve.relay import Relay, Upstream
 from nexus_llm.serve.relay_engine import UpstreamEngine, relayed_model, upstream_of
+from nexus_llm.serve.telemetry.telemetry import Telemetry
 
 log = logging.getLogger("nexus_llm.serve.server")
 
@@ -71,6 +74,7 @@ def run_server(
     Raises:
         ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
     """
+    forbid_core_dumps()
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(bound_socket(host, port))
         sagemaker = sockets.enter_context(bound_socket(host, recipe.sagemaker_port)) if recipe.sagemaker else None
@@ -220,7 +224,7 @@ class Server:
             ServingError: the engine cannot start or dies too often, or the keys' database cannot be used.
         """
         access = await asyncio.to_thread(self._open_access)
-        generator = self._generator = self._make_generator()
+        generator = self._generator = await self._make_generator()
         if handle_signals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
@@ -243,6 +247,7 @@ class Server:
                 one.should_exit = one.force_exit = True
             await asyncio.gather(*serving)
             generator.close()
+            await generator.telemetry.aclose()
             if access is not None:
                 await asyncio.to_thread(access.close)
 
@@ -250,7 +255,7 @@ class Server:
         keys = self._recipe.keys
         return None if keys.database is None else Access.open(keys)
 
-    def _make_generator(self) -> Generator:
+    async def _make_generator(self) -> Generator:
         loop = asyncio.get_running_loop()
         metrics = ServerMetrics(self._model.name, engine=self._command.name)
         admission = Admission(
@@ -263,6 +268,10 @@ class Server:
             engine_up=lambda: float(self.engine.state is EngineState.READY),
             engine_restarts=lambda: self.engine.restarts,
         )
+        # Beside the event loop: the first text that is redacted compiles the search for personal data.
+        opening = partial(Telemetry.open, self._recipe, model_name=self._model.name, metrics=metrics)
+        telemetry = await asyncio.to_thread(opening)
+        telemetry.start(lambda: admission.waiting)
         relay = None
         if self._upstream is not None and isinstance(self.engine, UpstreamEngine):
             relay = Relay(self._upstream, served_name=self._model.name, admission=admission, metrics=metrics)
@@ -274,6 +283,7 @@ class Server:
             metrics=metrics,
             default_max_tokens=self._recipe.max_new_tokens,
             relay=relay,
+            telemetry=telemetry,
         )
 
     async def _until_stop_is_wanted(self, listener: socket.socket, on_ready: Callable[[ServerInfo], None]) -> None:

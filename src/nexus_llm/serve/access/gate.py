@@ -9,6 +9,7 @@ from nexus_llm.serve.access.caller import calling
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.error_handlers import error_body
 from nexus_llm.serve.responses import send_document
+from nexus_llm.serve.telemetry.record import current_record
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json"})
 """What load balancers, Prometheus and browsers ask without a key. Nothing here costs anything or tells of a prompt."""
@@ -32,6 +33,7 @@ class AccessGate:
             if scope["method"] == "POST" and not scope["path"].startswith("/admin"):
                 self._access.check_not_full(caller)
         except ApiError as error:
+            current_record().error_code = error.code
             await send_document(send, error.status, error_body(error, path=scope["path"]), headers=error.headers)
             return
 

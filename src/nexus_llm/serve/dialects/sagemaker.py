@@ -26,6 +26,7 @@ from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.request_parts import Text
 from nexus_llm.serve.requests import ChatRequest, CompletionRequest
 from nexus_llm.serve.responses import send_document
+from nexus_llm.serve.telemetry.record import current_record
 
 INVOCATION_SECONDS = 59.0
 """One less than SageMaker waits, so that its caller gets our error in place of a bare timeout."""
@@ -63,7 +64,7 @@ def create_sagemaker_app(generator: Generator) -> Edge:
     )
     add_error_handlers(app)
     add_routes(app, generator)
-    return Edge(app, metrics=generator.metrics)
+    return Edge(app, metrics=generator.metrics, telemetry=generator.telemetry)
 
 
 def add_routes(app: FastAPI, generator: Generator) -> None:
@@ -109,4 +110,5 @@ class _InTime(Response):
                 f"No answer within {self._seconds:.0f} s, which SageMaker allows: ask for fewer tokens, or stream."
             )
             error = ApiError(504, message, type="server_error", code="invocation_timeout")
+            current_record().error_code = error.code
             await send_document(send, error.status, error.body())

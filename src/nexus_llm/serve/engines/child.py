@@ -41,16 +41,19 @@ def main(arguments: list[str]) -> int:
     _die_with_parent(int(parent))
     # Ctrl-C in a terminal reaches the whole process group; the gateway alone decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    is_ready = False
     with socket.socket(fileno=int(descriptor)) as gateway:
         try:
             engine, facts = load_engine(name, json.loads(settings))
             gateway.sendall(wire.encode(wire.ready_message(facts)))
+            is_ready = True
             work(engine, gateway)
         except (BrokenPipeError, ConnectionResetError):
             return 0
         except Exception as error:  # noqa: BLE001 - whatever it is, the gateway has to hear of it
             with contextlib.suppress(OSError):
-                gateway.sendall(wire.encode(wire.fatal_message(_reason(error))))
+                reason = _place(error) if is_ready else _reason(error)
+                gateway.sendall(wire.encode(wire.fatal_message(reason)))
             return 1
     return 0
 
@@ -112,8 +115,17 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Type and first line only: a native library's message may go on for pages."""
+    """Type and first line only: a native library's message may go on for pages. No prompt has been seen yet."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def _place(error: Exception) -> str:
+    """Type and place only: while an engine works, the text of an exception may quote a prompt, and this is logged."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__} at {place}"
 
 
 if __name__ == "__main__":

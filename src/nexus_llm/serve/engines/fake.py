@@ -34,6 +34,8 @@ class FakeSettings:
     """The process kills itself in this step of its life, counted from 1 (only steps with work count)."""
     die_marker: str | None = None
     """`die_at_step` happens only while this file exists; it is removed first, so the next process lives."""
+    raise_at_step: int | None = None
+    """This step raises an error that quotes the prompts, as a careless library's would."""
     hang_at_step: int | None = None
     """This step never returns."""
     fail_to_load: bool = False
@@ -102,6 +104,8 @@ class FakeEngine:
         return script
 
     def _misbehave(self) -> None:
+        if self._settings.raise_at_step == self._steps:
+            raise RuntimeError(f"cannot go on with {[echo.prompt for echo in self._live.values()]}")
         if self._settings.hang_at_step == self._steps:
             time.sleep(3600)
         if self._settings.die_at_step == self._steps:
@@ -117,6 +121,10 @@ class _Echo:
         self._request = request
         self._script = script
         self._said = -1  # -1: the prompt has not been read yet
+
+    @property
+    def prompt(self) -> list[int]:
+        return self._request.token_ids
 
     @property
     def held_tokens(self) -> int:
