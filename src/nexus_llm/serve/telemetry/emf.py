@@ -18,6 +18,7 @@ The one dimension is Service. Request id, model, route and status stand beside t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from nexus_llm.serve.telemetry.record import RequestRecord
 
@@ -46,7 +47,7 @@ def queue_line(depth: int, *, service: str, timestamp_ms: int) -> str:
     return _line({"QueueDepth": depth}, service=service, timestamp_ms=timestamp_ms, beside={})
 
 
-def _line(values: dict[str, float], *, service: str, timestamp_ms: int, beside: dict[str, object]) -> str:
+def _line(values: dict[str, float], *, service: str, timestamp_ms: int, beside: Mapping[str, object]) -> str:
     metrics = [{"Name": name, "Unit": _UNITS.get(name, "Count")} for name in values]
     directive = {"Namespace": NAMESPACE, "Dimensions": [["Service"]], "Metrics": metrics}
     about = {"Timestamp": timestamp_ms, "CloudWatchMetrics": [directive]}

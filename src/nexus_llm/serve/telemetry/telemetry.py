@@ -86,7 +86,9 @@ class Telemetry:
         log.info("request.answered", extra=record.fields())
         if self._slow_seconds is not None and record.seconds > self._slow_seconds:
             log.warning("request.slow", extra=record.fields())
-        if self._tracing is not None:
+        # Health checks come every few seconds and tell nothing; a caller that traces wants its whole trace.
+        is_followed = record.trace is not None and record.trace.parent_id is not None
+        if self._tracing is not None and (record.path_is_api or is_followed):
             self._tracing.send(record)
         if self._emf is not None and record.path_is_api:
             self._write(request_line(record, service=self._service))

@@ -49,8 +49,9 @@ def trace_context(headers: Iterable[tuple[bytes, bytes]], *, is_tracing: bool, s
     found = _HEADER.fullmatch(given[0]) if len(given) == 1 else None
     # A longer header is right only in a later version than ours, whose first four parts mean the same.
     if found is not None and not (found[5] and found[1] == "00"):
-        own = (new_span_id(), new_span_id()) if is_tracing else (None, None)
-        return TraceContext(found[2], found[3], *own, is_sampled=bool(int(found[4], 16) & _SAMPLED))
+        is_sampled = bool(int(found[4], 16) & _SAMPLED)
+        span_id, engine_span_id = (new_span_id(), new_span_id()) if is_tracing else (None, None)
+        return TraceContext(found[2], found[3], span_id, engine_span_id, is_sampled)
     if not is_tracing:
         return None
     trace_id = secrets.token_hex(16)

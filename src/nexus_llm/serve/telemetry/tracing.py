@@ -58,8 +58,6 @@ def make_exporter(endpoint: str | None) -> SpanExporter:
         raise MissingExtraError.for_extra("otel", _EXPORTER)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    # What the exporter says of a failure quotes the collector's answer; ours counts it, once a batch.
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     return OTLPSpanExporter() if endpoint is None else OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
 
 
