@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import linecache
 import logging
 import sys
 import time
 
 OWN = "nexus_llm"
-_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({})))
+# What another handler's formatter leaves in a record, and may quote anything, is no field either.
+_STANDARD_FIELDS = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime"))
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record, without what may quote a prompt: the text of an exception, and the values that a
-    library puts into its messages (asyncio's tell the text of exceptions). Logger and place say which message it is.
+    """One JSON object a record, without what may quote a prompt: the text of an exception, and what a library puts into
+    its messages (asyncio's quote exceptions, httpcore's the headers of an upstream).
+
+    Of a library's message those words stay that stand in the library's own source; logger and place say which it is.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -32,8 +36,13 @@ class JsonLines(logging.Formatter):
 def _event(record: logging.LogRecord) -> dict[str, str]:
     if record.name.partition(".")[0] == OWN:
         return {"event": record.getMessage()}
-    message = str(record.msg).partition("\n")[0]
-    return {"event": message, "logger": record.name, "place": f"{record.filename}:{record.lineno}"}
+    words = str(record.msg).partition("\n")[0]
+    is_literal = bool(words) and any(words in line for line in linecache.getlines(record.pathname))
+    return {
+        "event": words if is_literal else "library",
+        "logger": record.name,
+        "place": f"{record.filename}:{record.lineno}",
+    }
 
 
 def log_to_stderr(level: str) -> None:
@@ -42,5 +51,5 @@ def log_to_stderr(level: str) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # httpx tells every request of a health check, uvicorn every start: neither is an event of ours.
-    for chatty in ("httpx", "uvicorn", "asyncio"):
+    for chatty in ("httpx", "httpcore", "urllib3", "uvicorn", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
