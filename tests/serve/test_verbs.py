@@ -83,6 +83,12 @@ def test_serve_answers_under_the_runs_name_and_leaves_no_child(run_folder: Path,
         assert {"server.ready", "server.draining", "request.answered"} <= {event["event"] for event in events}
 
 
+def test_serve_answers_sagemaker_on_a_port_of_its_own(run_folder: Path) -> None:
+    with serving(str(run_folder), "--port", str(free_port()), "--sagemaker-port", str(free_port())) as (_, ready):
+        assert httpx.get(f"{ready['sagemaker_url']}/ping").status_code == 200
+        assert httpx.get(f"{ready['url']}/ping").status_code == 404
+
+
 def test_ctrl_c_in_a_terminal_reaches_the_engine_too_and_still_drains(run_folder: Path) -> None:
     with serving(str(run_folder), "--port", str(free_port())) as (process, ready):
         os.killpg(process.pid, signal.SIGINT)

@@ -70,7 +70,7 @@ def serve(
 
     run_server(
         model.folder,
-        recipe=_with_keys(model.recipe, database),
+        recipe=recipe,
         model_name=name or model.name,
         host=host or model.recipe.host,
         port=model.recipe.port if port is None else port,
@@ -199,12 +199,16 @@ def _with_keys(recipe: ServeRecipe, database: str | None) -> ServeRecipe:
 def _print_ready(info: ServerInfo, *, as_json: bool) -> None:
     if as_json:
         document = {"url": info.url, "model": info.model, "engine_pid": info.engine_pid}
+        if info.sagemaker_url is not None:
+            document["sagemaker_url"] = info.sagemaker_url
         print_json({**document, "load_seconds": round(info.load_seconds, 2)})
         return
     body = json.dumps({"model": info.model, "messages": [{"role": "user", "content": "Hello!"}]})
     print(f"{info.model} answers at {info.url}  (chat page there, API below /v1; Ctrl-C stops)")
-    key = '-H "authorization: Bearer $NEXUS_API_KEY" ' if info.needs_keys else ""
+    key = '-H "authorization: Bearer $OPENAI_API_KEY" ' if info.needs_keys else ""
     print(f"curl -s {info.url}/v1/chat/completions {key}-H 'content-type: application/json' -d '{body}'", flush=True)
+    if info.sagemaker_url is not None:
+        print(f"SageMaker's /ping and /invocations at {info.sagemaker_url}, without keys", flush=True)
     if not info.is_loopback and not info.needs_keys:
         print(
             "warning: no key is needed: whoever reaches this address can use the model (see: nexus keys --help)",

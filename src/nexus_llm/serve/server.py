@@ -52,6 +52,7 @@ class ServerInfo:
     load_seconds: float
     is_loopback: bool
     needs_keys: bool = False
+    sagemaker_url: str | None = None
 
 
 def run_server(
@@ -235,7 +236,7 @@ class Server:
             webs.append(_WebServer(_uvicorn_config(create_sagemaker_app(generator))))
             serving.append(asyncio.create_task(webs[1].serve(sockets=[sagemaker])))
         try:
-            await self._until_stop_is_wanted(listener, on_ready)
+            await self._until_stop_is_wanted(partial(self._info, listener, sagemaker), on_ready)
             await self._drain(generator)
         finally:
             if self._hangup is not None:
@@ -286,7 +287,9 @@ class Server:
             telemetry=telemetry,
         )
 
-    async def _until_stop_is_wanted(self, listener: socket.socket, on_ready: Callable[[ServerInfo], None]) -> None:
+    async def _until_stop_is_wanted(
+        self, info: Callable[[float], ServerInfo], on_ready: Callable[[ServerInfo], None]
+    ) -> None:
         stop = asyncio.create_task(self._stop_wanted.wait())
         start = asyncio.create_task(self.engine.start())
         try:
@@ -296,7 +299,7 @@ class Server:
                 return
             facts = start.result()
             log.info("server.ready", extra={"load_seconds": round(facts.load_seconds, 2)})
-            on_ready(self._info(listener, facts.load_seconds))
+            on_ready(info(facts.load_seconds))
             if not await self._stops_by_wish(stop):
                 raise ServingError(
                     "the engine died too often and was given up",
@@ -318,16 +321,16 @@ class Server:
             if stop.done() or self.engine.given_up.done():
                 return stop.done()
 
-    def _info(self, listener: socket.socket, load_seconds: float) -> ServerInfo:
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
+    def _info(self, listener: socket.socket, sagemaker: socket.socket | None, load_seconds: float) -> ServerInfo:
+        host = listener.getsockname()[0]
         return ServerInfo(
-            url=f"http://{shown}:{port}",
+            url=_address(listener),
             model=self._model.name,
             engine_pid=self.engine.pid or 0,
             load_seconds=load_seconds,
             is_loopback=host in LOOPBACK,
             needs_keys=self._recipe.keys.database is not None and self._recipe.keys.require_keys,
+            sagemaker_url=None if sagemaker is None else _address(sagemaker),
         )
 
     async def _drain(self, generator: Generator) -> None:
@@ -367,6 +370,11 @@ def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=75,  # longer than an AWS load balancer's 60 s, which must be the first to hang up
     )
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _explain_bind(error: OSError, host: str, port: int) -> ServingError:
