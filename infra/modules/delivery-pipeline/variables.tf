@@ -1,0 +1,58 @@
+variable "platform" {
+  description = "What stage 1 made: names, key, the bucket of access logs, boundary, alerts."
+  type = object({
+    name                     = string
+    region                   = string
+    account_id               = string
+    kms_key_arn              = string
+    logs_bucket              = string
+    alerts_topic_arn         = string
+    permissions_boundary_arn = optional(string)
+  })
+}
+
+variable "source_code" {
+  description = "Where commits come from: a CodeConnections connection that somebody has confirmed in the console, OWNER/REPOSITORY, branch."
+  type = object({
+    connection_arn = string
+    repository     = string
+    branch         = optional(string, "main")
+  })
+  validation {
+    condition     = can(regex("^arn:aws[a-z-]*:(codeconnections|codestar-connections):[a-z0-9-]+:[0-9]{12}:connection/.+$", var.source_code.connection_arn))
+    error_message = "source_code.connection_arn is arn:aws:codeconnections:REGION:ACCOUNT:connection/ID."
+  }
+  validation {
+    condition     = can(regex("^[^/ ]+/[^ ]+$", var.source_code.repository))
+    error_message = "source_code.repository is OWNER/REPOSITORY."
+  }
+}
+
+variable "projects" {
+  description = "CodeBuild projects by purpose: check (style, types, tests), image (builds and pushes), gate (judges the scan, writes what is rolled out)."
+  type        = map(object({ name = string, arn = string }))
+  validation {
+    condition     = sort(keys(var.projects)) == tolist(["check", "gate", "image"])
+    error_message = "projects are check, gate and image."
+  }
+}
+
+variable "rollout" {
+  description = "CodeDeploy's application, deployment group and configuration."
+  type = object({
+    application_name       = string
+    deployment_group_name  = string
+    deployment_config_name = string
+  })
+}
+
+variable "task_role_arns" {
+  description = "Roles that the rolled out task definition names."
+  type        = list(string)
+}
+
+variable "needs_approval" {
+  description = "True waits for somebody's word between gate and rollout."
+  type        = bool
+  default     = true
+}
