@@ -61,7 +61,7 @@ resource "aws_iam_role_policy" "this" {
         Sid      = "StartBuilds"
         Effect   = "Allow"
         Action   = ["codebuild:BatchGetBuilds", "codebuild:StartBuild"]
-        Resource = [for one in var.projects : one.arn]
+        Resource = [for name in values(var.projects) : "arn:aws:codebuild:${local.account}:project/${name}"]
       },
       {
         Sid    = "StartRollouts"

@@ -61,7 +61,7 @@ resource "aws_codepipeline" "this" {
         input_artifacts  = ["source"]
         output_artifacts = stage.value.outputs
         configuration = {
-          ProjectName          = var.projects[stage.value.purpose].name
+          ProjectName          = var.projects[stage.value.purpose]
           EnvironmentVariables = jsonencode(stage.value.environment)
         }
       }

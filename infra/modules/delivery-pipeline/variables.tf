@@ -29,8 +29,8 @@ variable "source_code" {
 }
 
 variable "projects" {
-  description = "CodeBuild projects by purpose: check (style, types, tests), image (builds and pushes), gate (judges the scan, writes what is rolled out)."
-  type        = map(object({ name = string, arn = string }))
+  description = "Names of the CodeBuild projects by purpose: check (style, types, tests), image (builds and pushes), gate (judges the scan, writes what is rolled out)."
+  type        = map(string)
   validation {
     condition     = sort(keys(var.projects)) == tolist(["check", "gate", "image"])
     error_message = "projects are check, gate and image."

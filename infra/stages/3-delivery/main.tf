@@ -69,7 +69,7 @@ module "pipeline" {
   source         = "../../modules/delivery-pipeline"
   platform       = local.platform
   source_code    = var.source_code
-  projects       = { for purpose, one in module.build : purpose => { name = one.name, arn = one.arn } }
+  projects       = { for purpose, one in module.build : purpose => one.name }
   task_role_arns = values(local.serving.role_arns)
   needs_approval = var.needs_approval
   rollout = {

@@ -13,7 +13,7 @@ variables {
     connection_arn = "arn:aws:codeconnections:eu-central-1:123456789012:connection/1"
     repository     = "example/nexus-llm"
   }
-  projects = { for one in ["check", "gate", "image"] : one => { name = "nexus-test-${one}", arn = "arn:aws:codebuild:eu-central-1:123456789012:project/nexus-test-${one}" } }
+  projects = { for one in ["check", "gate", "image"] : one => "nexus-test-${one}" }
   rollout = {
     application_name       = "nexus-test-api"
     deployment_group_name  = "nexus-test-api"

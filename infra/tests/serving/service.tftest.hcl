@@ -70,6 +70,26 @@ run "a_gpu_model_starts_model_then_engine_then_gateway" {
   }
 }
 
+run "a_database_is_entered_by_token_and_not_by_password" {
+  module {
+    source = "../../modules/serving-service"
+  }
+  variables {
+    database = {
+      url         = "postgresql+psycopg://nexus_gateway@nexus.example.com:5432/nexus?sslmode=require"
+      connect_arn = "arn:aws:rds-db:eu-central-1:123456789012:dbuser:cluster-0/nexus_gateway"
+    }
+  }
+  assert {
+    condition     = one([for one in jsondecode(aws_iam_role_policy.task[0].policy).Statement : one.Resource if one.Sid == "LogInToTheDatabase"]) == ["arn:aws:rds-db:eu-central-1:123456789012:dbuser:cluster-0/nexus_gateway"]
+    error_message = "the task may log in as one user of one database"
+  }
+  assert {
+    condition     = !strcontains(aws_ecs_task_definition.this.container_definitions, "PASSWORD")
+    error_message = "no password travels to the task"
+  }
+}
+
 run "a_gateway_alone_may_do_nothing_in_aws" {
   command = plan
   module {
