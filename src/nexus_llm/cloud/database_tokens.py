@@ -14,7 +14,7 @@ TOKEN_SECONDS = 900
 
 
 def database_token(url: str, *, region: str) -> str:
-    """The password for a new connection to the PostgreSQL of `url`, signed with the credentials found here, without a call.
+    """The password for a new connection to the PostgreSQL of `url`, signed with the credentials found here; calls nobody.
 
     Raises:
         UsageError: the URL names no user or no host.
