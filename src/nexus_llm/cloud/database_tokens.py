@@ -14,7 +14,7 @@ TOKEN_SECONDS = 900
 
 
 def database_token(url: str, *, region: str) -> str:
-    """The password for a new connection to the PostgreSQL of `url`, signed with the credentials found here; calls nobody.
+    """The password for a new connection to the PostgreSQL of `url`, signed with the credentials found here. No call.
 
     Raises:
         UsageError: the URL names no user or no host.
