@@ -134,3 +134,16 @@ def test_a_recipe_takes_no_password() -> None:
     assert KeysRecipe(database="postgresql://user@host/name").database
     with pytest.raises(ValueError, match="carries a password"):
         KeysRecipe(database="postgresql://user:secret@host/name")
+
+
+def test_a_database_that_trusts_iam_needs_a_region(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NEXUS_DATABASE_AUTH", "aws-iam")
+    assert run_command(["keys", "list", "--database", "postgresql://u@h/n"]) == 2
+    assert "AWS_REGION" in capsys.readouterr().err
+    monkeypatch.setenv("NEXUS_DATABASE_AUTH", "kerberos")
+    assert run_command(["keys", "list", "--database", "postgresql://u@h/n"]) == 2
+    assert "kerberos" in capsys.readouterr().err

@@ -159,3 +159,17 @@ def test_a_postgresql_that_goes_away_costs_503s_and_comes_back(postgres: RealPos
     postgres.start()
     assert fleet.flood(key, 6) == {"200": 6}
     assert key_id_of(key)
+
+
+def test_each_connection_logs_in_with_a_password_of_its_own(postgres: RealPostgres) -> None:
+    given: list[str] = []
+
+    def password() -> str:
+        given.append(f"token-{len(given)}")
+        return given[-1]
+
+    database = open_database(postgres.url, password=password)
+    with database.reading() as one, database.reading() as other:
+        assert database.now(one) <= database.now(other)
+    database.close()
+    assert given == ["token-0", "token-1"]

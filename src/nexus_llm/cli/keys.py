@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -137,13 +139,32 @@ def with_database(url: str | None, work: Callable[[Database], Value]) -> Value:
         raise UsageError(
             "no database is named", fix="add --database keys.db, or set NEXUS_DATABASE; nexus serve takes the same"
         )
-    opened = open_database(url)
+    opened = open_database(url, password=database_password(url))
     try:
         return work(opened)
     except DatabaseDownError as error:
         raise TryAgainError(f"the database does not answer ({error})", fix="the same command again") from error
     finally:
         opened.close()
+
+
+def database_password(url: str) -> Callable[[], str] | None:
+    """What gives a password for each connection to `url`, where $NEXUS_DATABASE_AUTH asks for that.
+
+    Raises:
+        UsageError: it asks for something else than `aws-iam`, or for no region.
+    """
+    kind = os.environ.get("NEXUS_DATABASE_AUTH")
+    if not kind:
+        return None
+    if kind != "aws-iam":
+        raise UsageError(f"NEXUS_DATABASE_AUTH is {kind!r}", fix="set it to aws-iam, or leave it out")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not region:
+        raise UsageError("NEXUS_DATABASE_AUTH is aws-iam, but no region is known", fix="set AWS_REGION")
+    from nexus_llm.cloud.database_tokens import database_token
+
+    return partial(database_token, url, region=region)
 
 
 def _checked(**asked: Any) -> NewKey:

@@ -55,6 +55,7 @@ def serve(
     if engine is not None:
         overrides = [*overrides, f"serve.engine={engine}"]
     model = find_model(target, root=root, overrides=tuple(overrides))
+    from nexus_llm.cli.keys import database_password  # which imports this module
     from nexus_llm.serve.engines.commands import require_engine
     from nexus_llm.serve.logs import log_to_stderr
     from nexus_llm.serve.server import run_server
@@ -77,6 +78,7 @@ def serve(
         drain_seconds=drain_seconds,
         on_ready=on_ready,
         upstream_key=upstream_key(model.recipe),
+        database_password=None if recipe.keys.database is None else database_password(recipe.keys.database),
         find_folder=lambda: find_model(target, root=root, overrides=tuple(overrides)).folder,
     )
     return 0

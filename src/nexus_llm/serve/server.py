@@ -65,12 +65,13 @@ def run_server(
     drain_seconds: float = 30.0,
     on_ready: Callable[[ServerInfo], None] = lambda _info: None,
     upstream_key: str | None = None,
+    database_password: Callable[[], str] | None = None,
     find_folder: Callable[[], Path] | None = None,
 ) -> None:
     """Serves a packaged model folder until SIGINT or SIGTERM, then lets open answers finish for `drain_seconds`.
 
     A second signal stops at once. SIGHUP swaps the model for the one in `find_folder()`, without dropping an answer.
-    `on_ready` is called when the model answers.
+    `on_ready` is called when the model answers. `database_password` gives one for each connection to the keys' database.
 
     Raises:
         ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
@@ -83,6 +84,7 @@ def run_server(
 
         async def serve() -> None:
             server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, upstream=upstream)
+            server.database_password = database_password
             if find_folder is not None and upstream is None:
                 server.swap_on_hangup(find_folder)
             await server.run(listener, sagemaker=sagemaker, on_ready=on_ready, handle_signals=True)
@@ -143,6 +145,7 @@ class Server:
         upstream: Upstream | None = None,
     ) -> None:
         self.engine = EngineSupervisor(command, limits=limits) if upstream is None else UpstreamEngine()
+        self.database_password: Callable[[], str] | None = None
         self._upstream = upstream
         self._model = model
         self._command = command
@@ -254,7 +257,7 @@ class Server:
 
     def _open_access(self) -> Access | None:
         keys = self._recipe.keys
-        return None if keys.database is None else Access.open(keys)
+        return None if keys.database is None else Access.open(keys, password=self.database_password)
 
     async def _make_generator(self) -> Generator:
         loop = asyncio.get_running_loop()

@@ -48,14 +48,14 @@ class Access:
         self._full: dict[str, tuple[float, Refusal, Standing]] = {}
 
     @classmethod
-    def open(cls, recipe: KeysRecipe) -> Access:
-        """Opens the recipe's database; blocks.
+    def open(cls, recipe: KeysRecipe, *, password: Callable[[], str] | None = None) -> Access:
+        """Opens the recipe's database, with a new `password` for each connection where one is given; blocks.
 
         Raises:
             NexusError: it cannot be used.
         """
         assert recipe.database is not None
-        return cls(open_database(recipe.database), recipe)
+        return cls(open_database(recipe.database, password=password), recipe)
 
     def close(self) -> None:
         """Records what is not recorded yet and lets the database go; blocks for a few seconds at most."""

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,10 @@ class Database:
         self._engine.dispose()
 
 
-def open_database(given: str) -> Database:
+def open_database(given: str, *, password: Callable[[], str] | None = None) -> Database:
     """A database by its URL or, for SQLite, its path; the tables are made where there are none.
+
+    `password` is asked for each new connection to PostgreSQL: passwords that expire after minutes need that.
 
     Raises:
         UsageError: it is of a kind that we do not use.
@@ -78,7 +81,10 @@ def open_database(given: str) -> Database:
     """
     url = database_url(given)
     shown = url.render_as_string(hide_password=True)
-    database = Database(_engine(url))
+    engine = _engine(url)
+    if password is not None:
+        event.listen(engine, "do_connect", partial(_log_in, password))
+    database = Database(engine)
     try:
         with database.writing() as connection:
             if not database.is_sqlite:
@@ -147,6 +153,10 @@ def _engine(url: URL) -> Engine:
         )
     except ModuleNotFoundError as error:
         raise MissingExtraError.for_extra("postgres", "psycopg") from error
+
+
+def _log_in(password: Callable[[], str], _dialect: Any, _record: Any, _arguments: Any, named: dict[str, Any]) -> None:
+    named["password"] = password()
 
 
 def _sqlite_engine(url: URL) -> Engine:
