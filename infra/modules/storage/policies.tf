@@ -45,7 +45,10 @@ locals {
       Resource  = "${local.arns["logs"]}/s3/*"
       Condition = {
         StringEquals = { "aws:SourceAccount" = var.account_id }
-        ArnLike      = { "aws:SourceArn" = [for one in local.contents : local.arns[one]] }
+        # The delivery pipeline's bucket is made in a later stage; its name is known.
+        ArnLike = { "aws:SourceArn" = concat(
+          [for one in local.contents : local.arns[one]], ["arn:aws:s3:::${var.name}-delivery-${var.account_id}"]
+        ) }
       }
     },
     {

@@ -71,7 +71,7 @@ def run_server(
     """Serves a packaged model folder until SIGINT or SIGTERM, then lets open answers finish for `drain_seconds`.
 
     A second signal stops at once. SIGHUP swaps the model for the one in `find_folder()`, without dropping an answer.
-    `on_ready` is called when the model answers. `database_password` gives one for each connection to the keys' database.
+    `on_ready` is called when the model answers. `database_password` gives one for each connection.
 
     Raises:
         ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
