@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from terraform_here import initialise, terraform
 
-INFRA = Path(__file__).parent.parent / "infra"
-PLUGINS_VARIABLE = "NEXUS_TERRAFORM_PLUGINS"
 OVERRIDE = """
 terraform {
   backend "local" {}
@@ -60,33 +55,9 @@ class Resource:
     unknown: dict[str, Any]
 
 
-def terraform(folder: Path, *arguments: str) -> str:
-    """What terraform prints; the test fails with its words where it refuses."""
-    environment = {**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": os.devnull}
-    done = subprocess.run(["terraform", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"terraform {' '.join(arguments)}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
-    return done.stdout
-
-
-def scratch_infra(target: Path) -> Path:
-    """A copy of infra/ to initialise and plan in; skips loudly where terraform is absent."""
-    if shutil.which("terraform") is None:
-        pytest.skip("NOT TESTED: infrastructure needs the terraform binary (>= 1.9) on the PATH, and it is absent")
-    copy = target / "infra"
-    shutil.copytree(INFRA, copy, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
-    return copy
-
-
-def initialise(folder: Path) -> None:
-    """`terraform init`, from the mirror that $NEXUS_TERRAFORM_PLUGINS names, else from the registry."""
-    mirror = os.environ.get(PLUGINS_VARIABLE)
-    terraform(folder, "init", "-input=false", "-no-color", *([f"-plugin-dir={mirror}"] if mirror else []))
-
-
-def plan(variant: str, target: Path) -> list[Resource]:
-    """The resources of one variant's plan, sorted by address."""
+def plan(variant: str, infra: Path) -> list[Resource]:
+    """The resources of one variant's plan in a copy of infra/, sorted by address."""
     stage, variables = VARIANTS[variant]
-    infra = scratch_infra(target)
     folder = infra / "stages" / stage
     inputs = infra / "tests" / "serving"
     files = {"platform_file": str(inputs / "platform.json")}
@@ -94,9 +65,11 @@ def plan(variant: str, target: Path) -> list[Resource]:
         files["serving_file"] = str(inputs / "serving.json")
     (folder / "offline_override.tf").write_text(OVERRIDE, encoding="utf-8")
     (folder / "test.auto.tfvars.json").write_text(json.dumps(files | variables), encoding="utf-8")
-    initialise(folder)
-    terraform(folder, "plan", "-input=false", "-no-color", "-refresh=false", "-lock=false", "-out=plan")
-    document = json.loads(terraform(folder, "show", "-json", "plan"))
+    if not (folder / ".terraform").exists():
+        initialise(folder, backend=True)
+    planned = terraform(folder, "plan", "-input=false", "-no-color", "-refresh=false", "-lock=false", "-out=plan")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    document = json.loads(terraform(folder, "show", "-json", "plan").stdout)
     unknown = {one["address"]: one["change"]["after_unknown"] for one in document["resource_changes"]}
     found = [
         Resource(one["address"], one["type"], one["values"], unknown[one["address"]])

@@ -1,15 +1,17 @@
 """Terraform on this machine, in a copy of `infra/`: initialised once a folder, never with a backend or an account.
 
 A machine that has the provider on disk names its folder in NEXUS_TERRAFORM_PLUGINS; elsewhere a plain `init` fetches
-it.
+it. Where neither is possible, tests are skipped, and say so where it is seen.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,16 +44,40 @@ provider "aws" {
 """
 
 
+PROVIDER = """
+terraform {
+  required_providers {
+    aws = { source = "hashicorp/aws", version = "~> 5.100" }
+  }
+}
+"""
+INIT_SECONDS = 120
+
+
 def binary() -> str:
-    """The terraform binary; without one the test is skipped, and says so where it is seen."""
+    """The terraform binary; without one, or without its AWS provider, the test is skipped."""
     found = shutil.which("terraform")
     if found is None:
         _skip("terraform is not on the PATH: infra/ was NOT tested; https://developer.hashicorp.com/terraform/install")
+    if not _has_provider():
+        _skip("no AWS provider, neither in NEXUS_TERRAFORM_PLUGINS nor from the registry: infra/ was NOT tested")
     return str(found)
+
+
+@functools.cache
+def _has_provider() -> bool:
+    """Asked once: without a network terraform tries for long before it gives up."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "main.tf").write_text(PROVIDER)
+        try:
+            return terraform(Path(folder), "init", *_init_options(), timeout=INIT_SECONDS).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
 
 def copy_of_infra(folder: Path) -> Path:
     """A copy of infra/ without what earlier runs left in it; relative paths between its folders stay valid."""
+    binary()
     unwanted = shutil.ignore_patterns(".terraform", ".terraform.lock.hcl", "*.tfstate*", "*.tfplan")
     return Path(shutil.copytree(INFRA, folder / "infra", ignore=unwanted, dirs_exist_ok=True))
 
@@ -59,8 +85,8 @@ def copy_of_infra(folder: Path) -> Path:
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What terraform said in `folder`, after `init` where it was not initialised yet."""
     if not (folder / ".terraform").exists():
-        _initialise(folder)
-    return _terraform(folder, *arguments)
+        initialise(folder)
+    return terraform(folder, *arguments)
 
 
 def plan(copy: Path, stage: str, *arguments: str, aliases: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -69,11 +95,11 @@ def plan(copy: Path, stage: str, *arguments: str, aliases: tuple[str, ...] = ())
     providers = [OFFLINE_PROVIDER % "", *(OFFLINE_PROVIDER % f'alias = "{alias}"' for alias in aliases)]
     (folder / "offline_override.tf").write_text(OFFLINE + "".join(providers))
     if not (folder / ".terraform").exists():
-        _initialise(folder, backend=True)
+        initialise(folder, backend=True)
     options = ("-input=false", "-refresh=false", "-lock=false", "-no-color", "-out=offline.tfplan")
-    done = _terraform(folder, "plan", *options, *arguments)
+    done = terraform(folder, "plan", *options, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = _terraform(folder, "show", "-json", "offline.tfplan")
+    shown = terraform(folder, "show", "-json", "offline.tfplan")
     return list(_walk(json.loads(shown.stdout)["planned_values"]["root_module"]))
 
 
@@ -86,21 +112,29 @@ def mocked(copy: Path, stage: str, test: str) -> list[dict[str, Any]]:
     raise AssertionError(f"{stage} has no state: {done.stdout[-2000:]}{done.stderr}")
 
 
-def _initialise(folder: Path, *, backend: bool = False) -> None:
-    plugins = os.environ.get("NEXUS_TERRAFORM_PLUGINS")
-    options = [f"-backend={str(backend).lower()}", "-input=false", "-no-color"]
-    done = _terraform(folder, "init", *options, *([f"-plugin-dir={plugins}"] if plugins else []))
-    if done.returncode != 0 and not plugins and "registry.terraform.io" in done.stdout + done.stderr:
-        _skip("no AWS provider, neither in NEXUS_TERRAFORM_PLUGINS nor from the registry: infra/ was NOT tested")
+def initialise(folder: Path, *, backend: bool = False) -> None:
+    """`terraform init`, with the state's place only where `backend` says so."""
+    done = terraform(folder, "init", f"-backend={str(backend).lower()}", *_init_options())
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _terraform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _init_options() -> list[str]:
+    plugins = os.environ.get("NEXUS_TERRAFORM_PLUGINS")
+    return ["-input=false", "-no-color", *([f"-plugin-dir={plugins}"] if plugins else [])]
+
+
+def terraform(folder: Path, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """What terraform says in `folder`, whatever this machine's own account and settings are."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "AWS_EC2_METADATA_DISABLED": "true"}
     if not Path(environment.get("TF_CLI_CONFIG_FILE", "")).is_file():
         environment.pop("TF_CLI_CONFIG_FILE", None)
-    return subprocess.run([binary(), *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    if not os.environ.get("NEXUS_TERRAFORM_PLUGINS"):  # or else each folder would fetch 700 MB
+        cache = Path(tempfile.gettempdir()) / "nexus-terraform-plugins"
+        cache.mkdir(exist_ok=True)
+        environment["TF_PLUGIN_CACHE_DIR"] = str(cache)
+    command = ["terraform", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def _walk(module: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving_plans import VARIANTS, Resource, initialise, plan, scratch_infra, terraform
+from serving_plans import VARIANTS, Resource, plan
+from terraform_here import copy_of_infra, run
 
 pytestmark = [pytest.mark.xdist_group("serving_plans"), pytest.mark.timeout(1500)]
 
@@ -34,7 +35,8 @@ Plans = dict[str, list[Resource]]
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Plans:
-    return {variant: plan(variant, tmp_path_factory.mktemp(variant)) for variant in VARIANTS}
+    infra = copy_of_infra(tmp_path_factory.mktemp("plans"))
+    return {variant: plan(variant, infra) for variant in VARIANTS}
 
 
 def of_type(plans: Plans, *types: str) -> Iterator[tuple[str, Resource]]:
@@ -60,9 +62,7 @@ def listed(value: str | list[str]) -> list[str]:
 
 
 def test_the_modules_suites_pass(tmp_path: Path) -> None:
-    folder = scratch_infra(tmp_path) / "tests" / "serving"
-    initialise(folder)
-    printed = terraform(folder, "test", "-no-color")
+    printed = run(copy_of_infra(tmp_path) / "tests" / "serving", "test", "-no-color").stdout
     assert "Success!" in printed
     assert " 0 failed" in printed
     used = {name for name in printed.split() if name.startswith('"')}
