@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sqlite3
@@ -15,14 +16,17 @@ import httpx
 import openai
 import psutil
 import pytest
+from sqlalchemy import event
 
 from command_line import nexus
-from nexus_llm.recipe import KeysRecipe, ServeRecipe
-from nexus_llm.serve.access.access import KEY_MEMORY_SECONDS
+from nexus_llm.recipe import KeysRecipe, PrioritiesRecipe, ServeRecipe
+from nexus_llm.serve.access.access import KEY_MEMORY_SECONDS, Access
+from nexus_llm.serve.access.caller import Caller
 from nexus_llm.serve.access.database import Database, open_database
 from nexus_llm.serve.access.key_store import create_key, list_keys, revoke_key
 from nexus_llm.serve.access.limits import Limits
 from nexus_llm.serve.access.usage_report import UsageRow, usage_rows
+from nexus_llm.serve.api_errors import ApiError
 from running_server import RunningServer, StartServer
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -70,7 +74,7 @@ def open_gateway(start: StartServer, tmp_path: Path) -> Iterator[StartGateway]:
     database = open_database(str(path))
 
     def open_one(
-        *, require_keys: bool = True, prompt_usd: float = 0.0, completion_usd: float = 0.0, **o: Any
+        *, require_keys: bool = True, prompt_usd: float = 0.0, completion_usd: float = 0.0, serve: Any = None, **o: Any
     ) -> Gateway:
         keys = KeysRecipe(
             database=f"sqlite:///{path}",
@@ -78,7 +82,7 @@ def open_gateway(start: StartServer, tmp_path: Path) -> Iterator[StartGateway]:
             usd_per_million_prompt_tokens=prompt_usd,
             usd_per_million_completion_tokens=completion_usd,
         )
-        return Gateway(start(recipe=ServeRecipe(keys=keys), end_token_id=2, **o), database)
+        return Gateway(start(recipe=ServeRecipe(keys=keys, **(serve or {})), end_token_id=2, **o), database)
 
     yield open_one
     database.close()
@@ -365,3 +369,108 @@ def test_without_a_database_there_is_no_admin_and_no_key_is_needed(start: StartS
     server = start(end_token_id=2)
     assert httpx.get(f"{server.url}/admin/keys").status_code == 404
     assert server.client().chat.completions.create(model="echo", messages=QUESTION).choices
+
+
+def test_a_key_with_many_requests_does_not_make_another_wait_for_all_of_them(open_gateway: StartGateway) -> None:
+    gateway = open_gateway(step_seconds=0.02, serve={"max_running": 1})
+    flood, quiet = gateway.new_key("flood"), gateway.new_key("quiet")
+    order: list[str] = []
+
+    def ask(name: str, key: str) -> None:
+        gateway.ask(key)
+        order.append(name)
+
+    with ThreadPoolExecutor(10) as threads:
+        floods = [threads.submit(ask, "flood", flood) for _ in range(8)]
+        deadline = time.monotonic() + 20
+        while 'vllm:num_requests_waiting{model_name="echo"} 7.0' not in httpx.get(f"{gateway.url}/metrics").text:
+            assert time.monotonic() < deadline
+        ask("quiet", quiet)
+        for one in floods:
+            one.result()
+    assert order.index("quiet") <= 4
+
+
+def test_what_a_key_may_call_urgent_is_in_the_recipe(open_gateway: StartGateway) -> None:
+    priorities = PrioritiesRecipe(keys={"oncall": -5, "batch": 7})
+    gateway = open_gateway(serve={"priorities": priorities})
+    gateway.ask(gateway.new_key("oncall"), extra_body={"priority": -5})
+    batch = gateway.new_key("batch")
+    gateway.ask(batch)  # goes behind the others by itself
+    for key, priority in ((batch, 6), (gateway.new_key("other"), -1)):
+        with pytest.raises(openai.PermissionDeniedError) as caught:
+            gateway.ask(key, extra_body={"priority": priority})
+        assert caught.value.code == "priority_not_allowed"
+
+
+def test_a_stream_goes_on_while_the_database_is_locked_and_is_recorded_afterwards(
+    open_gateway: StartGateway, tmp_path: Path
+) -> None:
+    gateway = open_gateway(step_seconds=0.02)
+    key = gateway.new_key(limits=Limits(requests_per_minute=100))
+    stream = gateway.ask(key, stream=True)
+    next(iter(stream))
+    with sqlite3.connect(tmp_path / "keys.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert list(stream)[-1].choices[0].finish_reason == "stop"
+        other.execute("ROLLBACK")
+    assert gateway.usage(1).unfinished == 0
+
+
+def test_a_full_disk_costs_503s_and_nothing_that_was_counted(tmp_path: Path) -> None:
+    """SQLite itself says that the disk is full: its file may not grow by a single page."""
+    database = open_database(str(tmp_path / "keys.db"))
+    _, record = create_key(database, "app", limits=Limits(requests_per_minute=100_000))
+    is_full = True
+
+    @event.listens_for(database._engine, "checkout")
+    def limit(connection: Any, _record: Any, _proxy: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count={1 if is_full else 1 << 30}")  # 1: no more than there are
+
+    access = Access(database, KeysRecipe(database="unused"))
+    caller = Caller(access, record)
+
+    async def admit() -> ApiError | None:
+        try:
+            charge = await caller.reserve(model="echo", prompt_tokens=1, completion_tokens=1)
+        except ApiError as error:
+            return error
+        charge.settle(prompt_tokens=1, completion_tokens=1, is_finished=True)
+        return None
+
+    async def fill() -> int:
+        for admitted in range(2_000):
+            # Not settled: each holds a row, until a page would have to be added.
+            try:
+                await caller.reserve(model="echo" * 100, prompt_tokens=1, completion_tokens=1)
+            except ApiError as error:
+                assert (error.status, error.code) == (503, "access_unavailable")  # noqa: PT017
+                return admitted
+        raise AssertionError("the disk was never full")
+
+    assert asyncio.run(fill()) > 0
+    is_full = False
+    assert asyncio.run(admit()) is None, "back by itself once there is room"
+    access.close()
+    (row,) = usage_rows(open_database(str(tmp_path / "keys.db")), by="key")
+    assert row.requests == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/admin", "/admin/", "/admin/keys", "/admin/keys/x", "/admin/usage", "//admin/keys", "/admin//keys",
+     "/./admin/keys", "/v1/../admin/keys", "/%61dmin/keys", "/admin%2fkeys", "/ADMIN/keys", "/admin/keys?x=/health",
+     "/health/../admin/keys", "/admin;x/keys", "/admin\\keys"],
+)  # fmt: skip
+def test_a_scan_of_admin_routes_finds_nothing_without_an_admin_key(open_gateway: StartGateway, path: str) -> None:
+    gateway = open_gateway()
+    plain = gateway.new_key("plain")
+    host, port = gateway.url.removeprefix("http://").split(":")
+    for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"):
+        for header, statuses in (("x-nothing: 1", {401}), (f"authorization: Bearer {plain}", {403, 404, 405})):
+            with socket.create_connection((host, int(port)), timeout=20) as connection:
+                lines = f"{method} {path} HTTP/1.1\r\nhost: x\r\n{header}\r\nconnection: close\r\n\r\n"
+                connection.sendall(lines.encode())
+                answer = connection.makefile("rb").read()
+            assert int(answer.split()[1]) in statuses, (method, header)
+            assert b"plain" not in answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -18,7 +19,8 @@ import pytest
 
 from nexus_llm.errors import ServingError
 from nexus_llm.recipe import ServeRecipe
-from nexus_llm.serve.engines.supervisor import SupervisorLimits
+from nexus_llm.serve.engines.port import EngineDelta
+from nexus_llm.serve.engines.supervisor import EngineDiedError, SupervisorLimits, TokenStream
 from running_server import RunningServer, StartServer
 
 ENDLESS: dict[str, Any] = {"max_tokens": 1500, "extra_body": {"ignore_eos": True}}
@@ -183,21 +185,22 @@ def test_a_full_queue_answers_429_with_the_time_to_wait(start: StartServer) -> N
 
 
 def test_waiting_requests_are_answered_first_come_first_served(start: StartServer) -> None:
-    server = start(step_seconds=0.001, recipe=ServeRecipe(max_running=1))
+    server = start(step_seconds=0.01, recipe=ServeRecipe(max_running=1))
+    order: list[int] = []
 
-    async def queue_up() -> list[int]:
-        order: list[int] = []
+    def one(number: int) -> None:
+        server.client().completions.create(model="echo", prompt="x", max_tokens=30)
+        order.append(number)
 
-        async def one(number: int) -> None:
-            await asyncio.sleep(number * 0.03)
-            await client.completions.create(model="echo", prompt="x", max_tokens=100)
-            order.append(number)
-
-        async with server.async_client() as client:
-            await asyncio.gather(*(one(number) for number in range(4)))
-        return order
-
-    assert asyncio.run(queue_up()) == [0, 1, 2, 3]
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(3)]
+    with ask(server, stream=True, **ENDLESS) as running:
+        next(iter(running))
+        for number, thread in enumerate(threads):
+            thread.start()
+            eventually(lambda count=number + 1: metric(server, "vllm:num_requests_waiting") == count)  # type: ignore[misc]
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2]
 
 
 def test_draining_finishes_open_streams_and_refuses_new_ones(start: StartServer) -> None:
@@ -298,3 +301,60 @@ def test_a_stalled_reader_does_not_stop_the_others(start: StartServer) -> None:
 
         threading.Thread(target=other).start()
         assert done.wait(20)
+
+
+def spelled(stream: str) -> str:
+    """The text of a streamed answer."""
+    chunks = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+def test_a_hundred_streams_survive_the_engines_death_or_are_told(start: StartServer) -> None:
+    """`kill -9` under load: who has a part of an answer is told, who has nothing yet never hears of it."""
+    recipe = ServeRecipe(max_running=40, max_waiting=100)
+    server = start(end_token_id=2, step_seconds=0.1, recipe=recipe, limits=SupervisorLimits(first_pause_seconds=0.2))
+    body = {"model": "echo", "messages": QUESTION, "stream": True}
+    begun = threading.Event()
+
+    async def one(web: httpx.AsyncClient) -> tuple[int, str]:
+        pieces = []
+        async with web.stream("POST", f"{server.url}/v1/chat/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                pieces.append(line)
+                begun.set()
+        return answer.status_code, "\n".join(pieces)
+
+    async def crowd() -> list[tuple[int, str]]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=120, limits=limits) as web:
+            streams = [asyncio.create_task(one(web)) for _ in range(100)]
+            while not begun.is_set():
+                await asyncio.sleep(0.01)
+            os.kill(server.engine_pid, signal.SIGKILL)
+            return await asyncio.gather(*streams)
+
+    outcomes = asyncio.run(crowd())
+    whole = [text for _, text in outcomes if text.rstrip().endswith("data: [DONE]")]
+    told = [text for _, text in outcomes if "engine_died" in text]
+    assert {status for status, _ in outcomes} == {200}, "nobody without a token gets an error"
+    assert len(whole) + len(told) == 100, "none ends without a word"
+    assert 60 <= len(whole) < 100, "those that waited are answered by the next engine"
+    assert {spelled(text) for text in whole} == {"user\nSay all of this again, please."}
+    assert metric(server, "vllm:num_requests_running") == 0
+    assert ask(server).choices[0].finish_reason == "stop"
+
+
+def test_an_end_that_comes_together_with_the_last_tokens_is_not_lost() -> None:
+    """Both before the reader wakes, as on a busy machine: it would have waited for ever."""
+
+    async def read() -> None:
+        stream = TokenStream()
+        reading = asyncio.create_task(stream.next())
+        await asyncio.sleep(0)
+        stream.push(EngineDelta(1, [5]))
+        stream.fail(EngineDiedError())
+        assert [delta.token_ids for delta in await reading] == [[5]]
+        with pytest.raises(EngineDiedError):
+            await asyncio.wait_for(stream.next(), 10)
+
+    asyncio.run(read())

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
 from nexus_llm.serve.client import read_event
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import EngineDelta, EngineRequest, EngineStep
@@ -72,32 +71,6 @@ TOKENIZERS: list[ChatTokenizer] = []
 def _keep_tokenizer(tokenizer: ChatTokenizer) -> None:
     """Hypothesis wants no fixtures in its examples."""
     TOKENIZERS.append(tokenizer)
-
-
-@given(entries=st.lists(st.integers(1, 3), max_size=12), leaves=st.lists(st.integers(0, 30), max_size=20))
-def test_admission_never_runs_or_queues_more_than_allowed(entries: list[int], leaves: list[int]) -> None:
-    door = Admission(max_running=3, max_waiting=4, clock=lambda: 0.0)
-    tickets: list[Ticket] = []
-    retry_after_seconds: list[int] = []
-    for count in entries:
-        before = door.running + door.waiting
-        try:
-            tickets += door.enter(count)
-        except QueueFullError as full:
-            assert before + count > 3 + 4
-            retry_after_seconds.append(full.retry_after_seconds)
-            assert door.running + door.waiting == before
-        if leaves and tickets:
-            ticket = tickets[leaves.pop() % len(tickets)]
-            door.leave(ticket)
-            door.leave(ticket)
-        assert door.running <= 3
-        assert door.waiting <= 4
-        assert door.running == 3 or door.waiting == 0
-    for ticket in tickets:
-        door.leave(ticket)
-    assert (door.running, door.waiting) == (0, 0)
-    assert all(1 <= seconds <= 60 for seconds in retry_after_seconds)
 
 
 @given(

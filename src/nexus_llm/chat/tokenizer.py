@@ -118,6 +118,12 @@ class ChatTokenizer:
         """Number of token ids, control tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @cached_property
+    def longest_token_characters(self) -> int:
+        """The most characters that one token stands for: a text of so many times `n` has more than `n` tokens."""
+        # Byte-level vocabularies spell each byte as a character, so that theirs are never too short.
+        return max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
+
     @property
     def eos_token_id(self) -> int:
         """Ends the assistant's turn.

@@ -23,6 +23,7 @@ from nexus_llm.recipe.schema import (
     SparkRecipe,
     SplitRecipe,
 )
+from nexus_llm.recipe.serving import PrioritiesRecipe, TimeoutsRecipe
 from nexus_llm.recipe.telemetry import SamplesRecipe, TelemetryRecipe
 from nexus_llm.recipe.train import (
     DistributedRecipe,
@@ -50,6 +51,7 @@ __all__ = [
     "NearDuplicateRecipe",
     "PackageRecipe",
     "PiiRecipe",
+    "PrioritiesRecipe",
     "PythonDocsSource",
     "QualityRecipe",
     "Recipe",
@@ -60,6 +62,7 @@ __all__ = [
     "SparkRecipe",
     "SplitRecipe",
     "TelemetryRecipe",
+    "TimeoutsRecipe",
     "TrackingRecipe",
     "TrainRecipe",
     "default_recipe",

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nexus_llm.recipe.section import Section, Share
+from nexus_llm.recipe.serving import PrioritiesRecipe, TimeoutsRecipe, UpstreamRecipe, VllmRecipe
 from nexus_llm.recipe.telemetry import SamplesRecipe, TelemetryRecipe
 from nexus_llm.recipe.train import TrainRecipe
 
@@ -263,34 +264,6 @@ class EvaluateRecipe(Section):
     gate: GateRecipe = GateRecipe()
 
 
-class VllmRecipe(Section):
-    """Settings of the vLLM engine; `max_running` is its `--max-num-seqs`."""
-
-    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Part of each GPU's memory for weights and cache."""
-    gpus: Annotated[int, Field(ge=1)] = 1
-    """GPUs that share the model (tensor parallel)."""
-    context_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Longest prompt and answer together; None is the model's own."""
-    program: str = "vllm"
-    """Its program. vLLM pins a torch of its own, so it lives in an environment of its own, or in vLLM's container."""
-    arguments: list[str] = []
-    """Further flags of `vllm serve`, word by word."""
-
-
-class UpstreamRecipe(Section):
-    """Where the `openai` engine sends requests."""
-
-    url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+)?$")] = ""
-    """Base URL that ends before `/chat/completions`, like `https://api.openai.com/v1`; without user or password."""
-    model: str | None = None
-    """What the model is called there; None: as here."""
-    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
-    """Environment variable that holds the key. The key itself never stands in a recipe."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """Longest silence between two pieces of an answer."""
-
-
 class KeysRecipe(Section):
     """Who may use the gateway, and what tokens cost."""
 
@@ -330,6 +303,13 @@ class ServeRecipe(Section):
     """Requests that the engine works on at once; more wait in the queue."""
     max_waiting: Annotated[int, Field(ge=0)] = 256
     """Requests that wait; one more is answered 429."""
+    max_waiting_tokens: Annotated[int, Field(ge=1)] = 1_048_576
+    """Tokens of requests that wait, prompts and answers at most; more are answered 429. One may always wait."""
+    max_waiting_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Longest time in the queue. Whose turn would come later, by the measured throughput, is answered 503 at once."""
+    kv_overcommit: Annotated[float, Field(ge=1, le=16)] = 1.0
+    """How many times the key-value cache may be promised to running requests, prompts and answers at most. 1 never
+    makes the engine drop what it has computed; 2 runs more at once where answers end well before `max_tokens`."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 1024
     """Answer length where a request names none."""
     kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
@@ -339,6 +319,8 @@ class ServeRecipe(Section):
     and vllm, a GGUF file for llama.cpp. OpenVINO cannot switch adapters: package a merged model instead."""
     vllm: VllmRecipe = VllmRecipe()
     upstream: UpstreamRecipe = UpstreamRecipe()
+    priorities: PrioritiesRecipe = PrioritiesRecipe()
+    timeouts: TimeoutsRecipe = TimeoutsRecipe()
 
     @model_validator(mode="after")
     def _engine_fits(self) -> ServeRecipe:

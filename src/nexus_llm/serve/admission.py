@@ -1,86 +1,238 @@
-"""Who may go to the engine: at most so many at once, first come first served, and only so many in the queue."""
+"""Who may go to the engine, and when: so many sequences and tokens at once, the others wait their turn or are refused.
+
+- *Order*: keys in turn, priorities within bounds; see `fair_queue`.
+- *Room*: a request runs when there is a place for each of its sequences and room in the key-value cache for all that
+  it may become. More than the cache holds would make the engine drop and recompute what it already knew.
+- *Long and short*: a request that does not fit beside those that run lets others pass, until they were given as many
+  tokens as the cache holds; then it is next, whatever comes. So short ones never wait for more than what runs, and a
+  long one never for more than one cache more. A request as large as the cache runs alone.
+- *Refused before work is wasted*: when the queue is full in requests or in tokens, and when the measured throughput
+  says that the turn would come after the deadline. Whoever waits longer than that is told at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
-MAX_RETRY_AFTER_SECONDS = 60
-SMOOTHING = 0.2  # weight of the newest request in the running mean of how long one takes
+from nexus_llm.serve import api_errors
+from nexus_llm.serve.fair_queue import FairQueue, Ticket
+from nexus_llm.serve.metrics import ServerMetrics
+from nexus_llm.serve.throughput import Throughput
+
+MAX_RETRY_AFTER_SECONDS = 60  # OpenAI's and Anthropic's clients take a longer time for none and try again at once
+
+RefusalReason = Literal["queue_full", "deadline_unreachable", "queue_timeout"]
 
 
-class QueueFullError(Exception):
-    """As many wait as may wait."""
+class NotAdmittedError(Exception):
+    """There is no room, or not in time."""
 
-    def __init__(self, *, waiting: int, retry_after_seconds: int) -> None:
-        super().__init__(waiting, retry_after_seconds)
+    def __init__(self, reason: RefusalReason, *, waiting: int, retry_after_seconds: int) -> None:
+        super().__init__(reason, waiting, retry_after_seconds)
+        self.reason = reason
         self.waiting = waiting
         self.retry_after_seconds = retry_after_seconds
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A place with the engine or in the queue. Give it back with `Admission.leave`, whatever happens."""
-
-    turn: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the engine may be used."""
-    started_at: float = 0.0
 
 
 class Admission:
     """The door to the engine."""
 
-    def __init__(self, *, max_running: int, max_waiting: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        max_running: int,
+        max_waiting: int,
+        clock: Callable[[], float],
+        max_waiting_tokens: int | None = None,
+        max_waiting_seconds: float = math.inf,
+        capacity_tokens: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`capacity_tokens` tells how much of all that runs the engine can hold; None where nobody knows."""
         self.max_running = max_running
+        self.running = 0
+        """Places that are taken."""
+        self.running_tokens = 0
+        self.throughput = Throughput()
         self._max_waiting = max_waiting
+        self._max_waiting_tokens = max_waiting_tokens
+        self._max_waiting_seconds = max_waiting_seconds
+        self._capacity_tokens = capacity_tokens
         self._clock = clock
-        self._running: set[Ticket] = set()
-        self._queue: deque[Ticket] = deque()
-        self._mean_seconds = 1.0
-
-    @property
-    def running(self) -> int:
-        return len(self._running)
+        self._queue = FairQueue()
+        self._arriving: set[Ticket] = set()
+        self._arriving_places = 0
+        self._turns_away = False
+        """Somebody was refused since the engine was last idle: it is as busy as if they waited."""
+        self._held: Ticket | None = None
+        """Had its turn, and does not fit beside those that run."""
+        self._passed_tokens = 0
+        """What was given to others meanwhile."""
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        """Sequences that have no place yet."""
+        return self._queue.places + self._arriving_places + (self._held.places if self._held else 0)
 
-    def enter(self, count: int = 1) -> list[Ticket]:
-        """Places for `count` sequences, all or none, behind those who came before.
+    @property
+    def waiting_tokens(self) -> int:
+        return self._queue.tokens + (self._held.tokens if self._held else 0)
+
+    def arrive(self, *, key: str = "", places: int = 1, priority: int = 0, deadline: float | None = None) -> Ticket:
+        """A ticket for a request whose prompt is not encoded yet: that is work, too. `enter` is next.
 
         Raises:
-            QueueFullError: some of them would have to wait, and the queue has no room for those.
+            NotAdmittedError: the queue has no room.
         """
-        free = self.max_running - self.running if not self._queue else 0
-        if self.waiting + max(0, count - free) > self._max_waiting:
-            raise QueueFullError(waiting=self.waiting, retry_after_seconds=self._retry_after_seconds())
-        tickets = [Ticket() for _ in range(count)]
-        self._queue.extend(tickets)
+        latest = self._clock() + self._max_waiting_seconds
+        ticket = Ticket(key, places, priority, latest if deadline is None else min(latest, deadline))
+        free = max(0, self.max_running - self.running)
+        if self.waiting + places - free > self._max_waiting:
+            raise self._refusal("queue_full", self._seconds_for(self._mean_tokens()))
+        self._arriving.add(ticket)
+        self._arriving_places += places
+        return ticket
+
+    def enter(self, ticket: Ticket, *, tokens: int) -> None:
+        """Puts a ticket into the queue, or lets it in.
+
+        Raises:
+            NotAdmittedError: it would have to wait, and the queue has no room for so much, or for so long.
+        """
+        self._has_arrived(ticket)
+        ticket.tokens = max(1, tokens)
+        if self._queue.waiting or self._held or not self._fits(ticket):
+            self._check_wait(ticket)
+        self._queue.push(ticket)
         self._let_in()
-        return tickets
+
+    async def wait(self, ticket: Ticket) -> None:
+        """Returns when it is the ticket's turn.
+
+        Raises:
+            NotAdmittedError: its deadline came first. It has left the queue then.
+        """
+        if ticket.turn.is_set():
+            return
+        try:
+            async with asyncio.timeout_at(None if math.isinf(ticket.deadline) else ticket.deadline):
+                await ticket.turn.wait()
+        except TimeoutError:
+            self.leave(ticket)
+            raise self._refusal("queue_timeout", self._seconds_for(self.waiting_tokens)) from None
+
+    def free(self, ticket: Ticket, *, tokens: int) -> None:
+        """Gives back the place of one of a ticket's sequences and its tokens, as far as the ticket runs."""
+        if ticket.is_running:
+            self._give_back(ticket, 1, tokens)
+            self._let_in()
 
     def leave(self, ticket: Ticket) -> None:
-        """Frees a place, used or still waited for; a second time changes nothing."""
-        if ticket in self._running:
-            self._running.remove(ticket)
-            seconds = self._clock() - ticket.started_at
-            self._mean_seconds += SMOOTHING * (seconds - self._mean_seconds)
-        elif ticket in self._queue:
+        """Frees all that a ticket holds, used or still waited for; a second time changes nothing."""
+        self._has_arrived(ticket)
+        if ticket.is_running:
+            self._give_back(ticket, ticket.places, ticket.tokens)
+        elif ticket is self._held:
+            self._held = None
+        elif ticket.is_waiting:
             self._queue.remove(ticket)
         self._let_in()
 
-    def _let_in(self) -> None:
-        while self._queue and len(self._running) < self.max_running:
-            ticket = self._queue.popleft()
-            ticket.started_at = self._clock()
-            self._running.add(ticket)
-            ticket.turn.set()
+    def _has_arrived(self, ticket: Ticket) -> None:
+        if ticket in self._arriving:
+            self._arriving.remove(ticket)
+            self._arriving_places -= ticket.places
 
-    def _retry_after_seconds(self) -> int:
-        """Whole seconds until a place in the queue is likely to be free."""
-        seconds = self._mean_seconds / self.max_running
-        return min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(seconds)))
+    def _give_back(self, ticket: Ticket, places: int, tokens: int) -> None:
+        ticket.places -= places
+        ticket.tokens -= tokens
+        ticket.is_running = ticket.places > 0
+        if not ticket.is_running:
+            tokens += ticket.tokens
+            ticket.tokens = 0
+        self.running -= places
+        self.running_tokens -= tokens
+        self.throughput.freed(tokens)
+
+    def _let_in(self) -> None:
+        while (ticket := self._next()) is not None:
+            ticket.is_running = True
+            self.running += ticket.places
+            self.running_tokens += ticket.tokens
+            ticket.turn.set()
+        self._turns_away = self._turns_away and self.running > 0
+        is_waiting = self._held is not None or self._queue.waiting > 0
+        is_full = is_waiting or self._turns_away or self.running >= self.max_running
+        self.throughput.observe(is_full=is_full, now=self._clock())
+        if not (self.running or is_waiting):
+            self._queue.rest()
+
+    def _next(self) -> Ticket | None:
+        """Who goes in now, no longer in the queue; None: nobody can."""
+        if self._held is not None and self._fits(self._held):
+            held, self._held = self._held, None
+            return held
+        head = self._queue.peek()
+        if head is None:
+            return None
+        if self._fits(head):
+            if self._held is not None:
+                if self._passed_tokens + head.tokens > (self._capacity_tokens() or 0):
+                    return None
+                self._passed_tokens += head.tokens
+            return self._queue.pop()
+        if self._held is None and self.running + head.places <= self.max_running:
+            self._held, self._passed_tokens = self._queue.pop(), 0
+            return self._next()
+        return None
+
+    def _fits(self, ticket: Ticket) -> bool:
+        if self.running + ticket.places > self.max_running:
+            return False
+        capacity = self._capacity_tokens()
+        return not self.running or capacity is None or self.running_tokens + ticket.tokens <= capacity
+
+    def _check_wait(self, ticket: Ticket) -> None:
+        is_alone = not self.waiting_tokens  # however large, one may always wait
+        if self.waiting + ticket.places > self._max_waiting:
+            raise self._refusal("queue_full", self._seconds_for(self._mean_tokens()))
+        most = self._max_waiting_tokens
+        if most is not None and not is_alone and self.waiting_tokens + ticket.tokens > most:
+            raise self._refusal("queue_full", self._seconds_for(self.waiting_tokens + ticket.tokens - most))
+        held = self._held.tokens if self._held else 0
+        seconds = self._seconds_for(self._queue.tokens_before(ticket) + held + ticket.tokens)
+        late = 0.0 if seconds is None else self._clock() + seconds - ticket.deadline
+        if late > 0:
+            raise self._refusal("deadline_unreachable", late)
+
+    def _mean_tokens(self) -> float:
+        return self.running_tokens / max(1, self.running)
+
+    def _seconds_for(self, tokens: float) -> float | None:
+        """Time in which so many tokens' places become free; None where nothing was measured yet."""
+        rate = self.throughput.tokens_per_second
+        return tokens / rate if rate else None
+
+    def _refusal(self, reason: RefusalReason, seconds: float | None) -> NotAdmittedError:
+        self._turns_away = True
+        wait = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(seconds or 0)))
+        return NotAdmittedError(reason, waiting=self.waiting, retry_after_seconds=wait)
+
+
+@contextmanager
+def refusals_told(metrics: ServerMetrics) -> Iterator[None]:
+    """Makes what is not admitted in a block the client's error, and counts it.
+
+    Raises:
+        ApiError: 429 or 503, with `retry-after`.
+    """
+    try:
+        yield
+    except NotAdmittedError as error:
+        metrics.refused(error.reason)
+        raise api_errors.not_admitted(
+            error.reason, waiting=error.waiting, retry_after_seconds=error.retry_after_seconds
+        ) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -127,11 +127,20 @@ class AnswerWriter:
     """Writes one answer, whole or in chunks."""
 
     def __init__(
-        self, dialect: Dialect, *, model: str, fingerprint: str | None, with_logprobs: bool, include_usage: bool
+        self,
+        dialect: Dialect,
+        *,
+        model: str,
+        fingerprint: str | None,
+        with_logprobs: bool,
+        include_usage: bool,
+        usage_so_far: Callable[[], Usage] | None = None,
     ) -> None:
+        """`usage_so_far` is told with every chunk where it is given."""
         self._dialect = dialect
         self._with_logprobs = with_logprobs
         self._include_usage = include_usage
+        self._usage_so_far = usage_so_far
         self._head = {
             "id": f"{dialect.id_prefix}{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -191,7 +200,10 @@ class AnswerWriter:
         return error.body()
 
     def _chunk(self, index: int, members: str, finish_reason: str) -> str:
-        return f'{self._before}{{"index":{index},{members},"finish_reason":{finish_reason}}}{self._after}'
+        after = self._after
+        if self._usage_so_far is not None:
+            after = f'],"usage":{_compact(self._usage_so_far().document())}}}\n\n'
+        return f'{self._before}{{"index":{index},{members},"finish_reason":{finish_reason}}}{after}'
 
 
 EndpointKind = Literal["chat", "completion"]

@@ -49,14 +49,67 @@ def context_length_exceeded(*, prompt_tokens: int, max_tokens: int, context_toke
     return invalid(message, param=param, code="context_length_exceeded")
 
 
-def queue_full(*, waiting: int, retry_after_seconds: int) -> ApiError:
-    return ApiError(
-        429,
-        f"{waiting} requests are waiting already. Try again in {retry_after_seconds} s.",
-        type="rate_limit_error",
-        code="queue_full",
-        headers={"retry-after": str(retry_after_seconds)},
+def prompt_too_long(*, characters: int, tokens: int, context_tokens: int, param: str) -> ApiError:
+    """400: a text that need not be encoded to know that it does not fit; `tokens` is the least that it can be."""
+    message = (
+        f"This model's context is {context_tokens} tokens, but {characters} characters are at least {tokens}. "
+        "Shorten the text."
     )
+    return invalid(message, param=param, code="context_length_exceeded")
+
+
+_NOT_ADMITTED = {
+    "queue_full": (429, "rate_limit_error", "Too many requests are waiting already"),
+    "deadline_unreachable": (503, "server_error", "This request's turn would come after its deadline"),
+    "queue_timeout": (503, "server_error", "This request's turn did not come in time"),
+}
+
+
+def not_admitted(reason: str, *, waiting: int, retry_after_seconds: int) -> ApiError:
+    """429 or 503: no room in the queue, or not in time."""
+    status, kind, what = _NOT_ADMITTED[reason]
+    message = f"{what} ({waiting} before it). Try again in {retry_after_seconds} s."
+    return ApiError(status, message, type=kind, code=reason, headers={"retry-after": str(retry_after_seconds)})
+
+
+_TIMEOUTS = {
+    "header": (408, "The request's head did not come in time."),
+    "body": (408, "The request's body did not come in time."),
+    "deadline": (504, "The answer did not begin before the request's deadline."),
+    "first_token": (504, "The engine took too long to begin its answer."),
+    "between_tokens": (504, "The engine paused for too long in the middle of its answer."),
+    "answer": (504, "The answer took longer than this server lets any answer take."),
+}
+
+
+def timed_out(phase: str) -> ApiError:
+    """408 or 504: a phase of the request took too long; its code is `<phase>_timeout`."""
+    status, message = _TIMEOUTS[phase]
+    kind = "invalid_request_error" if status == 408 else "server_error"
+    headers = {"connection": "close"} if status == 408 else {}
+    return ApiError(status, message, type=kind, code=f"{phase}_timeout", headers=headers)
+
+
+def body_too_large(limit_bytes: int) -> ApiError:
+    return ApiError(
+        413, f"The body is larger than {limit_bytes} bytes.", code="body_too_large", headers={"connection": "close"}
+    )
+
+
+def headers_too_large() -> ApiError:
+    return ApiError(431, "The request's head is too large.", code="headers_too_large", headers={"connection": "close"})
+
+
+def bodies_too_large() -> ApiError:
+    """503: the bodies of all open requests together take more memory than they may."""
+    headers = {"connection": "close", "retry-after": "1"}
+    message = "Too many large requests are open. Try again in 1 s."
+    return ApiError(503, message, type="server_error", code="memory_full", headers=headers)
+
+
+def priority_not_allowed(priority: int, lowest: int) -> ApiError:
+    message = f"Priority {priority} is more urgent than this caller may ask for: {lowest} is the lowest."
+    return ApiError(403, message, param="priority", code="priority_not_allowed")
 
 
 def unavailable(message: str, *, retry_after_seconds: int | None = None) -> ApiError:

@@ -1,15 +1,19 @@
-"""The outermost layer of the gateway: request ids, a bound on bodies, one log line a request, no raw exceptions."""
+"""The outermost layer of the gateway: request ids, bounds on bodies, one log line a request, no raw exceptions."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import time
 import uuid
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nexus_llm.recipe import TimeoutsRecipe
 from nexus_llm.serve import api_errors
+from nexus_llm.serve.deadlines import told_seconds, until
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.responses import send_document
 from nexus_llm.serve.telemetry.record import RequestRecord, recording
@@ -18,15 +22,34 @@ from nexus_llm.serve.telemetry.telemetry import Telemetry
 log = logging.getLogger("nexus_llm.serve.request")
 
 MAX_BODY_BYTES = 16 << 20
+MAX_HELD_BYTES = 256 << 20  # of the bodies of all open requests: 500 prompts of 128k tokens
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # visible ASCII: safe in a header and in a log
+
+
+class BodyRefusedError(HTTPException):
+    """The body is not read any further. FastAPI would turn any other exception into its own 400."""
+
+    def __init__(self, error: api_errors.ApiError) -> None:
+        super().__init__(error.status)
+        self.error = error
 
 
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: ServerMetrics,
+        telemetry: Telemetry,
+        timeouts: TimeoutsRecipe = TimeoutsRecipe(),  # noqa: B008 - immutable
+    ) -> None:
+        self.held_bytes = 0
+        """Of the bodies of all open requests: a thousand slow clients shall not fill the memory with their halves."""
+        self.body_seconds = timeouts.body_seconds
+        self.metrics = metrics
         self._app = app
-        self._metrics = metrics
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,35 +57,55 @@ class Edge:
             await self._app(scope, receive, send)
             return
         record = self._telemetry.begin(scope, _request_id(scope))
-        exchange = _Exchange(record, receive, send)
+        exchange = _Exchange(self, record, receive, send)
         with recording(record):
             try:
-                await self._app(scope, exchange.receive, exchange.send)
+                with until(told_seconds(scope)):
+                    await self._app(scope, exchange.receive, exchange.send)
             except Exception as error:  # noqa: BLE001 - the last place that can keep it from the client
                 # Type and place only: the text of an exception may quote a prompt.
                 log.error("request.failed", extra={"request_id": record.request_id, "error": _where(error)})
                 await exchange.fail(api_errors.internal_error())
+            finally:
+                self.held_bytes -= exchange.body_bytes
         route = getattr(scope.get("route"), "path", "unknown")
         record.finish(route=route, status=exchange.status, key_id=scope.get("nexus_key_id"))
-        self._metrics.responded(route, record.status)
+        self.metrics.responded(route, record.status)
         self._telemetry.end(record)
 
 
 class _Exchange:
     """One request and its response."""
 
-    def __init__(self, record: RequestRecord, receive: Receive, send: Send) -> None:
+    def __init__(self, edge: Edge, record: RequestRecord, receive: Receive, send: Send) -> None:
         self.status = 0
         self._record = record
         self._receive = receive
         self._send = send
-        self._body_bytes_left = MAX_BODY_BYTES
+        self.body_bytes = 0
+        self._edge = edge
+        self._is_body_whole = False
 
     async def receive(self) -> Message:
-        message = await self._receive()
-        self._body_bytes_left -= len(message.get("body", b""))
-        if self._body_bytes_left < 0:
-            raise HTTPException(413, headers={"connection": "close"})
+        if self._is_body_whole:  # what comes now is the client's departure, which may take its time
+            return await self._receive()
+        edge = self._edge
+        left = self._record.started_at + edge.body_seconds - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                message = await self._receive()
+        except TimeoutError:
+            edge.metrics.timed_out("body")
+            raise BodyRefusedError(api_errors.timed_out("body")) from None
+        self._is_body_whole = not message.get("more_body", False)
+        taken = len(message.get("body", b""))
+        self.body_bytes += taken
+        edge.held_bytes += taken
+        if self.body_bytes > MAX_BODY_BYTES:
+            raise BodyRefusedError(api_errors.body_too_large(MAX_BODY_BYTES))
+        if edge.held_bytes > MAX_HELD_BYTES:
+            edge.metrics.refused("memory_full")
+            raise BodyRefusedError(api_errors.bodies_too_large())
         return message
 
     async def send(self, message: Message) -> None:

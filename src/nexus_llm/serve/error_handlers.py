@@ -10,7 +10,7 @@ from nexus_llm.serve import api_errors
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.dialects.anthropic import PATHS as ANTHROPIC_PATHS
 from nexus_llm.serve.dialects.anthropic_answer import anthropic_error
-from nexus_llm.serve.edge import MAX_BODY_BYTES
+from nexus_llm.serve.edge import BodyRefusedError
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.validation import explain_validation
 
@@ -32,16 +32,14 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if isinstance(error, BodyRefusedError):
+            return error_response(error.error, request)
         place = f"{request.method} {request.url.path[:200]}"
         if error.status_code == 404:
             return error_response(ApiError(404, f"There is nothing at {place}.", code="not_found"), request)
         if error.status_code == 405:
             allow = dict(error.headers or {})
             answer = ApiError(405, f"{place} is not allowed.", code="method_not_allowed", headers=allow)
-            return error_response(answer, request)
-        if error.status_code == 413:
-            message = f"The body is larger than {MAX_BODY_BYTES} bytes."
-            answer = ApiError(413, message, code="body_too_large", headers=dict(error.headers or {}))
             return error_response(answer, request)
         unread = ApiError(error.status_code, "The body could not be read as JSON.", code="invalid_body")
         return error_response(unread, request)

@@ -26,8 +26,8 @@ from nexus_llm.serve.error_handlers import add_error_handlers
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
 from nexus_llm.serve.openapi import describe
-from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
-from nexus_llm.serve.responses import GenerationResponse
+from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
+from nexus_llm.serve.responses import GenerationResponse, usage_of
 from nexus_llm.serve.telemetry.record import current_record
 
 
@@ -47,7 +47,7 @@ def create_app(generator: Generator, access: Access | None = None) -> Edge:
         add_admin_routes(app, access)
     describe(app)
     gated = app if access is None else AccessGate(app, access)
-    return Edge(gated, metrics=generator.metrics, telemetry=generator.telemetry)
+    return Edge(gated, metrics=generator.metrics, telemetry=generator.telemetry, timeouts=generator.timeouts)
 
 
 def _add_model_routes(app: FastAPI, generator: Generator) -> None:
@@ -99,12 +99,14 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
     if generator.relay is not None:
         return await relayed("chat/completions" if is_chat else "completions", body, generator)
     generation = await generator.open(body)
+    options = body.stream_options or StreamOptions()
     writer = AnswerWriter(
         DIALECTS["chat" if is_chat else "completion"],
         model=body.model,
         fingerprint=generation.model.fingerprint,
         with_logprobs=bool(body.logprobs) if is_chat else body.logprobs is not None,
-        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        include_usage=options.include_usage,
+        usage_so_far=(lambda: usage_of(generation)) if options.continuous_usage_stats else None,
     )
     return GenerationResponse(generation, writer, generator=generator, is_stream=bool(body.stream))
 
@@ -121,7 +123,8 @@ async def relayed(endpoint: str, body: AnyRequest, generator: Generator) -> Resp
     if caller is not None:
         caller.check_model(body.model)
     generator.check_open()
-    response = generator.relay.respond(endpoint, body.model_dump(exclude_unset=True))
+    ticket = generator.take_ticket(body)
+    response = generator.relay.respond(endpoint, body.model_dump(exclude_unset=True), ticket)
     current_record().asked(body)
     if caller is not None:
         await response.reserve(caller, body.model)

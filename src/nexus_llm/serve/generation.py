@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.caller import Caller, Charge
-from nexus_llm.serve.admission import Ticket
+from nexus_llm.serve.admission import refusals_told
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.engines.port import EngineDelta, EngineRequest
 from nexus_llm.serve.engines.supervisor import EngineDiedError, EngineDownError, TokenStream
+from nexus_llm.serve.fair_queue import Ticket
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.text import Answer, TextDelta
 
@@ -32,19 +33,38 @@ class Choice:
     """One of the answers of a request."""
 
     index: int
-    ticket: Ticket | None
-    """None for all embeddings of a request but the last: the engine makes them one by one, in one place."""
     request: EngineRequest
     answer: Answer
+    held_tokens: int
+    """The part of the ticket that its end gives back with its place. 0 is no place of its own, as all embeddings of
+    a request but the last: the engine makes them one by one, in one place."""
     first_token_at: float = 0.0
     last_token_at: float = 0.0
+
+
+class PhaseTimeoutError(Exception):
+    """A phase of the generation took too long."""
 
 
 class Generation:
     """All answers to one request. Call `next` until it gives nothing, and `close` in any case."""
 
-    def __init__(self, generator: Generator, choices: list[Choice], *, prompt_tokens: int, refusal: ApiError) -> None:
-        """`refusal` is the answer where the engine does not take the request."""
+    def __init__(
+        self,
+        generator: Generator,
+        ticket: Ticket,
+        choices: list[Choice],
+        *,
+        prompt_tokens: int,
+        refusal: ApiError,
+        deadline: float | None = None,
+    ) -> None:
+        """`refusal` is the answer where the engine does not take the request. The answer has to begin before
+        `deadline`, by the loop's clock."""
+        self._ticket = ticket
+        self._deadline = deadline
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_late = False
         self._refusal = refusal
         self.prompt_tokens = prompt_tokens
         self.model = generator.model
@@ -55,7 +75,8 @@ class Generation:
         self._choices = choices
         self._open = {choice.request.id: choice for choice in choices}
         self._stream: TokenStream | None = None
-        self._clock = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         self._arrived_at = self._submitted_at = self._clock()
         self._is_closed = False
         self._is_over_limit = False
@@ -99,6 +120,8 @@ class Generation:
                 if self._stream is None:
                     self._stream = await self._submit()
                 news = [self._read(delta) for delta in await self._stream.next()]
+            except PhaseTimeoutError as timeout:
+                raise api_errors.timed_out(str(timeout)) from None
             except EngineDiedError:
                 raise api_errors.engine_died() from None
             except EngineDownError:
@@ -108,11 +131,18 @@ class Generation:
                 return told
         return []
 
+    def lift_deadline(self) -> None:
+        """The answer has begun, which is all that the client's deadline is about."""
+        self._deadline = None
+        self._watch()
+
     def close(self) -> None:
         """Frees what is still held, in the queue and in the engine. A second time changes nothing."""
         if self._is_closed:
             return
         self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._record.completion_tokens = self.completion_tokens
         self._record.mark("ended")
         self._generator.open_generations -= 1
@@ -126,20 +156,60 @@ class Generation:
             self._release(choice)
             if not self._is_over_limit:
                 self._generator.metrics.finished("abort")
+        self._generator.admission.leave(self._ticket)
 
     async def _submit(self) -> TokenStream:
-        for choice in self._choices:
-            if choice.ticket is not None:
-                await choice.ticket.turn.wait()
+        with refusals_told(self._generator.metrics):
+            await self._generator.admission.wait(self._ticket)
         self._submitted_at = self._clock()
         self._record.mark("submitted")
         metrics = self._generator.metrics
         metrics.queue_time.observe(self._submitted_at - self._arrived_at)
         metrics.prompt_tokens.inc(self.prompt_tokens)
-        stream = TokenStream()
+        stream = self._stream = TokenStream(self._give_back_place)
         for choice in self._choices:
             self._engine.submit(choice.request, stream)
+        self._watch()
         return stream
+
+    def _watch(self) -> None:
+        """Ends the generation when a phase takes too long, and looks again when that could next be.
+
+        One timer for all tokens: one for each would cost the gateway a tenth of what a token does.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._stream is None or self._is_closed or self._is_late:
+            return
+        at, phase = self._due()
+        if self._clock() < at:
+            self._timer = self._loop.call_at(at, self._watch)
+            return
+        self._is_late = True
+        self._generator.metrics.timed_out(phase)
+        for request_id in self._open:
+            self._engine.cancel(request_id)
+        self._generator.admission.leave(self._ticket)
+        self._stream.fail(PhaseTimeoutError(phase))
+
+    def _due(self) -> tuple[float, str]:
+        """When patience ends, and with which phase."""
+        assert self._stream is not None
+        timeouts = self._generator.timeouts
+        at, phase = self._arrived_at + timeouts.answer_seconds, "answer"
+        told_at = self._stream.last_push_at
+        if told_at is None:
+            at, phase = min((at, phase), (self._submitted_at + timeouts.first_token_seconds, "first_token"))
+        else:
+            at, phase = min((at, phase), (told_at + timeouts.between_tokens_seconds, "between_tokens"))
+        return (at, phase) if self._deadline is None else min((at, phase), (self._deadline, "deadline"))
+
+    def _give_back_place(self, request_id: int) -> None:
+        """The engine is done with one sequence; its client may take its time to read it."""
+        choice = self._open.get(request_id)
+        if choice is not None and choice.held_tokens:
+            self._generator.admission.free(self._ticket, tokens=choice.held_tokens)
+            choice.held_tokens = 0
 
     def _read(self, delta: EngineDelta) -> ChoiceDelta | None:
         choice = self._open.get(delta.id)
@@ -162,6 +232,7 @@ class Generation:
         metrics.generation_tokens.inc(tokens)
         if not choice.first_token_at:
             choice.first_token_at = now
+            self._watch()  # patience between tokens may be shorter than with the first
             self._record.mark("first_token")
             metrics.time_to_first_token.observe(now - self._arrived_at)
             metrics.prefill_time.observe(now - self._submitted_at)
@@ -183,5 +254,6 @@ class Generation:
     def _release(self, choice: Choice) -> None:
         del self._open[choice.request.id]
         self._engine.cancel(choice.request.id)
-        if choice.ticket is not None:
-            self._generator.admission.leave(choice.ticket)
+        if choice.held_tokens:
+            self._generator.admission.free(self._ticket, tokens=choice.held_tokens)
+            choice.held_tokens = 0

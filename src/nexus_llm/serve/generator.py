@@ -10,11 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from nexus_llm.chat.conversations import strings
 from nexus_llm.errors import ModelError
+from nexus_llm.recipe import PrioritiesRecipe, TimeoutsRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.caller import current_caller
-from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
+from nexus_llm.serve.admission import Admission, refusals_told
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.deadlines import current_deadline
 from nexus_llm.serve.engine_requests import (
     SEEDS,
     answer_tokens,
@@ -26,6 +29,7 @@ from nexus_llm.serve.engine_requests import (
 )
 from nexus_llm.serve.engines.port import EngineRequest
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor
+from nexus_llm.serve.fair_queue import Ticket
 from nexus_llm.serve.generation import Choice, Generation
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from nexus_llm.serve.relay import Relay
 
 LOADING_RETRY_SECONDS = 2
+LONG_TEXT_CHARACTERS = 65_536  # some 50 ms of encoding: longer texts go to a thread of their own
 
 Value = TypeVar("Value")
 
@@ -54,6 +59,8 @@ class Generator:
         metrics: ServerMetrics,
         default_max_tokens: int,
         relay: Relay | None = None,
+        priorities: PrioritiesRecipe = PrioritiesRecipe(),  # noqa: B008 - immutable
+        timeouts: TimeoutsRecipe = TimeoutsRecipe(),  # noqa: B008 - immutable
         telemetry: Telemetry | None = None,
     ) -> None:
         self.model = model
@@ -66,10 +73,14 @@ class Generator:
         self.is_draining = False
         """No new requests are taken; those that run may finish."""
         self.open_generations = 0
+        self.timeouts = timeouts
+        self._priorities = priorities
         self._default_max_tokens = default_max_tokens
         self._ids = itertools.count(1)
-        # One thread: a core for encoding is enough, and the others belong to the engine.
+        # One thread: a core for encoding is enough, and the others belong to the engine. Long texts have their own,
+        # or a short one would wait a second behind each of them.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._long_encoder = ThreadPoolExecutor(1, thread_name_prefix="encode-long")
 
     @property
     def open_answers(self) -> int:
@@ -81,13 +92,13 @@ class Generator:
 
         Raises:
             ApiError: the request is wrong or too long, its key may not do it or has reached a limit, the queue is
-                full, or there is no engine that can do it.
+                full or would take too long, or there is no engine that can do it.
         """
         self._refuse(request)
         self.check_open()
         record = current_record()
         record.asked(request)
-        tickets = self._enter(1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
+        ticket = self.take_ticket(request, 1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
         record.mark("queued")
         try:
             model = None
@@ -97,12 +108,20 @@ class Generator:
                 template, wishes = self._asked(request)
                 prompts = await self._encode(request)
             record.mark("encoded")
-            choices = self._choices(request, prompts, tickets, template, wishes)
+            choices = self._choices(request, prompts, template, wishes)
+            with refusals_told(self.metrics):
+                self.admission.enter(ticket, tokens=sum(choice.held_tokens for choice in choices))
         except BaseException:
-            for ticket in tickets:
-                self.admission.leave(ticket)
+            self.admission.leave(ticket)
             raise
-        generation = Generation(self, choices, prompt_tokens=sum(map(len, prompts)), refusal=explain_refusal(request))
+        generation = Generation(
+            self,
+            ticket,
+            choices,
+            prompt_tokens=sum(map(len, prompts)),
+            refusal=explain_refusal(request),
+            deadline=current_deadline(),
+        )
         caller = current_caller()
         if caller is not None:
             await generation.reserve(caller, request.model)
@@ -122,8 +141,9 @@ class Generator:
         self.model, self.engine = model, engine
 
     def close(self) -> None:
-        """Ends the encoder's thread."""
-        self._encoder.shutdown(wait=False, cancel_futures=True)
+        """Ends the encoders' threads."""
+        for encoder in (self._encoder, self._long_encoder):
+            encoder.shutdown(wait=False, cancel_futures=True)
 
     def _asked(self, request: AnyRequest) -> tuple[EngineRequest, AnswerWishes]:
         """What the engine is asked, and what is made of its tokens."""
@@ -159,24 +179,40 @@ class Generator:
             self.metrics.refused("no_engine")
             raise api_errors.unavailable("The engine is down.")
 
-    def _enter(self, count: int) -> list[Ticket]:
+    def take_ticket(self, request: AnyRequest, count: int = 1) -> Ticket:
+        """A ticket for the running task's caller and deadline, with room for `count` sequences.
+
+        Raises:
+            ApiError: it is too urgent or too much for this server, or the queue is full.
+        """
         if count > self.admission.max_running:
             raise api_errors.invalid(
                 f"{count} choices at once are more than this server runs ({self.admission.max_running}).", param="n"
             )
-        try:
-            return self.admission.enter(count)
-        except QueueFullError as full:
-            self.metrics.refused("queue_full")
-            raise api_errors.queue_full(waiting=full.waiting, retry_after_seconds=full.retry_after_seconds) from None
+        caller = current_caller()
+        key = None if caller is None else caller.key
+        lowest = (
+            self._priorities.lowest if key is None else self._priorities.keys.get(key.name, self._priorities.lowest)
+        )
+        asked = None if isinstance(request, EmbeddingRequest) else request.priority
+        priority = max(0, lowest) if asked is None else asked
+        if priority < lowest:
+            self.metrics.refused("priority")
+            raise api_errors.priority_not_allowed(priority, lowest)
+        owner = "" if caller is None else caller.key_id
+        with refusals_told(self.metrics):
+            return self.admission.arrive(key=owner, places=count, priority=priority, deadline=current_deadline())
 
     async def _encode(self, request: AnyRequest) -> list[list[int]]:
         """Token ids of each prompt, made beside the event loop: a long prompt must not stop other streams."""
         tokenizer = self.model.tokenizer
         if isinstance(request, ChatRequest):
             conversation, tools = request.conversation(), request.offered_tools()
+            characters = sum(map(len, strings([conversation, tools])))
+            self._check_length(characters, "messages")
+            encode = partial(tokenizer.encode_prompt, conversation, tools=tools or None)
             try:
-                return [await self._beside(partial(tokenizer.encode_prompt, conversation, tools=tools or None))]
+                return [await self._beside(encode, characters=characters)]
             except ModelError:
                 beside = " or its tools" if tools or any(message.get("tool_calls") for message in conversation) else ""
                 raise api_errors.invalid(
@@ -187,7 +223,7 @@ class Generator:
         param = "input" if isinstance(request, EmbeddingRequest) else "prompt"
         prompts = []
         for prompt in request.prompts():
-            ids = prompt if isinstance(prompt, list) else await self._beside(partial(tokenizer.encode_text, prompt))
+            ids = prompt if isinstance(prompt, list) else await self._encode_text(prompt, param)
             if not ids or max(ids) >= tokenizer.vocabulary_size:
                 raise api_errors.invalid(
                     f"Each {param} needs at least one token, and ids below {tokenizer.vocabulary_size}.", param=param
@@ -195,14 +231,26 @@ class Generator:
             prompts.append(ids)
         return prompts
 
-    async def _beside(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
+    async def _encode_text(self, text: str, param: str) -> list[int]:
+        self._check_length(len(text), param)
+        return await self._beside(partial(self.model.tokenizer.encode_text, text), characters=len(text))
+
+    def _check_length(self, characters: int, param: str) -> None:
+        """Refuses what cannot fit however well it is encoded: 10 MB take the tokenizer ten seconds."""
+        tokens = characters // self.model.tokenizer.longest_token_characters
+        if tokens > self.model.context_tokens:
+            raise api_errors.prompt_too_long(
+                characters=characters, tokens=tokens, context_tokens=self.model.context_tokens, param=param
+            )
+
+    async def _beside(self, work: Callable[[], Value], *, characters: int) -> Value:
+        encoder = self._encoder if characters < LONG_TEXT_CHARACTERS else self._long_encoder
+        return await asyncio.get_running_loop().run_in_executor(encoder, work)
 
     def _choices(
         self,
         request: AnyRequest,
         prompts: list[list[int]],
-        tickets: list[Ticket],
         template: EngineRequest,
         wishes: AnswerWishes,
     ) -> list[Choice]:
@@ -223,8 +271,10 @@ class Generator:
                 ),
                 seed=(template.seed + index) % SEEDS,
             )
-            ticket = (tickets[0] if index == count - 1 else None) if is_embedding else tickets[index]
-            choices.append(Choice(index, ticket, one, Answer(self.model.tokenizer, wishes, prompt=prompt)))
+            held = len(prompt) + one.max_tokens
+            if is_embedding:
+                held = sum(map(len, prompts)) if index == count - 1 else 0
+            choices.append(Choice(index, one, Answer(self.model.tokenizer, wishes, prompt=prompt), held))
         return choices
 
 

@@ -48,6 +48,7 @@ class ServerMetrics:
         self._success = self._labelled("vllm:request_success", "Finished sequences.", "finished_reason")
         self._responses = self._labelled("nexus_http_responses", "HTTP responses.", "route", "status")
         self._refused = self._labelled("nexus_requests_refused", "Requests not admitted.", "reason")
+        self._timeouts = self._labelled("nexus_timeouts", "Requests that took too long, by phase.", "phase")
         self._dropped = self._labelled("nexus_telemetry_dropped", "Requests whose spans or sample were lost.", "sink")
         self.disconnects = self._counter("nexus_client_disconnects", "Clients that left before their answer was whole.")
         self._gauge("nexus_info", "Always 1.", lambda: 1.0, engine=engine)
@@ -79,6 +80,21 @@ class ServerMetrics:
 
     def refused(self, reason: str) -> None:
         self._refused.labels(self._model_name, reason).inc()
+
+    def timed_out(self, phase: str) -> None:
+        self._timeouts.labels(self._model_name, phase).inc()
+
+    def track_tokens(
+        self,
+        *,
+        running: Callable[[], float],
+        waiting: Callable[[], float],
+        freed_per_second: Callable[[], float],
+    ) -> None:
+        """Names the sources of the queue's gauges in tokens, prompts and answers at most."""
+        self._gauge("nexus_tokens_running", "Tokens that running requests may come to.", running)
+        self._gauge("nexus_tokens_waiting", "Tokens that waiting requests may come to.", waiting)
+        self._gauge("nexus_tokens_freed_per_second", "Measured while requests wait; 0: not yet.", freed_per_second)
 
     def render(self) -> bytes:
         """The whole page."""

@@ -32,10 +32,13 @@ _ERRORS = {
     "401": "No key, or none that is known.",
     "403": "The key may not do this.",
     "404": "There is no such model.",
+    "408": "The request did not come in time.",
     "413": "The body is too large.",
     "429": "Too many requests; `retry-after` says when.",
+    "431": "The request's head is too large.",
     "500": "The server or its engine failed on this request.",
-    "503": "The model is loading, the server stops, or the engine is down.",
+    "503": "The model is loading, the server stops, the engine is down, or the turn would come too late.",
+    "504": "The answer did not begin in time.",
 }
 
 

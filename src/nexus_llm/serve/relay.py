@@ -24,9 +24,10 @@ from starlette.types import Receive, Scope, Send
 
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.caller import Caller, Charge
-from nexus_llm.serve.admission import Admission, QueueFullError, Ticket
+from nexus_llm.serve.admission import Admission, refusals_told
 from nexus_llm.serve.answers import STREAM_END, Usage
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.fair_queue import Ticket
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.responses import EVENT_STREAM_HEADERS, send_body, send_document, send_start, until_departure
 from nexus_llm.serve.telemetry.record import DISCONNECTED, current_record
@@ -84,20 +85,31 @@ class Relay:
         """Hangs up."""
         await self._client.aclose()
 
-    def respond(self, endpoint: str, body: dict[str, Any]) -> RelayResponse:
+    def respond(self, endpoint: str, body: dict[str, Any], ticket: Ticket) -> RelayResponse:
         """The response to a request that was checked for form; `endpoint` is like `chat/completions`.
 
         Raises:
             ApiError: the model is another one, or the queue is full.
         """
-        if body.get("model") != self._served_name:
-            raise api_errors.model_not_found(str(body.get("model")), self._served_name)
         try:
-            (ticket,) = self._admission.enter()
-        except QueueFullError as full:
-            self._metrics.refused("queue_full")
-            raise api_errors.queue_full(waiting=full.waiting, retry_after_seconds=full.retry_after_seconds) from None
-        return RelayResponse(self, endpoint, body, ticket=ticket)
+            if body.get("model") != self._served_name:
+                raise api_errors.model_not_found(str(body.get("model")), self._served_name)
+            response = RelayResponse(self, endpoint, body, ticket=ticket)
+            with refusals_told(self._metrics):
+                self._admission.enter(ticket, tokens=response.most_tokens)
+        except BaseException:
+            self._admission.leave(ticket)
+            raise
+        return response
+
+    async def wait(self, ticket: Ticket) -> None:
+        """Returns when it is the ticket's turn.
+
+        Raises:
+            ApiError: 503, not in time.
+        """
+        with refusals_told(self._metrics):
+            await self._admission.wait(ticket)
 
     def upstream_request(self, endpoint: str, body: dict[str, Any]) -> httpx.Request:
         """What goes out. Streams always tell their usage: it is counted here, and cut out where nobody asked."""
@@ -161,6 +173,8 @@ class RelayResponse(Response):
         self._completion_tokens = (
             body.get("max_completion_tokens") or body.get("max_tokens") or UNNAMED_ANSWER_TOKENS
         ) * (body.get("n") or 1)
+        self.most_tokens = self._prompt_tokens + self._completion_tokens
+        """Of prompt and answers, by a guess."""
         self._has_answered = self._has_started = False
         self._arrived_at = time.monotonic()
         self._record = current_record()
@@ -220,7 +234,7 @@ class RelayResponse(Response):
 
     async def _answer(self, send: Send) -> None:
         try:
-            await self._ticket.turn.wait()
+            await self._relay.wait(self._ticket)
             self._record.mark("submitted")
             response = await self._relay.send(self._request)
             self._has_answered = True

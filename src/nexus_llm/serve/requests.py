@@ -76,6 +76,8 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """vLLM's: the usage so far in every chunk."""
     include_obfuscation: bool = False
 
 
@@ -99,6 +101,8 @@ class GenerationRequest(_Body):
     """vLLM's: 1 changes nothing."""
     ignore_eos: bool | None = None
     """vLLM's: go on to `max_tokens` even when the model ends its answer. For load tests."""
+    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
+    """vLLM's: a lower number runs sooner."""
     logit_bias: (
         Annotated[
             dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],

@@ -95,6 +95,7 @@ class GenerationResponse(Response):
 
     async def _stream(self, send: Send) -> None:
         news = await self._generation.next()
+        self._generation.lift_deadline()
         await send_start(send, 200, EVENT_STREAM_HEADERS)
         self._has_started = True
         piece = self._writer.opening(self._generation.choice_count)
@@ -126,7 +127,12 @@ class GenerationResponse(Response):
         await send_document(send, 200, self._writer.whole(choices, self._usage()))
 
     def _usage(self) -> Usage:
-        return Usage(self._generation.prompt_tokens, self._generation.completion_tokens)
+        return usage_of(self._generation)
+
+
+def usage_of(generation: Generation) -> Usage:
+    """What a generation has taken so far."""
+    return Usage(generation.prompt_tokens, generation.completion_tokens)
 
 
 async def send_document(send: Send, status: int, body: bytes, *, headers: dict[str, str] | None = None) -> None:

@@ -14,13 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from starlette.types import ASGIApp
-
 from nexus_llm.errors import NexusError, ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.admission import Admission
+from nexus_llm.serve.connections import WebServer, raise_descriptor_limit, web_server
 from nexus_llm.serve.core_dumps import forbid_core_dumps
 from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
 from nexus_llm.serve.engines.commands import engine_command
@@ -76,6 +74,7 @@ def run_server(
     Raises:
         ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
     """
+    raise_descriptor_limit()
     forbid_core_dumps()
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(bound_socket(host, port))
@@ -232,12 +231,10 @@ class Server:
         if handle_signals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
-        web = _WebServer(_uvicorn_config(create_app(generator, access)))
-        serving = [asyncio.create_task(web.serve(sockets=[listener]))]
-        webs = [web]
+        webs: list[tuple[WebServer, socket.socket]] = [(web_server(create_app(generator, access), generator), listener)]
         if sagemaker is not None:
-            webs.append(_WebServer(_uvicorn_config(create_sagemaker_app(generator))))
-            serving.append(asyncio.create_task(webs[1].serve(sockets=[sagemaker])))
+            webs.append((web_server(create_sagemaker_app(generator), generator), sagemaker))
+        serving = [asyncio.create_task(web.serve(sockets=[place])) for web, place in webs]
         try:
             await self._until_stop_is_wanted(partial(self._info, listener, sagemaker), on_ready)
             await self._drain(generator)
@@ -247,8 +244,8 @@ class Server:
                 await asyncio.gather(self._hangup, return_exceptions=True)
             await self.engine.stop()
             await self._flush(generator)
-            for one in webs:
-                one.should_exit = one.force_exit = True
+            for web, _ in webs:
+                web.should_exit = web.force_exit = True
             await asyncio.gather(*serving)
             generator.close()
             await generator.telemetry.aclose()
@@ -262,8 +259,19 @@ class Server:
     async def _make_generator(self) -> Generator:
         loop = asyncio.get_running_loop()
         metrics = ServerMetrics(self._model.name, engine=self._command.name)
+        recipe = self._recipe
+
+        def capacity_tokens() -> int | None:
+            facts = self.engine.facts  # a swap changes it; an upstream tells 0
+            return int(facts.capacity_tokens * recipe.kv_overcommit) if facts and facts.capacity_tokens else None
+
         admission = Admission(
-            max_running=self._recipe.max_running, max_waiting=self._recipe.max_waiting, clock=loop.time
+            max_running=recipe.max_running,
+            max_waiting=recipe.max_waiting,
+            clock=loop.time,
+            max_waiting_tokens=recipe.max_waiting_tokens,
+            max_waiting_seconds=recipe.max_waiting_seconds,
+            capacity_tokens=capacity_tokens,
         )
         metrics.track(
             running=lambda: admission.running,
@@ -271,6 +279,11 @@ class Server:
             cache_share=lambda: self.engine.cache_share,
             engine_up=lambda: float(self.engine.state is EngineState.READY),
             engine_restarts=lambda: self.engine.restarts,
+        )
+        metrics.track_tokens(
+            running=lambda: admission.running_tokens,
+            waiting=lambda: admission.waiting_tokens,
+            freed_per_second=lambda: admission.throughput.tokens_per_second or 0.0,
         )
         # Beside the event loop: the first text that is redacted compiles the search for personal data.
         opening = partial(Telemetry.open, self._recipe, model_name=self._model.name, metrics=metrics)
@@ -287,6 +300,8 @@ class Server:
             metrics=metrics,
             default_max_tokens=self._recipe.max_new_tokens,
             relay=relay,
+            priorities=recipe.priorities,
+            timeouts=recipe.timeouts,
             telemetry=telemetry,
         )
 
@@ -352,27 +367,6 @@ class Server:
         deadline = asyncio.get_running_loop().time() + FLUSH_SECONDS
         while generator.open_answers and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
-
-
-class _WebServer(uvicorn.Server):
-    """uvicorn without its own idea of signals: what Ctrl-C means here is decided above."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,  # longer than an AWS load balancer's 60 s, which must be the first to hang up
-    )
 
 
 def _address(listener: socket.socket) -> str:

@@ -64,7 +64,7 @@ def create_sagemaker_app(generator: Generator) -> Edge:
     )
     add_error_handlers(app)
     add_routes(app, generator)
-    return Edge(app, metrics=generator.metrics, telemetry=generator.telemetry)
+    return Edge(app, metrics=generator.metrics, telemetry=generator.telemetry, timeouts=generator.timeouts)
 
 
 def add_routes(app: FastAPI, generator: Generator) -> None:

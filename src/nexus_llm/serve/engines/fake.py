@@ -24,7 +24,7 @@ CERTAIN = 100.0  # a bias that leaves no choice, as in OpenAI's API
 class FakeSettings:
     """How the fake engine behaves."""
 
-    capacity_tokens: int = 65_536
+    capacity_tokens: int = 1 << 20
     step_seconds: float = 0.0
     """Time that every step takes."""
     load_seconds: float = 0.0

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -58,7 +60,11 @@ class SupervisorLimits:
 class TokenStream:
     """The tokens of one request, or of a few, as they come. Several steps that nobody collected come as one list."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[int], None] = lambda _id: None) -> None:
+        """`on_end` is told the id of a request when its last tokens come, however late somebody collects them."""
+        self.last_push_at: float | None = None
+        """By `time.monotonic`; None before the first tokens."""
+        self._on_end = on_end
         self._deltas: list[EngineDelta] = []
         self._error: Exception | None = None
         self._news = asyncio.Event()
@@ -70,7 +76,8 @@ class TokenStream:
             EngineDiedError: the engine died and the request cannot go on.
             EngineDownError: there is no engine any more.
         """
-        await self._news.wait()
+        if not self._deltas and self._error is None:  # an end may have come together with the deltas before it
+            await self._news.wait()
         self._news.clear()
         deltas, self._deltas = self._deltas, []
         if not deltas and self._error is not None:
@@ -79,7 +86,10 @@ class TokenStream:
 
     def push(self, delta: EngineDelta) -> None:
         self._deltas.append(delta)
+        self.last_push_at = time.monotonic()
         self._news.set()
+        if delta.finish:
+            self._on_end(delta.id)
 
     def fail(self, error: Exception) -> None:
         self._error = error
