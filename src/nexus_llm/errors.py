@@ -11,6 +11,8 @@
     ├── TrainingError .......... 1   training cannot go on
     ├── PackagingError ......... 1   a packaged model would not equal the trained one
     ├── ServingError ........... 1   the server or its engine cannot start
+    ├── CostError .............. 1   a price is missing or stale, or no machine meets the objective
+    ├── BudgetError ............ 5   it would cost more than was allowed, or more than was locked
     ├── GateFailedError ........ 3   measured, and worse than the gate allows
     ├── GateInconclusiveError .. 4   measured, and the data cannot tell
     └── TryAgainError .......... 75  stopped half-way; the same command continues
@@ -84,6 +86,16 @@ class PackagingError(NexusError):
 
 class ServingError(NexusError):
     """The server or its engine cannot start or go on."""
+
+
+class CostError(NexusError):
+    """A cost cannot be told: a price, a size or a machine is missing, or units do not fit."""
+
+
+class BudgetError(NexusError):
+    """Something costs more than its budget or its lock allows."""
+
+    exit_code = 5
 
 
 class GateFailedError(NexusError):

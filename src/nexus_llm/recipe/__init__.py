@@ -1,5 +1,6 @@
 """The recipe: what a user wants, in one validated value."""
 
+from nexus_llm.recipe.cost import CostRecipe, ObjectiveRecipe, Purchase, ServiceRecipe, TrafficRecipe
 from nexus_llm.recipe.load import default_recipe, load_recipe, recipe_yaml
 from nexus_llm.recipe.schema import (
     AwsDataRecipe,
@@ -37,6 +38,7 @@ from nexus_llm.recipe.train import (
 __all__ = [
     "AwsDataRecipe",
     "BlockRecipe",
+    "CostRecipe",
     "DataRecipe",
     "DistributedRecipe",
     "DpoRecipe",
@@ -49,21 +51,25 @@ __all__ = [
     "LanguageRecipe",
     "ModelRecipe",
     "NearDuplicateRecipe",
+    "ObjectiveRecipe",
     "PackageRecipe",
     "PiiRecipe",
     "PrioritiesRecipe",
+    "Purchase",
     "PythonDocsSource",
     "QualityRecipe",
     "Recipe",
     "SageMakerRecipe",
     "SamplesRecipe",
     "ServeRecipe",
+    "ServiceRecipe",
     "Source",
     "SparkRecipe",
     "SplitRecipe",
     "TelemetryRecipe",
     "TimeoutsRecipe",
     "TrackingRecipe",
+    "TrafficRecipe",
     "TrainRecipe",
     "default_recipe",
     "load_recipe",

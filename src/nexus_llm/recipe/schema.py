@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from nexus_llm.recipe.cost import CostRecipe
 from nexus_llm.recipe.section import Section, Share
 from nexus_llm.recipe.serving import PrioritiesRecipe, TimeoutsRecipe, UpstreamRecipe, VllmRecipe
 from nexus_llm.recipe.telemetry import SamplesRecipe, TelemetryRecipe
@@ -352,6 +353,7 @@ class Recipe(Section):
     package: PackageRecipe = PackageRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
     serve: ServeRecipe = ServeRecipe()
+    cost: CostRecipe = CostRecipe()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:

@@ -1,0 +1,102 @@
+"""What every `nexus cost` command starts from: the recipe, the prices, the model's size, and the capacity model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nexus_llm.cli.options import cache_folder
+from nexus_llm.errors import CostError, UsageError
+
+if TYPE_CHECKING:
+    from nexus_llm.cost.plan import CapacityModel, Planner
+    from nexus_llm.cost.prices import PriceTable
+    from nexus_llm.recipe import Recipe
+
+Prices = Annotated[
+    Path | None,
+    typer.Option("--prices", help="Price table, CSV [default: the last refresh, else the shipped one].", metavar="CSV"),
+]
+SpotTraces = Annotated[
+    Path | None,
+    typer.Option("--spot-traces", help="Folder of skypilot-org/spot-traces to replay the training on.", metavar="DIR"),
+]
+
+_FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+
+
+def capacity_model() -> tuple[CapacityModel, str]:
+    """How much one replica can take, and what to call that figure. The one place that chooses it."""
+    from nexus_llm.cost.closed_form import closed_form_capacity
+
+    return closed_form_capacity, "closed form, no queue simulated"
+
+
+def price_file() -> Path:
+    """Where `nexus cost refresh` puts its table."""
+    return cache_folder() / "prices.csv"
+
+
+def price_table(path: Path | None) -> PriceTable:
+    """The table that was asked for, else the last refreshed one, else the shipped one."""
+    from nexus_llm.cost.prices import PriceTable
+
+    if path is not None:
+        return PriceTable.load(path)
+    return PriceTable.load(price_file()) if price_file().exists() else PriceTable.shipped()
+
+
+def planner(recipe: Recipe, table: PriceTable) -> tuple[Planner, str]:
+    """The recipe's planner and the name of its capacity model."""
+    from nexus_llm.cost.recipe_plan import planner_for
+
+    chosen, name = capacity_model()
+    return planner_for(recipe, table, chosen, config=_config(recipe.cost.model_config_path)), name
+
+
+def volumes(text: str | None) -> tuple[float, ...]:
+    """`100K,1M,2.5M` as requests a month.
+
+    >>> volumes("100K, 1M")
+    (100000.0, 1000000.0)
+
+    Raises:
+        UsageError: a part is no positive number.
+    """
+    return tuple(_volume(part.strip()) for part in text.split(",")) if text else ()
+
+
+def warn(words: list[str]) -> None:
+    """Sentences on stderr."""
+    for sentence in words:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _volume(text: str) -> float:
+    letter = text[-1:].upper() if text[-1:].isalpha() else ""
+    digits = text[:-1] if letter else text
+    try:
+        value = float(digits) * _FACTORS[letter]
+    except (ValueError, KeyError):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"--requests {text!r} is no number of requests a month", fix="for example: --requests 100K,1M")
+    return value
+
+
+def _config(path: str | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CostError(
+            f"cost.model_config_path: {path} cannot be read ({error})", fix="give the model's config.json"
+        ) from error
+    if not isinstance(content, dict):
+        raise CostError(f"cost.model_config_path: {path} is no config.json", fix="give the model's config.json")
+    return content

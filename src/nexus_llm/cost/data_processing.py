@@ -1,0 +1,73 @@
+"""What it costs to make a corpus ready, on each engine of the data stage: a paper estimate (docs/data-cost.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nexus_llm.cost.money import HOURS_PER_MONTH, Bill, Quantity, Unit
+from nexus_llm.cost.service_bill import Pricing
+from nexus_llm.recipe import DataRecipe
+
+# docs/data-cost.md gives the reason of each. Measured on two cores: the rates. The rest is assumed.
+MEGABYTES_PER_CPU_SECOND = 12.3
+SPARK_SHARE_OF_RATE = 0.25
+EFFICIENCY = 0.6
+ALONE_MEGABYTES_PER_SECOND = 100.0
+CUT_MEGABYTES_PER_SECOND = 500.0
+DISK_MEGABYTES_PER_SECOND = 2_500.0 / 6
+STREAM_MEGABYTES_PER_SECOND = 85.0
+BOX, BOX_CPUS, BOX_STREAMS, SCRATCH_SHARE = "c7i.16xlarge", 64, 16, 3.5
+GLUE_DPU = {"G.1X": 1, "G.2X": 2, "G.4X": 4, "G.8X": 8}
+CPUS_PER_DPU = 4
+EMR_CPUS, EMR_GB = 8, 32
+GET_MEGABYTES = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlan:
+    """Hours and bill of one pass over a corpus."""
+
+    engine: str
+    hours: float
+    bill: Bill
+
+
+def data_plan(data: DataRecipe, gigabytes: float, pricing: Pricing) -> DataPlan:
+    """The recipe's engine on so much unpacked text. `embedded` stands for one large machine, as AWS Batch gives it.
+
+    Raises:
+        CostError: a price is missing.
+    """
+    megabytes = gigabytes * 1000
+    thousands = Quantity(megabytes / GET_MEGABYTES / 1000, Unit.THOUSAND_REQUESTS)
+    reads = pricing.line("S3 reads", "s3", "get", thousands.amount, thousands.unit)
+    if data.engine in ("embedded", "batch"):
+        hours = _box_hours(megabytes)
+        scratch = gigabytes * SCRATCH_SHARE * hours / HOURS_PER_MONTH
+        lines = [
+            pricing.line(f"{BOX}", "ec2", f"{BOX} on-demand", hours, Unit.HOUR),
+            pricing.line("scratch disk", "ebs", "gp3", scratch, Unit.GB_MONTH),
+        ]
+    elif data.engine == "emr-serverless":
+        workers = data.aws.workers
+        hours = _spark_hours(megabytes, (workers - 1) * EMR_CPUS)
+        lines = [
+            pricing.line("EMR Serverless, vCPU", "emr-serverless", "vcpu", hours * workers * EMR_CPUS, Unit.VCPU_HOUR),
+            pricing.line("EMR Serverless, memory", "emr-serverless", "memory", hours * workers * EMR_GB, Unit.GB_HOUR),
+        ]
+    else:  # glue; spark of one's own is taken to cost as much
+        workers, units = data.aws.workers, GLUE_DPU.get(data.aws.worker_type, 2)
+        hours = _spark_hours(megabytes, (workers - 1) * units * CPUS_PER_DPU)
+        lines = [pricing.line(f"{workers} Glue workers", "glue", "dpu", hours * workers * units, Unit.DPU_HOUR)]
+    return DataPlan(data.engine, hours, Bill((*lines, reads)))
+
+
+def _box_hours(megabytes: float) -> float:
+    rate = min(MEGABYTES_PER_CPU_SECOND * BOX_CPUS * EFFICIENCY, CUT_MEGABYTES_PER_SECOND, DISK_MEGABYTES_PER_SECOND)
+    fetched = BOX_STREAMS * STREAM_MEGABYTES_PER_SECOND
+    return megabytes * (1 / fetched + 1 / rate + 1 / ALONE_MEGABYTES_PER_SECOND) / 3600
+
+
+def _spark_hours(megabytes: float, tasks: int) -> float:
+    rate = MEGABYTES_PER_CPU_SECOND * SPARK_SHARE_OF_RATE * tasks * EFFICIENCY
+    return megabytes * (1 / (tasks * STREAM_MEGABYTES_PER_SECOND) + 1 / rate) / 3600

@@ -1,0 +1,276 @@
+"""The cheapest way to answer a month's requests within an objective: machine x precision x purchase, with its bill.
+
+One replica's capacity does not depend on the month's volume, so more requests never cost less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, get_args
+
+from nexus_llm.arithmetic import Precision, Shape
+from nexus_llm.cost.hardware import Machine, engine_limits, machine, machines, step_time
+from nexus_llm.cost.money import SECONDS_PER_MONTH, Bill
+from nexus_llm.cost.prices import PriceTable
+from nexus_llm.cost.quantities import (
+    EngineLimits,
+    LatencyObjective,
+    LoadPoint,
+    ReplicaCapacity,
+    StepTime,
+    Traffic,
+)
+from nexus_llm.cost.service_bill import Engines, Pricing, engine_bill, surroundings_bill
+from nexus_llm.errors import CostError
+from nexus_llm.recipe import CostRecipe, Purchase
+
+MAX_REQUESTS_PER_MONTH = 1e11
+_REFERENCE_REQUESTS = 1_000_000.0
+
+Bound = Literal["ttft_seconds", "tpot_seconds", "e2e_seconds"]
+
+
+class CapacityModel(Protocol):
+    """How much one replica can take."""
+
+    def __call__(
+        self, step_time: StepTime, limits: EngineLimits, traffic: Traffic, objective: LatencyObjective, seed: int
+    ) -> ReplicaCapacity:
+        """The largest load of `traffic`'s requests that keeps the objective.
+
+        Where even the lightest load misses it, `at_objective` is that load's latencies with 0 requests a second.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to serve a month, with what it costs."""
+
+    machine: str
+    precision: Precision
+    purchase: Purchase
+    machines: int
+    """Spares included."""
+    spare_machines: int
+    capacity_requests_per_second: float
+    """Of all machines that are no spares, at the objective."""
+    load: LoadPoint
+    """One replica's, at the objective."""
+    step_time: StepTime
+    bill: Bill
+
+    @property
+    def usd_per_month(self) -> float:
+        return self.bill.usd
+
+    @property
+    def is_assumed(self) -> bool:
+        return any(price.is_assumed for price in self.bill.prices)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """The answer for one volume."""
+
+    traffic: Traffic
+    best: Option
+    by_purchase: tuple[Option, ...]
+    """The cheapest of each purchase option, cheapest first."""
+
+    @property
+    def usd_per_month(self) -> float:
+        return self.best.usd_per_month
+
+    @property
+    def usd_per_million_tokens(self) -> float:
+        """Idle hours and everything around the engines included; input and output tokens alike."""
+        tokens = self.traffic.requests_per_month * (self.traffic.input_tokens + self.traffic.output_tokens)
+        return self.usd_per_month / tokens * 1e6
+
+    @property
+    def idle_share(self) -> float:
+        """Of what was paid for at the objective, spares included, that the month's mean leaves unused."""
+        best = self.best
+        paid = best.capacity_requests_per_second * best.machines / (best.machines - best.spare_machines)
+        return 1 - self.traffic.requests_per_month / SECONDS_PER_MONTH / paid
+
+
+@dataclass
+class Planner:
+    """Plans for one model; what it asked the capacity model is remembered."""
+
+    cost: CostRecipe
+    model_name: str
+    model: Shape
+    table: PriceTable
+    capacity: CapacityModel
+    seed: int = 0
+    _known: dict[tuple[object, ...], ReplicaCapacity] = field(default_factory=dict)
+    _planned: dict[Traffic, Scenario] = field(default_factory=dict)
+
+    def scenario(self, requests_per_month: float | None = None, *, traffic: Traffic | None = None) -> Scenario:
+        """The cheapest plan for a volume, or for another traffic altogether.
+
+        Raises:
+            CostError: the volume is none; nothing is priced; or no machine keeps the objective (names the nearest).
+        """
+        traffic = traffic or recipe_traffic(self.cost)
+        if requests_per_month is not None:
+            traffic = replace(traffic, requests_per_month=requests_per_month)
+        if traffic not in self._planned:
+            _check(traffic)
+            self._planned[traffic] = self._cheapest(traffic)
+        return self._planned[traffic]
+
+    def with_table(self, table: PriceTable) -> Planner:
+        """The same planner with other prices; capacities need not be found again."""
+        return Planner(self.cost, self.model_name, self.model, table, self.capacity, self.seed, self._known)
+
+    def _cheapest(self, traffic: Traffic) -> Scenario:
+        options = sorted(self._options(traffic), key=lambda one: (one.usd_per_month, one.machine, one.precision))
+        if not options:
+            raise self._nearest(traffic)
+        purchases = dict.fromkeys(option.purchase for option in options)
+        by_purchase = tuple(next(one for one in options if one.purchase == name) for name in purchases)
+        sure = [one for one in options if not one.is_assumed]
+        if not sure:
+            raise CostError(
+                f"every price of {', '.join(purchases)} is assumed: nothing to choose from",
+                fix="add on-demand to cost.purchases, or: nexus cost refresh",
+            )
+        return Scenario(traffic, sure[0], by_purchase)
+
+    def _options(self, traffic: Traffic) -> Iterator[Option]:
+        pricing = Pricing(self.table, self.cost.region, self.cost.discount_share)
+        around: dict[float, Bill] = {}
+        for place, precision, found in self._replicas(traffic):
+            load = found.at_objective
+            if load.requests_per_second <= 0:
+                continue
+            peak = traffic.requests_per_month / SECONDS_PER_MONTH * traffic.peak_ratio
+            each = load.requests_per_second * place.cards
+            needed = max(math.ceil(peak / each - 1e-9), 1)
+            if load.e2e.p50 not in around:
+                around[load.e2e.p50] = surroundings_bill(traffic, load.e2e.p50, self.cost, pricing)
+            for purchase in self._purchases(place):
+                spare = max(self.cost.spare_machines, 1 if purchase == "spot" else 0)
+                bill = engine_bill(Engines(place.name, purchase, needed + spare), self.cost, pricing)
+                yield Option(
+                    place.name,
+                    precision,
+                    purchase,
+                    needed + spare,
+                    spare,
+                    each * needed,
+                    load,
+                    found.step_time,
+                    bill + around[load.e2e.p50],
+                )
+
+    def _replicas(self, traffic: Traffic) -> Iterator[tuple[Machine, Precision, ReplicaCapacity]]:
+        for place in self._places():
+            for precision in self.cost.precisions:
+                limits = engine_limits(place.card, self.model, precision)
+                if precision in place.card.flops and limits is not None:
+                    yield place, precision, self._replica(place, precision, limits, traffic)
+
+    def _replica(self, place: Machine, precision: Precision, limits: EngineLimits, traffic: Traffic) -> ReplicaCapacity:
+        key = (place.card.name, precision, traffic.input_tokens, traffic.output_tokens)
+        if key not in self._known:
+            time = step_time(place.card, self.model, self.model_name, precision)
+            # The busiest hour is steady; volume and peak decide how many replicas, not what one of them can do.
+            steady = replace(traffic, requests_per_month=_REFERENCE_REQUESTS, peak_ratio=1.0)
+            self._known[key] = self.capacity(time, limits, steady, recipe_objective(self.cost), self.seed)
+        return self._known[key]
+
+    def _places(self) -> list[Machine]:
+        chosen = [machine(name) for name in self.cost.machines] or list(machines().values())
+        priced = [place for place in chosen if any(True for _ in self._purchases(place))]
+        missing = [place for place in chosen if place not in priced]
+        if not priced or (self.cost.machines and missing):
+            name = (missing or chosen)[0].name
+            self.table.lookup("ec2", f"{name} {self.cost.purchases[0]}", self.cost.region)  # says what is missing
+        return priced
+
+    def _purchases(self, place: Machine) -> Iterator[Purchase]:
+        for purchase in get_args(Purchase):
+            if purchase in self.cost.purchases and self.table.has("ec2", f"{place.name} {purchase}", self.cost.region):
+                yield purchase
+
+    def _nearest(self, traffic: Traffic) -> CostError:
+        """Why nothing serves the model, what comes nearest, and what would."""
+        found = [(place, precision, one.at_objective) for place, precision, one in self._replicas(traffic)]
+        if not found:
+            return CostError(
+                f"{self.model_name} fits on no card of {', '.join(place.name for place in self._places())}",
+                fix="name machines with more memory, or add float8 to cost.precisions (tensor parallel is not planned)",
+            )
+        objective = recipe_objective(self.cost)
+        place, precision, load = min(found, key=lambda one: (_excess(one[2], objective), one[0].name))
+        missed = [
+            (name, bound, seconds) for name, bound, seconds in _bounds(load, objective) if bound and seconds > bound
+        ]
+        if not missed:
+            return CostError(
+                f"one request of {traffic.input_tokens:g} + {traffic.output_tokens:g} tokens does not fit into the "
+                f"cache of {place.name} with {precision}",
+                fix="name machines with more memory in cost.machines, or shorten prompts and answers",
+            )
+        told = ", ".join(f"{name} {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
+        raised = " ".join(f"--set cost.objective.{name}={_above(seconds)}" for name, _, seconds in missed)
+        return CostError(
+            f"no machine keeps the objective: nearest is {place.name} with {precision}: {told} (p95, one request alone)",
+            fix=f"{raised}, shorter answers, a smaller model, or other cost.machines",
+        )
+
+
+def recipe_traffic(cost: CostRecipe) -> Traffic:
+    """The recipe's traffic."""
+    asked = cost.traffic
+    return Traffic(asked.requests_per_month, asked.input_tokens, asked.output_tokens, asked.peak_ratio)
+
+
+def recipe_objective(cost: CostRecipe) -> LatencyObjective:
+    """The recipe's objective."""
+    wanted = cost.objective
+    return LatencyObjective(wanted.ttft_seconds, wanted.tpot_seconds, wanted.e2e_seconds)
+
+
+def _check(traffic: Traffic) -> None:
+    numbers = (traffic.requests_per_month, traffic.input_tokens, traffic.output_tokens)
+    if not all(math.isfinite(number) and number > 0 for number in numbers) or not traffic.peak_ratio >= 1:
+        raise CostError(
+            f"{traffic.requests_per_month:g} requests of {traffic.input_tokens:g} + {traffic.output_tokens:g} tokens "
+            f"with a peak ratio of {traffic.peak_ratio:g} are no traffic",
+            fix="numbers must be above 0, the peak ratio 1 or more",
+        )
+    if traffic.requests_per_month > MAX_REQUESTS_PER_MONTH:
+        raise CostError(
+            f"{traffic.requests_per_month:g} requests a month are more than all people of the world would send",
+            fix=f"plan up to {MAX_REQUESTS_PER_MONTH:g}",
+        )
+
+
+def _bounds(load: LoadPoint, objective: LatencyObjective) -> list[tuple[Bound, float | None, float]]:
+    return [
+        ("ttft_seconds", objective.ttft_seconds, load.ttft.p95),
+        ("tpot_seconds", objective.tpot_seconds, load.tpot.p95),
+        ("e2e_seconds", objective.e2e_seconds, load.e2e.p95),
+    ]
+
+
+def _excess(load: LoadPoint, objective: LatencyObjective) -> float:
+    """How many times over the worst bound the load is."""
+    return max((seconds / bound for _, bound, seconds in _bounds(load, objective) if bound), default=0.0)
+
+
+def _above(seconds: float) -> str:
+    """Two digits, rounded up.
+
+    >>> _above(2.512), _above(0.0344)
+    ('2.6', '0.035')
+    """
+    power = 10.0 ** (math.floor(math.log10(seconds)) - 1)
+    return f"{math.ceil(seconds / power) * power:.6g}"

@@ -1,0 +1,237 @@
+"""Everything a recipe's cost section asks for, computed once: volumes, training, data, and the comparison with APIs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from nexus_llm.cost.break_even import BreakEven, break_even
+from nexus_llm.cost.data_processing import DataPlan, data_plan
+from nexus_llm.cost.money import Bill, Price, cents, merged_prices
+from nexus_llm.cost.plan import CapacityModel, Option, Planner, Scenario, recipe_objective
+from nexus_llm.cost.prices import PriceTable, age_days, age_warnings
+from nexus_llm.cost.sensitivity import Change, sensitivity
+from nexus_llm.cost.service_bill import Pricing
+from nexus_llm.cost.shapes import model_size
+from nexus_llm.cost.training import SpotTrace, TrainingPlan, training_plan
+from nexus_llm.recipe import CostRecipe, Recipe
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """What a recipe costs."""
+
+    recipe: Recipe
+    model: str
+    capacity_model: str
+    scenarios: tuple[Scenario, ...]
+    changes: tuple[Change, ...]
+    """Of the first volume."""
+    training: TrainingPlan | None
+    data: DataPlan | None
+    break_even: tuple[BreakEven, ...]
+    """At the first volume, one for each API."""
+
+    @property
+    def upfront_usd(self) -> float:
+        """Training and data; people's hours apart."""
+        return upfront_usd(self.recipe.cost, self.training, self.data)
+
+    @property
+    def prices(self) -> tuple[Price, ...]:
+        bills = [one.best.bill for one in self.scenarios]
+        bills += [part.bill for part in (self.training, self.data) if part is not None]
+        return merged_prices(bills)
+
+
+def planner_for(
+    recipe: Recipe, table: PriceTable, capacity: CapacityModel, *, config: Mapping[str, Any] | None = None
+) -> Planner:
+    """The planner of a recipe. `config` is the model's config.json, where its size is not known by name.
+
+    Raises:
+        CostError: the model's size is not known.
+    """
+    name, sizes = model_size(recipe.model.base, config)
+    return Planner(recipe.cost, name, sizes, table, capacity, recipe.seed)
+
+
+def plan_recipe(
+    recipe: Recipe,
+    planner: Planner,
+    *,
+    volumes: Sequence[float] = (),
+    traces: Sequence[SpotTrace] = (),
+    capacity_model: str,
+) -> RecipePlan:
+    """The whole plan; `volumes` in requests a month, else the recipe's one.
+
+    Raises:
+        CostError: a price, a machine or a volume is wrong, or nothing keeps the objective.
+    """
+    cost = recipe.cost
+    wanted = tuple(volumes) or (cost.traffic.requests_per_month,)
+    scenarios = tuple(planner.scenario(volume) for volume in wanted)
+    training = recipe_training(recipe, planner, traces=traces)
+    pricing = Pricing(planner.table, cost.region, cost.discount_share)
+    data = data_plan(recipe.data, cost.data_gb, pricing) if cost.data_gb else None
+    before = upfront_usd(cost, training, data)
+    compared = tuple(
+        break_even(planner, api, requests_per_month=wanted[0], upfront_usd=before) for api in cost.compare_with
+    )
+    return RecipePlan(
+        recipe,
+        planner.model_name,
+        capacity_model,
+        scenarios,
+        sensitivity(planner, scenarios[0]),
+        training,
+        data,
+        compared,
+    )
+
+
+def recipe_training(recipe: Recipe, planner: Planner, *, traces: Sequence[SpotTrace] = ()) -> TrainingPlan | None:
+    """The recipe's SageMaker job; None where it trains on a machine that is not rented."""
+    if recipe.train.launcher != "sagemaker":
+        return None
+    cost = recipe.cost
+    return training_plan(
+        recipe.train,
+        planner.model,
+        planner.table,
+        region=cost.region,
+        discount_share=cost.discount_share,
+        traces=traces,
+    )
+
+
+def upfront_usd(cost: CostRecipe, training: TrainingPlan | None, data: DataPlan | None) -> float:
+    """What is paid before the first request, people's hours apart."""
+    trained = training.usd * cost.training_runs if training else 0.0
+    return trained + (data.bill.usd if data else 0.0)
+
+
+def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:
+    """The plan as JSON. Every amount is in USD; `currency` says how to read it in another one."""
+    cost = plan.recipe.cost
+    objective = recipe_objective(cost)
+    return {
+        "recipe": plan.recipe.name,
+        "model": plan.model,
+        "region": cost.region,
+        "capacity_model": plan.capacity_model,
+        "objective_p95": {
+            "ttft_seconds": objective.ttft_seconds,
+            "tpot_seconds": objective.tpot_seconds,
+            "e2e_seconds": objective.e2e_seconds,
+        },
+        "currency": {"name": cost.currency, "per_usd": cost.currency_per_usd},
+        "discount_share": cost.discount_share,
+        "scenarios": [_scenario(one, cost) for one in plan.scenarios],
+        "sensitivity": [
+            {"change": one.name, "usd_per_month": None if one.usd_per_month is None else cents(one.usd_per_month)}
+            for one in plan.changes
+        ],
+        "training": _training(plan.training, cost.training_runs),
+        "data": None
+        if plan.data is None
+        else {"engine": plan.data.engine, "hours": round(plan.data.hours, 2), "usd": cents(plan.data.bill.usd)},
+        "break_even": [_break_even(one) for one in plan.break_even],
+        "prices": {
+            "oldest_days": max(age_days(price, today) for price in plan.prices),
+            "warnings": age_warnings(plan.prices, today),
+        },
+    }
+
+
+def bill_rows(bill: Bill) -> list[dict[str, Any]]:
+    """The lines of a bill as JSON."""
+    return [
+        {
+            "name": line.name,
+            "amount": round(line.quantity.amount, 4),
+            "unit": str(line.quantity.unit),
+            "usd_per_unit": line.price.usd,
+            "usd": cents(line.usd),
+            "source": line.price.source,
+            "as_of": line.price.as_of.isoformat(),
+        }
+        for line in bill.lines
+    ]
+
+
+def _scenario(scenario: Scenario, cost: CostRecipe) -> dict[str, Any]:
+    best = scenario.best
+    return {
+        "requests_per_month": scenario.traffic.requests_per_month,
+        "input_tokens": scenario.traffic.input_tokens,
+        "output_tokens": scenario.traffic.output_tokens,
+        "peak_ratio": scenario.traffic.peak_ratio,
+        "usd_per_month": cents(scenario.usd_per_month),
+        "in_currency_per_month": cents(scenario.usd_per_month * cost.currency_per_usd),
+        "usd_per_million_tokens": round(scenario.usd_per_million_tokens, 4),
+        "usd_per_request": round(scenario.usd_per_month / scenario.traffic.requests_per_month, 6),
+        "idle_share": round(scenario.idle_share, 4),
+        **_option(best),
+        "latency_p95_seconds": {
+            "ttft": round(best.load.ttft.p95, 4),
+            "tpot": round(best.load.tpot.p95, 4),
+            "e2e": round(best.load.e2e.p95, 3),
+        },
+        "bill": bill_rows(best.bill),
+        "cheapest_by_purchase": [_option(one) for one in scenario.by_purchase],
+    }
+
+
+def _option(option: Option) -> dict[str, Any]:
+    return {
+        "machine": option.machine,
+        "precision": option.precision,
+        "purchase": option.purchase,
+        "machines": option.machines,
+        "spare_machines": option.spare_machines,
+        "option_usd_per_month": cents(option.usd_per_month),
+        "price_is_assumed": option.is_assumed,
+        "capacity_requests_per_second": round(option.capacity_requests_per_second, 4),
+        "throughput_provenance": option.step_time.provenance,
+        "throughput_source": option.step_time.source,
+    }
+
+
+def _training(training: TrainingPlan | None, runs: int) -> dict[str, Any] | None:
+    if training is None:
+        return None
+    return {
+        "machine": training.machine,
+        "machines": training.machines,
+        "purchase": "spot" if training.is_spot else "on-demand",
+        "tokens": training.tokens,
+        "tokens_per_second": round(training.tokens_per_second, 1),
+        "tokens_per_second_provenance": "roofline",
+        "work_hours": round(training.work_hours, 3),
+        "billed_hours": round(training.billed_hours, 3),
+        "interruptions": round(training.interruptions, 2),
+        "basis": training.basis,
+        "usd": cents(training.usd),
+        "runs": runs,
+        "bill": bill_rows(training.bill),
+    }
+
+
+def _break_even(one: BreakEven) -> dict[str, Any]:
+    return {
+        "api": one.api,
+        "requests_per_month": one.requests_per_month,
+        "api_usd_per_month": cents(one.api_usd_per_month),
+        "own_usd_per_month": cents(one.own_usd_per_month),
+        "staff_usd_per_month": cents(one.staff_usd_per_month),
+        "upfront_usd": cents(one.upfront_usd),
+        "pays_from_requests_per_month": None if one.pays_from_requests is None else round(one.pays_from_requests),
+        "payback_days": None if one.payback_days is None else round(one.payback_days, 1),
+        "api_usd_3_years": cents(one.api_usd_3_years),
+        "own_usd_3_years": cents(one.own_usd_3_years),
+        "words": one.words,
+    }

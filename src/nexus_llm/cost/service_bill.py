@@ -1,0 +1,122 @@
+"""The monthly bill of a served model: engines, and everything around them that is forgotten until the invoice comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nexus_llm.cost.money import HOURS_PER_MONTH, SECONDS_PER_MONTH, Bill, BillLine, Quantity, Unit
+from nexus_llm.cost.prices import PriceTable
+from nexus_llm.cost.quantities import Traffic
+from nexus_llm.recipe import CostRecipe
+
+GB = 1e9
+FREE_INTERNET_GB = 100.0  # a month, per account (AWS, "Data transfer", read 2026-11)
+# One LCU is the largest of 25 new connections a second, 3,000 active ones a minute, 1 GB an hour (AWS, "Elastic Load
+# Balancing pricing", read 2026-11). Rule evaluations are far below.
+LCU_NEW_CONNECTIONS, LCU_ACTIVE_CONNECTIONS, LCU_GB_PER_HOUR = 25.0, 3000.0, 1.0
+REQUEST_BYTES_PER_TOKEN = 6.0  # of prompts, as JSON; assumed
+LOGGED_AT_ONCE = 100.0  # requests whose logs and usage go into one encrypted write; assumed
+LOG_MONTHS = 1.0  # kept
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The machines that answer."""
+
+    machine: str
+    purchase: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """Whose prices, and how much off."""
+
+    table: PriceTable
+    region: str
+    discount_share: float = 0.0
+
+    def line(self, name: str, service: str, sku: str, amount: float, unit: Unit) -> BillLine:
+        """One line; a missing price is an error."""
+        price = self.table.lookup(service, sku, self.region)
+        return BillLine(name, Quantity(amount, unit), price, self.discount_share)
+
+
+def engine_bill(engines: Engines, cost: CostRecipe, pricing: Pricing) -> Bill:
+    """Machines and their disks for a month."""
+    machine = pricing.line(
+        f"{engines.count} x {engines.machine} ({engines.purchase})",
+        "ec2",
+        f"{engines.machine} {engines.purchase}",
+        engines.count * HOURS_PER_MONTH,
+        Unit.HOUR,
+    )
+    disk = pricing.line("EBS gp3", "ebs", "gp3", engines.count * cost.service.disk_gb, Unit.GB_MONTH)
+    return _without_nothing([machine, disk])
+
+
+def surroundings_bill(traffic: Traffic, e2e_seconds: float, cost: CostRecipe, pricing: Pricing) -> Bill:
+    """Everything else, for a month: what stands there all the time, and what each request adds."""
+    service, hours, line = cost.service, HOURS_PER_MONTH, pricing.line
+    zones, endpoints, tasks = service.availability_zones, service.interface_endpoints, service.gateway_tasks
+    addresses = service.nat_gateways + (zones if service.load_balancer else 0)
+    lines = [
+        line("gateway tasks, vCPU", "fargate", "vcpu", tasks * service.gateway_vcpu * hours, Unit.VCPU_HOUR),
+        line("gateway tasks, memory", "fargate", "memory", tasks * service.gateway_gb * hours, Unit.GB_HOUR),
+        line("NAT gateways", "nat", "hour", service.nat_gateways * hours, Unit.HOUR),
+        line("NAT data", "nat", "data", service.nat_gb if service.nat_gateways else 0, Unit.GB),
+        line("interface endpoints", "vpc-endpoint", "hour", endpoints * zones * hours, Unit.HOUR),
+        line("public IPv4 addresses", "public-ipv4", "hour", addresses * hours, Unit.HOUR),
+        line("S3 storage", "s3", "standard", service.stored_gb, Unit.GB_MONTH),
+        line("ECR images", "ecr", "storage", service.images_gb, Unit.GB_MONTH),
+        line("CloudWatch metrics", "cloudwatch", "metric", service.metrics, Unit.MONTH),
+        line("CloudWatch alarms", "cloudwatch", "alarm", service.alarms, Unit.MONTH),
+        line("CloudWatch dashboards", "cloudwatch", "dashboard", service.dashboards, Unit.MONTH),
+        line("KMS keys", "kms", "key", service.kms_keys, Unit.MONTH),
+        line("secrets", "secrets-manager", "secret", service.secrets, Unit.MONTH),
+        *_load_balancer(traffic, e2e_seconds, cost, pricing),
+        *_per_request(traffic, cost, pricing),
+    ]
+    return _without_nothing(lines)
+
+
+def request_bytes(traffic: Traffic, cost: CostRecipe) -> tuple[float, float]:
+    """Bytes of one request and of its answer, on the wire."""
+    answer = traffic.output_tokens * cost.service.bytes_per_output_token
+    return traffic.input_tokens * REQUEST_BYTES_PER_TOKEN, answer
+
+
+def _load_balancer(traffic: Traffic, e2e_seconds: float, cost: CostRecipe, pricing: Pricing) -> list[BillLine]:
+    if not cost.service.load_balancer:
+        return []
+    rate = traffic.requests_per_month / SECONDS_PER_MONTH
+    gb_per_hour = rate * 3600 * sum(request_bytes(traffic, cost)) / GB
+    # Every request is taken for a connection of its own, which stays open until its last token.
+    capacity_units = max(
+        rate / LCU_NEW_CONNECTIONS, rate * max(e2e_seconds, 60) / LCU_ACTIVE_CONNECTIONS, gb_per_hour / LCU_GB_PER_HOUR
+    )
+    return [
+        pricing.line("load balancer", "alb", "hour", HOURS_PER_MONTH, Unit.HOUR),
+        pricing.line("load balancer capacity", "alb", "lcu", capacity_units * HOURS_PER_MONTH, Unit.LCU_HOUR),
+    ]
+
+
+def _per_request(traffic: Traffic, cost: CostRecipe, pricing: Pricing) -> list[BillLine]:
+    requests, line = traffic.requests_per_month, pricing.line
+    asked, answered = request_bytes(traffic, cost)
+    logs_gb = requests * cost.service.log_bytes_per_request / GB
+    out_gb = max(requests * answered / GB - FREE_INTERNET_GB, 0.0)
+    # Load balancer to gateway and gateway to engine: half of the hops cross zones, and both sides pay.
+    crossing_gb = requests * (asked + answered) / GB * 2 if cost.service.availability_zones > 1 else 0.0
+    return [
+        line("CloudWatch logs, taken in", "cloudwatch", "log-ingestion", logs_gb, Unit.GB),
+        line("CloudWatch logs, kept", "cloudwatch", "log-storage", logs_gb * LOG_MONTHS, Unit.GB_MONTH),
+        line("interface endpoints, data", "vpc-endpoint", "data", logs_gb, Unit.GB),
+        line("KMS requests", "kms", "requests", requests / 1000 / LOGGED_AT_ONCE, Unit.THOUSAND_REQUESTS),
+        line("data out to the internet", "data-transfer", "internet-out", out_gb, Unit.GB),
+        line("data between zones", "data-transfer", "between-zones", crossing_gb, Unit.GB),
+    ]
+
+
+def _without_nothing(lines: list[BillLine]) -> Bill:
+    return Bill(tuple(line for line in lines if line.quantity.amount > 0))

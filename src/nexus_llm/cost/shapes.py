@@ -1,0 +1,39 @@
+"""How large a model is, from its public config.json, without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from nexus_llm.arithmetic import Shape, shape
+from nexus_llm.errors import CostError
+
+
+def known_shapes() -> Mapping[str, Shape]:
+    """Sizes of the models that recipes name most, by the hub's name without its owner.
+
+    Source: the config.json of each repository on the Hugging Face hub, read 2026-11 (`shapes.json`).
+    """
+    text = resources.files("nexus_llm.cost").joinpath("shapes.json").read_text(encoding="utf-8")
+    return {name: shape(config) for name, config in json.loads(text).items()}
+
+
+def model_size(base: str, config: Mapping[str, Any] | None = None) -> tuple[str, Shape]:
+    """The name and the sizes of the model that a recipe's `model.base` names; `config` is its config.json if at hand.
+
+    Raises:
+        CostError: the model is not known here and no config.json is given.
+    """
+    name = base.removeprefix("hf:").split("@")[0].rstrip("/").split("/")[-1]
+    if config is not None:
+        return name, shape(config)
+    plain = name.lower().removesuffix("-instruct")
+    for known, sizes in known_shapes().items():
+        if plain == known.lower():
+            return known, sizes
+    raise CostError(
+        f"the size of the model {base!r} is not known, and without it there is no cost",
+        fix=f"set cost.model_config to its config.json; known are {', '.join(known_shapes())}",
+    )

@@ -1,0 +1,243 @@
+"""What a Terraform plan changes on the monthly bill: before, after, and what has no price here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nexus_llm.cost.money import HOURS_PER_MONTH, Bill, BillLine, Unit, cents
+from nexus_llm.cost.service_bill import Pricing
+from nexus_llm.errors import CostError
+
+Values = Mapping[str, Any]
+Coster = Callable[[Values, Pricing, "Others"], list[BillLine]]
+Others = Mapping[str, Values]
+"""Address → values of every resource on the same side of the plan: a service needs its task definition."""
+
+# Kinds that cost nothing by standing there (traffic, requests and storage that the plan cannot know apart).
+_FREE = (
+    "aws_iam_", "aws_vpc", "aws_subnet", "aws_route", "aws_security_group", "aws_vpc_security_group_", "aws_internet_",
+    "aws_lb_listener", "aws_lb_target_group", "aws_cloudwatch_log_group", "aws_s3_bucket", "aws_ecs_cluster",
+    "aws_ecs_task_definition", "aws_appautoscaling_", "aws_launch_template", "aws_sagemaker_model",
+    "aws_ecs_capacity_provider", "aws_ecr_", "aws_kms_alias", "aws_network_acl", "aws_default_", "aws_sns_",
+    "aws_glue_", "aws_budgets_budget", "aws_secretsmanager_secret_version", "aws_cloudwatch_event_", "random_", "null_",
+    "terraform_data", "local_", "aws_sagemaker_endpoint", "aws_ssm_",
+)  # fmt: skip
+_BY_THE_HOUR = {
+    "aws_lb": ("alb", "hour"),
+    "aws_alb": ("alb", "hour"),
+    "aws_nat_gateway": ("nat", "hour"),
+    "aws_eip": ("public-ipv4", "hour"),
+}
+_BY_THE_MONTH = {
+    "aws_kms_key": ("kms", "key"),
+    "aws_cloudwatch_metric_alarm": ("cloudwatch", "alarm"),
+    "aws_cloudwatch_composite_alarm": ("cloudwatch", "alarm"),
+    "aws_cloudwatch_dashboard": ("cloudwatch", "dashboard"),
+    "aws_secretsmanager_secret": ("secrets-manager", "secret"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceCost:
+    """One resource's month, before and after."""
+
+    address: str
+    kind: str
+    before_usd: float
+    after_usd: float
+
+    @property
+    def change_usd(self) -> float:
+        return self.after_usd - self.before_usd
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDiff:
+    """All resources of a plan."""
+
+    resources: tuple[ResourceCost, ...]
+    """Those that have a price, the largest change first."""
+    not_priced: tuple[str, ...]
+    """Addresses of kinds that are not known here: their cost is missing, not 0."""
+
+    @property
+    def before_usd(self) -> float:
+        return sum(one.before_usd for one in self.resources)
+
+    @property
+    def after_usd(self) -> float:
+        return sum(one.after_usd for one in self.resources)
+
+    def as_document(self) -> dict[str, Any]:
+        """The diff as JSON, USD a month."""
+        return {
+            "before_usd_per_month": cents(self.before_usd),
+            "after_usd_per_month": cents(self.after_usd),
+            "change_usd_per_month": cents(self.after_usd - self.before_usd),
+            "resources": [
+                {
+                    "address": one.address,
+                    "before_usd_per_month": cents(one.before_usd),
+                    "after_usd_per_month": cents(one.after_usd),
+                }
+                for one in self.resources
+            ],
+            "not_priced": list(self.not_priced),
+        }
+
+
+def plan_diff(plan: Values, pricing: Pricing) -> PlanDiff:
+    """The diff of `terraform show -json PLANFILE`: hours and standing fees; traffic and storage are not in a plan.
+
+    Raises:
+        CostError: it is no plan, or a machine in it has no price.
+    """
+    changes = plan.get("resource_changes")
+    if not isinstance(changes, list):
+        raise CostError("the file has no resource_changes", fix="make it with: terraform show -json PLANFILE")
+    managed = [change for change in changes if change.get("mode", "managed") == "managed"]
+    sides: dict[str, dict[str, Values]] = {"before": {}, "after": {}}
+    for change in managed:
+        for side, found in sides.items():
+            if (values := change["change"].get(side)) is not None:
+                found[str(change["address"])] = values
+    rows, unknown = [], []
+    for change in managed:
+        kind, address = str(change["type"]), str(change["address"])
+        if not _is_known(kind):
+            unknown.append(address)
+            continue
+        before, after = (
+            _usd(kind, found[address], pricing, found) if address in found else 0.0 for found in sides.values()
+        )
+        if before or after:
+            rows.append(ResourceCost(address, kind, before, after))
+    rows.sort(key=lambda one: (-abs(one.change_usd), one.address))
+    return PlanDiff(tuple(rows), tuple(sorted(unknown)))
+
+
+def _is_known(kind: str) -> bool:
+    return kind in _COSTERS or kind in _BY_THE_HOUR or kind in _BY_THE_MONTH or kind.startswith(_FREE)
+
+
+def _usd(kind: str, values: Values, pricing: Pricing, others: Others) -> float:
+    if kind in _COSTERS:
+        return Bill(tuple(_COSTERS[kind](values, pricing, others))).usd
+    if kind in _BY_THE_HOUR:
+        service, sku = _BY_THE_HOUR[kind]
+        return pricing.line(kind, service, sku, HOURS_PER_MONTH, Unit.HOUR).usd
+    if kind in _BY_THE_MONTH:
+        service, sku = _BY_THE_MONTH[kind]
+        return pricing.line(kind, service, sku, 1, Unit.MONTH).usd
+    return 0.0
+
+
+def _machine(name: str, count: float, pricing: Pricing, *, purchase: str = "on-demand") -> BillLine:
+    return pricing.line(name, "ec2", f"{name} {purchase}", count * HOURS_PER_MONTH, Unit.HOUR)
+
+
+def _instance(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+    options = values.get("instance_market_options") or []
+    purchase = "spot" if any(one.get("market_type") == "spot" for one in options) else "on-demand"
+    return [
+        _machine(str(values["instance_type"]), 1, pricing, purchase=purchase),
+        *_disks(values.get("root_block_device") or [], 1, pricing),
+    ]
+
+
+def _scaling_group(values: Values, pricing: Pricing, others: Others) -> list[BillLine]:
+    """Its wanted size, else its smallest, of the machine that its launch template names."""
+    count = values.get("desired_capacity")
+    count = values.get("min_size") or 0 if count is None else count
+    wanted = {str(one.get("name") or one.get("id")) for one in _templates(values)}
+    known = [one for address, one in others.items() if address.split(".")[-2].startswith("aws_launch_template")]
+    named = [one for one in known if str(one.get("name")) in wanted or str(one.get("id")) in wanted]
+    # Ids of templates that the same plan makes are not known yet: with one template there is no doubt.
+    template = (named or known if len(known) <= 1 else named)[:1]
+    if not template:
+        raise CostError(
+            f"the plan does not say which machine {values.get('name') or 'an aws_autoscaling_group'} starts",
+            fix="plan the launch template together with the group",
+        )
+    purchase = "spot" if template[0].get("instance_market_options") else "on-demand"
+    return [_machine(str(template[0]["instance_type"]), float(count), pricing, purchase=purchase)]
+
+
+def _templates(values: Values) -> list[Values]:
+    direct = list(values.get("launch_template") or [])
+    for mixed in values.get("mixed_instances_policy") or []:
+        for one in mixed.get("launch_template") or []:
+            direct += one.get("launch_template_specification") or []
+    return direct
+
+
+def _ecs_service(values: Values, pricing: Pricing, others: Others) -> list[BillLine]:
+    """Fargate tasks by the size of their definition; tasks on machines cost what their machines cost."""
+    providers = {str(one.get("capacity_provider")) for one in values.get("capacity_provider_strategy") or []}
+    if values.get("launch_type") != "FARGATE" and not providers & {"FARGATE", "FARGATE_SPOT"}:
+        return []
+    wanted = str(values.get("task_definition") or "")
+    known = [one for address, one in others.items() if address.split(".")[-2].endswith("aws_ecs_task_definition")]
+    family = wanted.split("/")[-1].split(":")[0]
+    named = [one for one in known if one.get("family") == family] or (known if len(known) == 1 else [])
+    if not named:
+        raise CostError(
+            f"the plan does not say how large the tasks of {values.get('name') or 'an aws_ecs_service'} are",
+            fix="plan the task definition together with the service",
+        )
+    tasks = float(values.get("desired_count") or 0) * HOURS_PER_MONTH
+    vcpu, memory = float(named[0]["cpu"]) / 1024, float(named[0]["memory"]) / 1024
+    return [
+        pricing.line("vCPU", "fargate", "vcpu", tasks * vcpu, Unit.VCPU_HOUR),
+        pricing.line("memory", "fargate", "memory", tasks * memory, Unit.GB_HOUR),
+    ]
+
+
+def _endpoint(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+    if values.get("vpc_endpoint_type") != "Interface":
+        return []  # gateway endpoints cost nothing
+    zones = len(values.get("subnet_ids") or []) or 1
+    return [pricing.line("interface endpoint", "vpc-endpoint", "hour", zones * HOURS_PER_MONTH, Unit.HOUR)]
+
+
+def _sagemaker_variants(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+    """Hosting machines cost what training machines of the same type cost (AWS, "SageMaker AI pricing", read 2026-11)."""
+    return [
+        _sagemaker(str(one["instance_type"]), float(one.get("initial_instance_count") or 1), pricing)
+        for one in values.get("production_variants") or []
+        if one.get("instance_type")
+    ]
+
+
+def _notebook(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+    return [_sagemaker(str(values["instance_type"]), 1, pricing)]
+
+
+def _sagemaker(name: str, count: float, pricing: Pricing) -> BillLine:
+    return pricing.line(name, "sagemaker", f"{name} training", count * HOURS_PER_MONTH, Unit.HOUR)
+
+
+def _volume(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+    return _disks([{"volume_size": values.get("size"), "volume_type": values.get("type")}], 1, pricing)
+
+
+def _disks(blocks: list[Values], count: int, pricing: Pricing) -> list[BillLine]:
+    return [
+        pricing.line("disk", "ebs", str(one.get("volume_type") or "gp3"), count * float(one["volume_size"]), Unit.GB_MONTH)
+        for one in blocks
+        if one.get("volume_size")
+    ]
+
+
+_COSTERS: Mapping[str, Coster] = {
+    "aws_instance": _instance,
+    "aws_spot_instance_request": _instance,
+    "aws_autoscaling_group": _scaling_group,
+    "aws_ecs_service": _ecs_service,
+    "aws_vpc_endpoint": _endpoint,
+    "aws_sagemaker_endpoint_configuration": _sagemaker_variants,
+    "aws_sagemaker_notebook_instance": _notebook,
+    "aws_ebs_volume": _volume,
+}
