@@ -44,7 +44,9 @@ def lock(
     if as_json:
         print_json(document)
     else:
-        print(f"{file}: {document['usd_per_month']:,.2f} USD a month, {document['usd_per_million_tokens']:.4f} a million")
+        print(
+            f"{file}: {document['usd_per_month']:,.2f} USD a month, {document['usd_per_million_tokens']:.4f} a million"
+        )
     return 0
 
 

@@ -109,6 +109,8 @@ def _print_scenario(scenario: dict[str, Any], currency: dict[str, Any]) -> None:
     )
     latency = ", ".join(f"{name} {value:g} s" for name, value in scenario["latency_p95_seconds"].items())
     print(f"  p95 at the busiest hour: {latency}; {scenario['throughput_provenance']}: {scenario['throughput_source']}")
+    for note in scenario["notes"]:
+        print(f"  note: {note}")
     print("  cheapest by purchase:")
     for one in scenario["cheapest_by_purchase"]:
         flag = "  (assumed price: not chosen)" if one["price_is_assumed"] else ""

@@ -33,6 +33,10 @@ Plan = Annotated[bool, typer.Option("--plan", help="Show memory, speed and time 
 Fit = Annotated[
     bool, typer.Option("--fit", help="Take fewer rows in a pass, more passes, and checkpointing, until it fits.")
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget-usd", min=0, help="Refuse (exit 5) a run that is planned to cost more; AWS ends it there."),
+]
 _GATE_EXIT_CODES = {"pass": 0, "fail": GateFailedError.exit_code, "inconclusive": GateInconclusiveError.exit_code}
 _VERBS = {
     "data": "Read, clean, deduplicate, split and tokenise the text.",
@@ -55,10 +59,12 @@ def run(
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
     as_json: AsJson = False,
     dry_run: DryRun = False,
+    budget_usd: Budget = None,
     root: Root = Path(),
 ) -> int:
     """Run every stage of a recipe; what is already made is skipped."""
-    return _run(recipe, tuple(overrides), as_json=as_json, dry_run=dry_run, root=root, until=None)
+    changes = tuple(overrides)
+    return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until=None, budget_usd=budget_usd)
 
 
 def gate(
@@ -140,6 +146,7 @@ def _run(
     root: Path,
     until: str | None,
     fit: bool = False,
+    budget_usd: float | None = None,
 ) -> int:
     from nexus_llm.cloud.local import provenance
     from nexus_llm.pipeline import execute, plan, stages
@@ -150,6 +157,8 @@ def _run(
     place = workspace(root)
     openings = replace(ports(), tracker=tracker(recipe, runs=place.root / "runs"))
     line = stages(until=until)
+    if budget_usd is not None:
+        recipe, openings = _metered(recipe, openings, budget_usd)
     if fit:
         recipe = _fitted(recipe, place, openings)
     if dry_run:
@@ -163,6 +172,19 @@ def _run(
     else:
         _print_result(result)
     return _GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
+
+
+def _metered(recipe: Recipe, openings: Ports, budget_usd: float) -> tuple[Recipe, Ports]:
+    """The recipe that cannot spend more, and ports whose training shows what it has cost."""
+    from nexus_llm.cli.cost_budget import MeteredProgress, within_budget
+    from nexus_llm.cli.train_remote import LauncherTrainService
+
+    recipe, planned = within_budget(recipe, budget_usd)
+    print(f"planned: {planned.planned_usd:,.2f} of {budget_usd:,.2f} USD", file=sys.stderr)
+    if planned.training_usd_per_hour is None:
+        return recipe, openings
+    shown = MeteredProgress(openings.progress, planned.training_usd_per_hour)
+    return recipe, replace(openings, train_service=LauncherTrainService(shown, openings.interrupt))
 
 
 def _fitted(recipe: Recipe, place: Workspace, openings: Ports) -> Recipe:

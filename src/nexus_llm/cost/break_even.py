@@ -46,21 +46,22 @@ class BreakEven:
         """The advice, in plain words.
 
         >>> BreakEven("x", 1e5, 10, 900, 600, 7000, None, None).words
-        'Do not self-host to replace x: at no volume is it cheaper.'
+        'Do not self-host to save against x: at no volume is it cheaper.'
         """
         if self.pays_from_requests is None:
-            return f"Do not self-host to replace {self.api}: at no volume is it cheaper."
+            return f"Do not self-host to save against {self.api}: at no volume is it cheaper."
         bound = f"{_rounded_up(self.pays_from_requests):,.0f}"
         if self.requests_per_month < self.pays_from_requests:
             return (
-                f"Do not self-host to replace {self.api} below {bound} requests a month: at "
+                f"Do not self-host to save against {self.api} below {bound} requests a month: at "
                 f"{self.requests_per_month:,.0f} it costs {self.own_usd_per_month:,.0f} USD instead of "
                 f"{self.api_usd_per_month:,.0f}."
             )
         days = f"; the upfront cost is back after {self.payback_days:,.0f} days" if self.payback_days else ""
         saved = self.api_usd_per_month - self.own_usd_per_month
         return (
-            f"Self-hosting replaces {self.api} from {bound} requests a month: it saves {saved:,.0f} USD a month{days}."
+            f"Self-hosting is cheaper than {self.api} from {bound} requests a month: at "
+            f"{self.requests_per_month:,.0f} it saves {saved:,.0f} USD a month{days}."
         )
 
 

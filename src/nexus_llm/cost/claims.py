@@ -108,12 +108,9 @@ def _ground(table: PriceTable, capacity: CapacityModel) -> Ground:
     objective = cost.objective.model_copy(update={"e2e_seconds": 2.0, "tpot_seconds": None, "ttft_seconds": None})
     whole = cost.model_copy(update={"objective": objective})
 
-    def planner(recipe: CostRecipe) -> Planner:
-        return Planner(recipe, name, model, table, capacity)
-
-    usual = planner(cost)
+    usual = Planner(cost, name, model, table, capacity)
     months = (usual.scenario(volume) for volume in (1e5, 1e6, 1e7))
-    return Ground(table, model, usual, planner(lean), planner(whole), *months)
+    return Ground(table, model, usual, usual.with_cost(lean), usual.with_cost(whole), *months)
 
 
 def or_error(planner: Planner, requests: float) -> Scenario | CostError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nexus_llm.cost.break_even import break_even
-from nexus_llm.cost.claims import BRIEF_API, Claim, Ground, Verdict, option_words, dollars
+from nexus_llm.cost.claims import BRIEF_API, Claim, Ground, Verdict, dollars, option_words
 from nexus_llm.cost.money import DAYS_PER_MONTH, HOURS_PER_MONTH
 from nexus_llm.cost.plan import Scenario
 from nexus_llm.cost.training import INTERRUPTIONS_PER_HOUR, expected_interruptions, spot_saving
@@ -152,7 +152,8 @@ def _spot(ground: Ground) -> Claim:
 def _committed(ground: Ground) -> Claim:
     region, table = ground.planner.cost.region, ground.table
     one = [
-        1 - table.lookup("ec2", sku, region).usd / table.lookup("ec2", sku.replace("savings-1y", "on-demand"), region).usd
+        1
+        - table.lookup("ec2", sku, region).usd / table.lookup("ec2", sku.replace("savings-1y", "on-demand"), region).usd
         for sku in table.skus("ec2", region)
         if sku.endswith(" savings-1y")
     ]

@@ -49,7 +49,7 @@ def closed_form_capacity(
 def _mean_below(most: float) -> float:
     """The mean of a Poisson number that stays under `most` in 95 % of all moments: m + 1.645 sqrt(m) = most."""
     root = ((1.645**2 + 4 * most) ** 0.5 - 1.645) / 2
-    return max(root**2, 1e-3)
+    return float(max(root * root, 1e-3))
 
 
 def _load(time: StepTime, limits: EngineLimits, traffic: Traffic, sequences: float) -> LoadPoint:

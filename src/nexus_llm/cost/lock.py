@@ -123,7 +123,7 @@ def measured_regression(locked: Mapping[str, Any], bench: Mapping[str, Any]) -> 
 
 
 def moved(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which factors differ: prices, throughput, traffic, engines, parts of the bill; the largest change of each first."""
+    """Which factors differ: prices, throughput, traffic, engines, parts of the bill; the largest first."""
     found = [*_prices(locked["prices"], now["prices"])]
     if before := locked["tokens_per_second"]:
         change = now["tokens_per_second"] / before - 1
@@ -153,5 +153,7 @@ def _prices(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def _parts(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
     changes = {name: after.get(name, 0.0) - before.get(name, 0.0) for name in {*before, *after}}
-    large = sorted((name for name in changes if abs(changes[name]) >= 0.01), key=lambda name: (-abs(changes[name]), name))
+    large = sorted(
+        (name for name in changes if abs(changes[name]) >= 0.01), key=lambda name: (-abs(changes[name]), name)
+    )
     return [f"bill: {name} {changes[name]:+,.2f} USD a month" for name in large[:5]]

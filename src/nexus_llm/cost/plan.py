@@ -126,7 +126,13 @@ class Planner:
 
     def with_table(self, table: PriceTable) -> Planner:
         """The same planner with other prices; capacities need not be found again."""
-        return Planner(self.cost, self.model_name, self.model, table, self.capacity, self.seed, self._known)
+        return replace(self, table=table, _planned={})
+
+    def with_cost(self, cost: CostRecipe) -> Planner:
+        """The same planner for another cost section; capacities are kept where the objective is the same."""
+        return replace(
+            self, cost=cost, _known=self._known if cost.objective == self.cost.objective else {}, _planned={}
+        )
 
     def _cheapest(self, traffic: Traffic) -> Scenario:
         options = sorted(self._options(traffic), key=lambda one: (one.usd_per_month, one.machine, one.precision))
@@ -221,7 +227,7 @@ class Planner:
         told = ", ".join(f"{name} {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
         raised = " ".join(f"--set cost.objective.{name}={_above(seconds)}" for name, _, seconds in missed)
         return CostError(
-            f"no machine keeps the objective: nearest is {place.name} with {precision}: {told} (p95, one request alone)",
+            f"no machine keeps the objective; nearest is {place.name}, {precision}: {told} (p95, one request alone)",
             fix=f"{raised}, shorter answers, a smaller model, or other cost.machines",
         )
 

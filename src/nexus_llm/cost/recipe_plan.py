@@ -114,6 +114,37 @@ def upfront_usd(cost: CostRecipe, training: TrainingPlan | None, data: DataPlan 
     return trained + (data.bill.usd if data else 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class RunBudget:
+    """What one run of a recipe is planned to cost."""
+
+    data_usd: float
+    training_usd: float
+    training_usd_per_hour: float | None
+    """Of all machines of the job; None where it trains on a machine that is not rented."""
+
+    @property
+    def planned_usd(self) -> float:
+        return self.data_usd + self.training_usd
+
+
+def run_budget(recipe: Recipe, planner: Planner) -> RunBudget:
+    """What `nexus run` will pay for: the data stage's AWS job, where cost.data_gb says how much it reads, and the
+    SageMaker job at the price table's rate, restarts on spot included.
+
+    Raises:
+        CostError: a price is missing.
+    """
+    cost = recipe.cost
+    pricing = Pricing(planner.table, cost.region, cost.discount_share)
+    is_rented = recipe.data.engine in ("glue", "emr-serverless", "batch") and cost.data_gb > 0
+    data = data_plan(recipe.data, cost.data_gb, pricing).bill.usd if is_rented else 0.0
+    training = recipe_training(recipe, planner)
+    if training is None:
+        return RunBudget(data, 0.0, None)
+    return RunBudget(data, training.usd, training.usd / training.billed_hours)
+
+
 def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:
     """The plan as JSON. Every amount is in USD; `currency` says how to read it in another one."""
     cost = plan.recipe.cost
@@ -181,9 +212,23 @@ def _scenario(scenario: Scenario, cost: CostRecipe) -> dict[str, Any]:
             "tpot": round(best.load.tpot.p95, 4),
             "e2e": round(best.load.e2e.p95, 3),
         },
+        "notes": _notes(best),
         "bill": bill_rows(best.bill),
         "cheapest_by_purchase": [_option(one) for one in scenario.by_purchase],
     }
+
+
+def _notes(option: Option) -> list[str]:
+    """What a reader must know before trusting the figure."""
+    found = []
+    if option.purchase == "spot":
+        price = next(price for price in option.bill.prices if price.service == "ec2")
+        found.append(f"spot machines go with two minutes' notice; {price.source} ({price.as_of})")
+    if option.step_time.provenance != "measured":
+        found.append(f"the throughput was not measured by us: {option.step_time.provenance}")
+    if option.precision != "bfloat16":
+        found.append(f"{option.precision} weights: whether answers stay as good is for the evaluation to say")
+    return found
 
 
 def _option(option: Option) -> dict[str, Any]:

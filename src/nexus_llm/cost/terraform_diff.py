@@ -180,7 +180,7 @@ def _ecs_service(values: Values, pricing: Pricing, others: Others) -> list[BillL
         return []
     wanted = str(values.get("task_definition") or "")
     known = [one for address, one in others.items() if address.split(".")[-2].endswith("aws_ecs_task_definition")]
-    family = wanted.split("/")[-1].split(":")[0]
+    family = wanted.rsplit("/", maxsplit=1)[-1].split(":", maxsplit=1)[0]
     named = [one for one in known if one.get("family") == family] or (known if len(known) == 1 else [])
     if not named:
         raise CostError(
@@ -203,7 +203,7 @@ def _endpoint(values: Values, pricing: Pricing, _others: Others) -> list[BillLin
 
 
 def _sagemaker_variants(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
-    """Hosting machines cost what training machines of the same type cost (AWS, "SageMaker AI pricing", read 2026-11)."""
+    """Hosting machines cost what training machines of the same type cost (AWS, "SageMaker pricing", 2026-11)."""
     return [
         _sagemaker(str(one["instance_type"]), float(one.get("initial_instance_count") or 1), pricing)
         for one in values.get("production_variants") or []
@@ -225,7 +225,9 @@ def _volume(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]
 
 def _disks(blocks: list[Values], count: int, pricing: Pricing) -> list[BillLine]:
     return [
-        pricing.line("disk", "ebs", str(one.get("volume_type") or "gp3"), count * float(one["volume_size"]), Unit.GB_MONTH)
+        pricing.line(
+            "disk", "ebs", str(one.get("volume_type") or "gp3"), count * float(one["volume_size"]), Unit.GB_MONTH
+        )
         for one in blocks
         if one.get("volume_size")
     ]

@@ -1,0 +1,148 @@
+"""`nexus cost refresh` and `nexus cost actual`: prices of today, and what was really spent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nexus_llm.cli.console import print_json
+from nexus_llm.cli.cost_inputs import Prices, planner, price_file, price_table
+from nexus_llm.cli.options import AsJson
+from nexus_llm.errors import UsageError
+
+if TYPE_CHECKING:
+    from nexus_llm.cost.actual import Spent
+
+
+def register(group: typer.Typer) -> None:
+    """Adds the commands."""
+    group.command("refresh")(refresh)
+    group.command("actual")(actual)
+
+
+def refresh(
+    what: Annotated[
+        str, typer.Option(help="public (AWS's files), apis (litellm), account (needs credentials), all")
+    ] = ("public"),
+    region: Annotated[str, typer.Option(help="Whose prices.")] = "us-east-1",
+    file: Annotated[Path | None, typer.Option(help="Table to write [default: the cache's].", metavar="CSV")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fetch prices of today; a stale, partial or unbelievable answer never replaces the table in use."""
+    from nexus_llm.cost.prices.offers import updated
+    from nexus_llm.storage import write_atomically
+
+    if what not in ("public", "apis", "account", "all"):
+        raise UsageError(f"--what {what} is no source of prices", fix="use public, apis, account or all")
+    target = file or price_file()
+    table = price_table(file if file is not None and file.exists() else None)
+    found = _fetched(what, region)
+    table = updated(table, found)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, table.as_csv().encode())
+    document = {"path": str(target), "prices": len(table.rows), "fetched": len(found), "region": region}
+    if as_json:
+        print_json(document)
+    else:
+        print(f"{target}: {len(found)} prices fetched, {len(table.rows)} in all; the others keep their day")
+    return 0
+
+
+def actual(
+    recipe: Annotated[Path | None, typer.Option(help="Whose plan to compare with.", metavar="RECIPE")] = None,
+    report_csv: Annotated[Path | None, typer.Option("--cur", help="A Cost and Usage Report.", metavar="CSV")] = None,
+    usage: Annotated[Path | None, typer.Option(help="The server's usage table, JSON lines.", metavar="FILE")] = None,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Cost Explorer: whole days before today.")] = 30,
+    tag: Annotated[str | None, typer.Option(help="Cost Explorer: only what carries this tag.", metavar="K=V")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask Cost Explorer, which takes 0.01 USD a request.")] = False,
+    page: Annotated[Path | None, typer.Option("--report", help="Write a page.", metavar="FILE.html")] = None,
+    prices: Prices = None,
+    as_json: AsJson = False,
+) -> int:
+    """What was spent, against the plan: by service, key, model and request, and what idle hours cost."""
+    from nexus_llm.cost.actual import actual_document, usage_rows
+    from nexus_llm.cost.report import actual_page
+    from nexus_llm.storage import write_atomically
+
+    spent = _spent(report_csv, days, tag, may_pay=yes)
+    used = usage_rows(_text(usage), place=str(usage)) if usage else []
+    document = actual_document(spent, used, planned_usd_per_month=_planned(recipe, prices) if recipe else None)
+    if page is not None:
+        write_atomically(page, actual_page(document).encode())
+    if as_json:
+        print_json(document)
+    else:
+        _print_actual(document)
+    return 0
+
+
+def _fetched(what: str, region: str) -> list[Any]:
+    from nexus_llm.cloud.data_jobs import boto3_clients
+    from nexus_llm.cloud.price_refresh import PriceSources, fetch
+    from nexus_llm.cost.hardware import machines
+
+    sources = PriceSources(fetch, lambda service, place: boto3_clients(place)(service), datetime.now(UTC).date())
+    found = []
+    if what in ("public", "all"):
+        found += sources.public(region)
+    if what in ("apis", "all"):
+        found += sources.interfaces()
+    if what in ("account", "all"):
+        found += sources.machines(sorted(machines()), region)
+    return found
+
+
+def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool) -> list[Spent]:
+    from nexus_llm.cost.actual import explorer_rows, period, report_rows
+
+    if report_csv is not None:
+        return report_rows(_text(report_csv), place=str(report_csv))
+    if not may_pay:
+        raise UsageError(
+            "Cost Explorer takes 0.01 USD a request",
+            fix="agree with --yes, or give a Cost and Usage Report: --cur FILE",
+        )
+    from nexus_llm.cloud.cost_explorer import REGION, daily_costs
+    from nexus_llm.cloud.data_jobs import boto3_clients
+
+    name, equals, value = (tag or "").partition("=")
+    if tag and not equals:
+        raise UsageError(f"--tag {tag} is not of the form KEY=VALUE", fix="for example: --tag project=nexus")
+    start, end = period(days, datetime.now(UTC).date())
+    chosen = (name, value) if tag else None
+    return explorer_rows(daily_costs(boto3_clients(REGION), start=start, end=end, tag=chosen))
+
+
+def _planned(recipe: Path, prices: Path | None) -> float:
+    from nexus_llm.recipe import load_recipe
+
+    return planner(load_recipe(recipe), price_table(prices))[0].scenario().usd_per_month
+
+
+def _print_actual(document: dict[str, Any]) -> None:
+    print(
+        f"{document['from']} to {document['to']}: {document['usd']:,.2f} USD, {document['usd_per_month']:,.2f} a month"
+    )
+    if document["planned_usd_per_month"] is not None:
+        print(f"planned {document['planned_usd_per_month']:,.2f} a month: {document['over_plan_share']:+.1%}")
+    for field in ("services", "keys", "models"):
+        for row in document[field]:
+            print(f"  {field[:-1]:<8} {row['name']:<40} {row['usd']:>12,.2f}")
+    if document["usd_per_request"] is not None:
+        million = document["usd_per_million_tokens"]
+        print(f"{document['usd_per_request']:.6f} USD a request, {million:.2f} a million tokens")
+    if idle := document["idle"]:
+        print(
+            f"{idle['hours']} of {idle['of_hours']} hours without a request: {idle['machine_usd']:,.2f} USD of machines"
+        )
+
+
+def _text(path: Path | None) -> str:
+    assert path is not None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error})", fix="check the path") from error

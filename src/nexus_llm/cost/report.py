@@ -1,0 +1,148 @@
+"""A plan, or what was spent, as one self-contained HTML page with plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from nexus_llm.cost.api_price import ApiUse, monthly_bill
+from nexus_llm.cost.plan import Planner, recipe_traffic
+from nexus_llm.cost.quantities import Traffic
+from nexus_llm.errors import CostError
+from nexus_llm.svg import linear_scale, logarithmic_ticks, picture
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 420, 76, 170, 14, 52
+_VOLUMES = tuple(10 ** (exponent / 4) for exponent in range(16, 33))  # 10K to 100M requests a month
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1d2430;--soft:#5b6675;--line:#d7dde5;--page:#fff;--own:#0b6bcb}
+@media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa6b5;--line:#344050;--page:#12161c;--own:#63a9f5}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:860px;margin:2rem auto;
+padding:0 1rem}table{border-collapse:collapse;width:100%}td,th{padding:.25rem .5rem;border-bottom:1px solid var(--line);
+text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}.soft{color:var(--soft)}svg{width:100%}
+.grid{stroke:var(--line)}.label{fill:var(--soft);font-size:12px}.own{stroke:var(--own);fill:none;stroke-width:3}
+.api{stroke:var(--soft);fill:none;stroke-width:1.5;stroke-dasharray:5 4}.bar{fill:var(--own)}
+"""
+
+Points = Sequence[tuple[float, float]]
+
+
+def plan_page(document: dict[str, Any], planner: Planner) -> str:
+    """The page of a plan: cost over volume beside the APIs', the bill of each volume, and the advice."""
+    parts = [
+        f"<p class='soft'>{escape(document['model'])} in {escape(document['region'])}; capacity: "
+        f"{escape(document['capacity_model'])}. List prices without tax; the oldest is "
+        f"{document['prices']['oldest_days']} days old.</p>",
+        "".join(f"<p>{escape(one['words'])}</p>" for one in document["break_even"]),
+        f"<p>{escape(document['quality']['words'])}</p>",
+        "<h2>USD a month over volume</h2>",
+        volume_plot(*_curves(planner)),
+    ]
+    for scenario in document["scenarios"]:
+        parts.append(
+            f"<h2>{scenario['requests_per_month']:,.0f} requests a month: {scenario['usd_per_month']:,.2f} USD</h2>"
+            f"<p>{scenario['machines']} x {escape(scenario['machine'])} {escape(scenario['purchase'])}, "
+            f"{escape(scenario['precision'])}; throughput {escape(scenario['throughput_provenance'])}: "
+            f"{escape(scenario['throughput_source'])}</p>"
+        )
+        parts.append(_bars([(line["name"], line["usd"]) for line in scenario["bill"]]))
+    return _page(f"What {document['recipe']} costs", parts)
+
+
+def actual_page(document: dict[str, Any]) -> str:
+    """The page of what was spent: against the plan, by service, key and model."""
+    planned = document["planned_usd_per_month"]
+    against = "no plan given" if planned is None else f"planned {planned:,.2f} USD ({document['over_plan_share']:+.1%})"
+    idle = document["idle"]
+    parts = [
+        f"<p>{document['from']} to {document['to']}: {document['usd']:,.2f} USD, "
+        f"{document['usd_per_month']:,.2f} a month; {against}</p>",
+        "<h2>By service</h2>",
+        _bars([(row["name"], row["usd"]) for row in document["services"]]),
+    ]
+    for field in ("keys", "models"):
+        if document[field]:
+            parts += [f"<h2>By {field[:-1]}</h2>", _bars([(row["name"], row["usd"]) for row in document[field]])]
+    if idle:
+        parts.append(
+            f"<p>{idle['hours']} of {idle['of_hours']} hours had no request: "
+            f"{idle['machine_usd']:,.2f} USD of machines.</p>"
+        )
+    return _page("What it did cost", parts)
+
+
+def volume_plot(own: Points, interfaces: Sequence[tuple[str, Points]]) -> str:
+    """Cost over volume on two logarithmic axes: our own as a solid line, each API's dashed."""
+    every = [point for points in (own, *(points for _, points in interfaces)) for point in points]
+    low_x, high_x = min(x for x, _ in every), max(x for x, _ in every)
+    low_y, high_y = max(min(y for _, y in every), 1.0), max(y for _, y in every)
+    across = linear_scale(math.log10(low_x), math.log10(high_x), _LEFT, _WIDTH - _RIGHT)
+    up = linear_scale(math.log10(low_y), math.log10(high_y) + 1e-9, _HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        f'<line class="grid" x1="{_LEFT}" y1="{up(math.log10(tick)):.1f}" x2="{_WIDTH - _RIGHT}" '
+        f'y2="{up(math.log10(tick)):.1f}"/><text class="label" x="{_LEFT - 8}" y="{up(math.log10(tick)) + 4:.1f}" '
+        f'text-anchor="end">{tick:,.0f}</text>'
+        for tick in logarithmic_ticks(low_y, high_y)
+        if _is_power(tick)
+    ]
+    parts += [
+        f'<text class="label" x="{across(math.log10(tick)):.1f}" y="{_HEIGHT - _BOTTOM + 18}" '
+        f'text-anchor="middle">{tick:,.0f}</text>'
+        for tick in logarithmic_ticks(low_x, high_x)
+        if _is_power(tick)
+    ]
+    for name, points, kind in [*((name, points, "api") for name, points in interfaces), ("our own", own, "own")]:
+        places = [(across(math.log10(x)), up(math.log10(max(y, low_y)))) for x, y in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline class="{kind}" points="{path}"/>')
+        x, y = places[-1]
+        parts.append(f'<text class="label" x="{x + 6:.1f}" y="{y + 4:.1f}">{escape(name[-22:])}</text>')
+    parts.append(f'<text class="label" x="{_LEFT}" y="{_HEIGHT - 8}">requests a month (USD a month upwards)</text>')
+    return picture(parts, width=_WIDTH, height=_HEIGHT, title="USD a month over requests a month")
+
+
+def _curves(planner: Planner) -> tuple[Points, list[tuple[str, Points]]]:
+    """Our own cost, people's hours included, and each API's, over volume."""
+    cost, asked = planner.cost, recipe_traffic(planner.cost)
+    staff = cost.staff_hours_per_month * cost.staff_usd_per_hour
+    own = [(volume, usd + staff) for volume in _VOLUMES if (usd := _own(planner, volume)) is not None]
+    others: list[tuple[str, Points]] = []
+    for api in cost.compare_with:
+        each = monthly_bill(
+            ApiUse(api, cost.cached_input_share), Traffic(1.0, asked.input_tokens, asked.output_tokens), planner.table
+        ).usd
+        others.append((api, [(volume, each * volume) for volume in _VOLUMES]))
+    return own, others
+
+
+def _own(planner: Planner, volume: float) -> float | None:
+    try:
+        return planner.scenario(volume).usd_per_month
+    except CostError:
+        return None
+
+
+def _bars(rows: Sequence[tuple[str, float]]) -> str:
+    """Rows with a bar each, the largest first."""
+    largest = max((usd for _, usd in rows), default=0.0) or 1.0
+    cells = "".join(
+        f"<tr><td>{escape(name)}</td><td class='n'>{usd:,.2f}</td><td style='width:40%'><svg viewBox='0 0 100 8' "
+        f"preserveAspectRatio='none' height='8'>"
+        f"<rect class='bar' width='{max(usd, 0) / largest * 100:.1f}' height='8'/></svg></td></tr>"
+        for name, usd in sorted(rows, key=lambda row: (-row[1], row[0]))
+    )
+    return f"<table><tr><th>what</th><th>USD</th><th></th></tr>{cells}</table>"
+
+
+def _is_power(value: float) -> bool:
+    return abs(math.log10(value) - round(math.log10(value))) < 1e-9
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body><main><h1>{escape(title)}</h1>\n{body}\n</main></body></html>\n"
+    )
