@@ -70,7 +70,7 @@ def claims(as_json: AsJson = False, prices: Prices = None) -> int:
     if as_json:
         print_json(document)
     else:
-        print(claims_page(document))
+        print(claims_page(document), end="")
     return 0
 
 

@@ -13,7 +13,7 @@ from nexus_llm.recipe import CostRecipe
 
 MONTHS = 36
 _FIRST_VOLUME = 100.0
-_STEP = 10 ** (1 / 16)  # volumes that are tried; each crossing is then narrowed to 0.1 %
+_STEP = 10 ** (1 / 12)  # volumes that are tried; each crossing is then narrowed to 0.1 %
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,8 @@ class Option:
     """One replica's, at the objective."""
     step_time: StepTime
     bill: Bill
-
-    @property
-    def usd_per_month(self) -> float:
-        return self.bill.usd
+    usd_per_month: float
+    """The bill's sum."""
 
     @property
     def is_assumed(self) -> bool:
@@ -150,7 +148,7 @@ class Planner:
 
     def _options(self, traffic: Traffic) -> Iterator[Option]:
         pricing = Pricing(self.table, self.cost.region, self.cost.discount_share)
-        around: dict[float, Bill] = {}
+        around: dict[float, tuple[Bill, float]] = {}
         for place, precision, found in self._replicas(traffic):
             load = found.at_objective
             if load.requests_per_second <= 0:
@@ -159,7 +157,9 @@ class Planner:
             each = load.requests_per_second * place.cards
             needed = max(math.ceil(peak / each - 1e-9), 1)
             if load.e2e.p50 not in around:
-                around[load.e2e.p50] = surroundings_bill(traffic, load.e2e.p50, self.cost, pricing)
+                rest = surroundings_bill(traffic, load.e2e.p50, self.cost, pricing)
+                around[load.e2e.p50] = rest, rest.usd
+            rest, rest_usd = around[load.e2e.p50]
             for purchase in self._purchases(place):
                 spare = max(self.cost.spare_machines, 1 if purchase == "spot" else 0)
                 bill = engine_bill(Engines(place.name, purchase, needed + spare), self.cost, pricing)
@@ -172,7 +172,8 @@ class Planner:
                     each * needed,
                     load,
                     found.step_time,
-                    bill + around[load.e2e.p50],
+                    bill + rest,
+                    bill.usd + rest_usd,
                 )
 
     def _replicas(self, traffic: Traffic) -> Iterator[tuple[Machine, Precision, ReplicaCapacity]]:
@@ -213,23 +214,20 @@ class Planner:
                 f"{self.model_name} fits on no card of {', '.join(place.name for place in self._places())}",
                 fix="name machines with more memory, or add float8 to cost.precisions (tensor parallel is not planned)",
             )
-        objective = recipe_objective(self.cost)
-        place, precision, load = min(found, key=lambda one: (_excess(one[2], objective), one[0].name))
-        missed = [
-            (name, bound, seconds) for name, bound, seconds in _bounds(load, objective) if bound and seconds > bound
-        ]
-        if not missed:
+        held = {
+            (place.name, precision): limits.kv_cache_tokens
+            for place, precision, _ in found
+            if (limits := engine_limits(place.card, self.model, precision))
+        }
+        largest, tokens = max(held, key=lambda one: held[one]), traffic.input_tokens + traffic.output_tokens
+        if held[largest] < tokens:
             return CostError(
-                f"one request of {traffic.input_tokens:g} + {traffic.output_tokens:g} tokens does not fit into the "
-                f"cache of {place.name} with {precision}",
+                f"one request of {tokens:,.0f} tokens fits into no cache; the largest holds {held[largest]:,} tokens "
+                f"({largest[0]}, {largest[1]})",
                 fix="name machines with more memory in cost.machines, or shorten prompts and answers",
             )
-        told = ", ".join(f"{name} {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
-        raised = " ".join(f"--set cost.objective.{name}={_above(seconds)}" for name, _, seconds in missed)
-        return CostError(
-            f"no machine keeps the objective; nearest is {place.name}, {precision}: {told} (p95, one request alone)",
-            fix=f"{raised}, shorter answers, a smaller model, or other cost.machines",
-        )
+        fitting = [one for one in found if held.get((one[0].name, one[1]), 0) >= tokens]
+        return _missed(fitting, recipe_objective(self.cost))
 
 
 def recipe_traffic(cost: CostRecipe) -> Traffic:
@@ -265,6 +263,18 @@ def _bounds(load: LoadPoint, objective: LatencyObjective) -> list[tuple[Bound, f
         ("tpot_seconds", objective.tpot_seconds, load.tpot.p95),
         ("e2e_seconds", objective.e2e_seconds, load.e2e.p95),
     ]
+
+
+def _missed(found: list[tuple[Machine, Precision, LoadPoint]], objective: LatencyObjective) -> CostError:
+    """By how much the nearest of these misses which bounds, and bounds that it would keep."""
+    place, precision, load = min(found, key=lambda one: (_excess(one[2], objective), one[0].name))
+    missed = [(name, bound, seconds) for name, bound, seconds in _bounds(load, objective) if bound and seconds > bound]
+    told = ", ".join(f"{name} {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
+    raised = " ".join(f"--set cost.objective.{name}={_above(seconds)}" for name, _, seconds in missed)
+    return CostError(
+        f"no machine keeps the objective; nearest is {place.name}, {precision}: {told} (p95, one request alone)",
+        fix=f"{raised}, shorter answers, a smaller model, or other cost.machines",
+    )
 
 
 def _excess(load: LoadPoint, objective: LatencyObjective) -> float:

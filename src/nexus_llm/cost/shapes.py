@@ -35,5 +35,5 @@ def model_size(base: str, config: Mapping[str, Any] | None = None) -> tuple[str,
             return known, sizes
     raise CostError(
         f"the size of the model {base!r} is not known, and without it there is no cost",
-        fix=f"set cost.model_config to its config.json; known are {', '.join(known_shapes())}",
+        fix=f"set cost.model_config_path to its config.json; known are {', '.join(known_shapes())}",
     )

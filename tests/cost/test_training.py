@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cost_ground import SHIPPED
+from nexus_llm.cost.data_processing import data_plan
+from nexus_llm.cost.money import cents
+from nexus_llm.cost.service_bill import Pricing
+from nexus_llm.cost.shapes import model_size
+from nexus_llm.cost.training import (
+    SpotTrace,
+    expected_interruptions,
+    read_traces,
+    replayed,
+    training_plan,
+    training_tokens,
+)
+from nexus_llm.errors import CostError
+from nexus_llm.recipe import DataRecipe, TrainRecipe
+
+TRACES = Path(__file__).parents[3] / "shared" / "data" / "spot-traces-dev"
+MODEL = model_size("llama-3.1-8b")[1]
+JOB = {"instance_type": "ml.p4d.24xlarge", "spot": False}
+
+
+def recipe(**changes: object) -> TrainRecipe:
+    values = {"max_steps": 1000, "max_length": 2048, "save_steps": 50, "sagemaker": JOB, "launcher": "sagemaker"}
+    return TrainRecipe.model_validate(values | {"distributed": {"strategy": "fsdp", "num_processes": 8}} | changes)
+
+
+def test_tokens_are_steps_times_rows_times_length() -> None:
+    assert training_tokens(recipe(gradient_accumulation_steps=4)) == 1000 * 4 * 4 * 8 * 2048
+
+
+def test_on_demand_hours_are_work_and_one_start() -> None:
+    found = training_plan(recipe(), MODEL, SHIPPED, region="us-east-1")
+    assert found.billed_hours == pytest.approx(found.work_hours + 0.2)
+    assert cents(found.usd) == cents(found.billed_hours * 25.2512883)
+    assert 15_000 < found.tokens_per_second < 40_000  # 8 A100; published on 8 H100: 142,000 with bf16 LoRA
+
+
+def test_spot_costs_less_although_work_is_repeated() -> None:
+    spot = training_plan(recipe(sagemaker=JOB | {"spot": True}), MODEL, SHIPPED, region="us-east-1")
+    sure = training_plan(recipe(), MODEL, SHIPPED, region="us-east-1")
+    assert spot.billed_hours > sure.billed_hours
+    assert spot.usd < sure.usd
+    assert spot.bill.lines[0].discount_share == pytest.approx(0.67)
+
+
+def test_spot_where_none_exists_is_refused() -> None:
+    job = recipe(sagemaker={"instance_type": "ml.p5.4xlarge", "spot": True})
+    with pytest.raises(CostError, match=r"p5\.4xlarge"):
+        training_plan(job, MODEL, SHIPPED, region="us-east-1")
+    with pytest.raises(CostError, match=r"'q9\.large' is not known"):
+        training_plan(recipe(sagemaker={"instance_type": "ml.q9.large"}), MODEL, SHIPPED, region="us-east-1")
+
+
+@given(st.floats(0.1, 200), st.floats(0.01, 5), st.floats(0.001, 2))
+def test_interruptions_never_make_a_job_shorter_and_rarer_saves_never_help(
+    work: float, saved: float, rate: float
+) -> None:
+    found = expected_interruptions(work, saved_every_hours=saved, per_hour=rate)
+    assert found.billed_hours >= work
+    assert found.billed_hours <= expected_interruptions(work, saved_every_hours=saved * 2, per_hour=rate).billed_hours
+
+
+def test_a_trace_is_replayed_hour_by_hour() -> None:
+    always = SpotTrace("always", 0.5, [True] * 48)
+    found = replayed(always, 10, saved_every_hours=1, start_hours=0.5)
+    assert found is not None
+    assert (found.billed_hours, found.interruptions) == (10.5, 0.0)
+    # 3 hours there, 1 hour gone: half an hour to start, saves after each hour, so 2 of every 3 hours count.
+    broken = SpotTrace("broken", 0.5, ([True] * 6 + [False] * 2) * 6)
+    found = replayed(broken, 6, saved_every_hours=1, start_hours=0.5)
+    assert found is not None
+    assert found.interruptions >= 2
+    assert found.billed_hours > 6 + 2 * 0.5
+
+
+def test_a_trace_that_never_lets_a_job_save_is_no_estimate() -> None:
+    short = SpotTrace("short", 0.5, [True, False] * 24)
+    assert replayed(short, 6, saved_every_hours=1, start_hours=0.5) is None
+
+
+def test_traces_are_read_and_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CostError, match="has no spot trace"):
+        read_traces(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps({"metadata": {"gap_seconds": 360}, "data": [0, 1, 1]}))
+    assert read_traces(tmp_path) == (SpotTrace("a", 0.1, [False, True, True]),)
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(CostError, match=r"b\.json is no spot trace"):
+        read_traces(tmp_path)
+
+
+def test_real_traces_give_a_plan_near_the_closed_form() -> None:
+    if not TRACES.exists():
+        pytest.skip("the data set spot-traces-dev is not here: nothing to replay")
+    job = recipe(sagemaker=JOB | {"spot": True})
+    told = training_plan(job, MODEL, SHIPPED, region="us-east-1", traces=read_traces(TRACES))
+    assert "replayed on" in told.basis
+    assert told.work_hours < told.billed_hours < 3 * told.work_hours
+
+
+@pytest.mark.parametrize(
+    ("engine", "gigabytes", "hours", "usd"),
+    [
+        ("batch", 800, 2.9, 9),
+        ("glue", 800, 0.4, 14),
+        ("emr-serverless", 800, 0.4, 10),
+        ("batch", 5000, 18.2, 87),
+        ("glue", 5000, 2.5, 87),
+        ("emr-serverless", 5000, 2.5, 60),
+    ],
+)
+def test_data_costs_equal_the_table_of_docs_data_cost(engine: str, gigabytes: float, hours: float, usd: float) -> None:
+    data = DataRecipe.model_validate({"engine": engine, "aws": {"workers": 40}})
+    found = data_plan(data, gigabytes, Pricing(SHIPPED, "us-east-1"))
+    assert (round(found.hours, 1), round(found.bill.usd)) == (hours, usd)
