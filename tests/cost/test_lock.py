@@ -22,7 +22,9 @@ FEW = ("cost.compare_with=[]", "cost.machines=[g6.xlarge]", "cost.purchases=[on-
 
 def document(*overrides: str, table: PriceTable = SHIPPED, capacity: Any = closed_form_capacity) -> dict[str, Any]:
     recipe = load_recipe(DOMAIN, overrides=(*FEW, *overrides))
-    return lock_document(plan_recipe(recipe, planner_for(recipe, table, capacity), capacity_model="closed form"))
+    return lock_document(
+        plan_recipe(recipe, planner_for(recipe, table, capacity), capacity_model="closed form", is_compared=False)
+    )
 
 
 LOCKED = document()

@@ -138,7 +138,7 @@ def test_volumes_that_are_none_are_refused(requests: float) -> None:
 
 
 def test_a_prompt_that_fits_no_cache_says_so() -> None:
-    with pytest.raises(CostError, match="900,300 tokens fits into no cache; the largest holds 104,237"):
+    with pytest.raises(CostError, match=r"900,300 tokens fits into no cache; the largest holds 104,237"):
         planner(machines=("g6.xlarge",), objective__ttft_seconds=None).scenario(traffic=Traffic(1e5, 900_000, 300))
 
 

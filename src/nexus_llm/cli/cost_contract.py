@@ -115,7 +115,7 @@ def _planned(recipe: Path, prices: Path | None, overrides: list[str]) -> RecipeP
 
     loaded = load_recipe(recipe, overrides=tuple(overrides))
     chosen, model = planner(loaded, price_table(prices))
-    return plan_recipe(loaded, chosen, capacity_model=model)
+    return plan_recipe(loaded, chosen, capacity_model=model, is_compared=False)
 
 
 def _json(path: Path) -> dict[str, Any]:

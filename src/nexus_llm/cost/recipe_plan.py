@@ -65,8 +65,10 @@ def plan_recipe(
     volumes: Sequence[float] = (),
     traces: Sequence[SpotTrace] = (),
     capacity_model: str,
+    is_compared: bool = True,
 ) -> RecipePlan:
-    """The whole plan; `volumes` in requests a month, else the recipe's one.
+    """The whole plan; `volumes` in requests a month, else the recipe's one. `is_compared` also looks at other
+    assumptions and at APIs, which takes most of the time.
 
     Raises:
         CostError: a price, a machine or a volume is wrong, or nothing keeps the objective.
@@ -79,18 +81,11 @@ def plan_recipe(
     data = data_plan(recipe.data, cost.data_gb, pricing) if cost.data_gb else None
     before = upfront_usd(cost, training, data)
     compared = tuple(
-        break_even(planner, api, requests_per_month=wanted[0], upfront_usd=before) for api in cost.compare_with
+        break_even(planner, api, requests_per_month=wanted[0], upfront_usd=before)
+        for api in (cost.compare_with if is_compared else ())
     )
-    return RecipePlan(
-        recipe,
-        planner.model_name,
-        capacity_model,
-        scenarios,
-        sensitivity(planner, scenarios[0]),
-        training,
-        data,
-        compared,
-    )
+    changes = sensitivity(planner, scenarios[0]) if is_compared else ()
+    return RecipePlan(recipe, planner.model_name, capacity_model, scenarios, changes, training, data, compared)
 
 
 def recipe_training(recipe: Recipe, planner: Planner, *, traces: Sequence[SpotTrace] = ()) -> TrainingPlan | None:
