@@ -42,9 +42,8 @@ def test_the_bill_is_divided_among_keys_by_tokens_and_idle_hours_are_counted() -
 
 
 def test_cost_explorers_answer_becomes_rows() -> None:
-    result = {"TimePeriod": {"Start": "2026-11-01", "End": "2026-11-02"},
-    first, second = "2026-11-01T00:00:00Z,AmazonEC2,1.5", "2026-11-01T01:00:00Z,AmazonEC2,0.5"
-    lines = [first, second, "2026-11-02T00:00:00Z,AmazonS3,1"]
+    group = {"Keys": ["AmazonS3"], "Metrics": {"UnblendedCost": {"Amount": "1.25", "Unit": "USD"}}}
+    result = {"TimePeriod": {"Start": "2026-11-01", "End": "2026-11-02"}, "Groups": [group]}
     assert explorer_rows([result]) == [Spent(date(2026, 11, 1), "AmazonS3", 1.25)]
 
 
