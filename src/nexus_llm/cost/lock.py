@@ -56,6 +56,7 @@ def lock_document(plan: RecipePlan, *, tolerance_share: float = TOLERANCE_SHARE)
             "precision": best.precision,
             "machines": best.machines,
             "throughput_provenance": best.step_time.provenance,
+            "capacity_model": plan.capacity_model,
         },
         "bill": {line.name: cents(line.usd) for line in best.bill.lines},
         "prices": {
