@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cost_ground import SHIPPED, TODAY, cost_recipe, planner
+from nexus_llm.arithmetic import parameters
 from nexus_llm.cost.hardware import engine_limits, machine, machines, step_time
 from nexus_llm.cost.money import cents
 from nexus_llm.cost.plan import Planner
@@ -16,7 +17,7 @@ from nexus_llm.cost.quantities import LatencyObjective, ReplicaCapacity, Traffic
 from nexus_llm.cost.recipe_plan import as_document, plan_recipe, planner_for
 from nexus_llm.cost.sensitivity import sensitivity
 from nexus_llm.cost.service_bill import Engines, Pricing, engine_bill, surroundings_bill
-from nexus_llm.cost.shapes import model_size
+from nexus_llm.cost.shapes import known_shapes, model_size
 from nexus_llm.errors import CostError, RecipeError
 from nexus_llm.recipe import CostRecipe, load_recipe
 
@@ -166,6 +167,12 @@ def test_a_model_without_a_known_size_is_refused_and_its_config_helps() -> None:
               "intermediate_size": 128, "vocab_size": 1000}  # fmt: skip
     assert model_size("hf:acme/zeta-9b", config)[1].layers == 2
     assert model_size("hf:meta-llama/Llama-3.1-8B-Instruct@abc")[0] == "Llama-3.1-8B"
+
+
+def test_the_known_models_have_as_many_parameters_as_their_names_say() -> None:
+    told = {"Llama-3.1-8B": 8.03e9, "Llama-3.2-1B": 1.24e9, "Qwen2.5-0.5B": 0.494e9, "Qwen2.5-1.5B": 1.54e9,
+            "Qwen2.5-7B": 7.62e9, "SmolLM2-135M": 134.5e6, "SmolLM2-360M": 362e6, "SmolLM2-1.7B": 1.71e9}  # fmt: skip
+    assert {name: parameters(shape).total for name, shape in known_shapes().items()} == pytest.approx(told, rel=0.01)
 
 
 def test_every_known_machine_has_an_on_demand_price() -> None:

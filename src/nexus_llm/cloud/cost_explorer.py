@@ -1,4 +1,4 @@
-"""What AWS billed, by day and service. Cost Explorer takes 0.01 USD a request (AWS, pricing page, read 2026-11)."""
+"""What AWS billed, by day and service. Cost Explorer takes 0.01 USD a request (not looked up again)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 from nexus_llm.cost.money import DAYS_PER_MONTH, cents
 from nexus_llm.errors import CostError
 
-# Names of the columns in a Cost and Usage Report (first: CUR 1, CSV) and in CUR 2 (AWS, Data Exports, read 2026-11).
+# Names of the columns in a Cost and Usage Report, CUR 1 and CUR 2 (AWS, Data Exports; not looked up again).
 _CUR_COLUMNS = {
     "day": ("lineItem/UsageStartDate", "line_item_usage_start_date"),
     "service": ("lineItem/ProductCode", "line_item_product_code"),

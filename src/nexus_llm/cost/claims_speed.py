@@ -163,7 +163,7 @@ def _uptime() -> Claim:
         "holds if",
         (
             "machines in two zones with a spare; the brief's 100K scenario has one zone",
-            "AWS Compute service level agreement, read 2026-11; our own uptime is not measured",
+            "AWS Compute service level agreement, not looked up again; our own uptime is not measured",
         ),
     )
 

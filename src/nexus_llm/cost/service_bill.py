@@ -10,9 +10,9 @@ from nexus_llm.cost.quantities import Traffic
 from nexus_llm.recipe import CostRecipe
 
 GB = 1e9
-FREE_INTERNET_GB = 100.0  # a month, per account (AWS, "Data transfer", read 2026-11)
+FREE_INTERNET_GB = 100.0  # a month, per account (AWS, "Data transfer"; not looked up again)
 # One LCU is the largest of 25 new connections a second, 3,000 active ones a minute, 1 GB an hour (AWS, "Elastic Load
-# Balancing pricing", read 2026-11). Rule evaluations are far below.
+# Balancing pricing"; not looked up again). Rule evaluations are far below.
 LCU_NEW_CONNECTIONS, LCU_ACTIVE_CONNECTIONS, LCU_GB_PER_HOUR = 25.0, 3000.0, 1.0
 REQUEST_BYTES_PER_TOKEN = 6.0  # of prompts, as JSON; assumed
 LOGGED_AT_ONCE = 100.0  # requests whose logs and usage go into one encrypted write; assumed

@@ -203,7 +203,7 @@ def _endpoint(values: Values, pricing: Pricing, _others: Others) -> list[BillLin
 
 
 def _sagemaker_variants(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
-    """Hosting machines cost what training machines of the same type cost (AWS, "SageMaker pricing", 2026-11)."""
+    """Hosting machines are taken to cost what training machines of the same type cost: assumed."""
     return [
         _sagemaker(str(one["instance_type"]), float(one.get("initial_instance_count") or 1), pricing)
         for one in values.get("production_variants") or []

@@ -131,7 +131,7 @@ def expected_interruptions(
 
     Interruptions come at a constant rate; a piece of c hours between checkpoints takes (1 / rate + start) x
     (e^(rate x c) - 1) hours of machines on average (Daly 2006, "A higher order estimate of the optimum checkpoint
-    interval", Future Generation Computer Systems 22, equation 13, without the time to write).
+    interval", Future Generation Computer Systems 22, without the time to write).
 
     >>> round(expected_interruptions(10, saved_every_hours=0.5, start_hours=0, per_hour=1e-9).billed_hours, 3)
     10.0

@@ -21,7 +21,7 @@ from nexus_llm.errors import CostError
 BANDWIDTH_SHARE = 0.8
 PEAK_SHARE = 0.6
 OVERHEAD_SECONDS = 0.001
-# vLLM's defaults (gpu_memory_utilization, max_num_seqs, and the chunk of chunked prefill), read 2026-11.
+# vLLM's defaults (gpu_memory_utilization, max_num_seqs, and the chunk of chunked prefill); not looked up again.
 MEMORY_SHARE = 0.9
 MAX_SEQUENCES = 256
 MAX_BATCHED_TOKENS = 2048

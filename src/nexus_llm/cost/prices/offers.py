@@ -1,8 +1,8 @@
 """Published price lists read into rows: AWS's offers, savings plan rates and spot history, litellm's list. Pure.
 
 Sources: AWS Billing user guide, "Reading the service price list files" and "AWS Price List Query API"; EC2 reference
-(DescribeSpotPriceHistory); Savings Plans API reference; litellm's model_prices_and_context_window.json. Read 2026-11.
-The names of usage types are AWS's; they were not tried against the live lists here.
+(DescribeSpotPriceHistory); Savings Plans API reference; litellm's model_prices_and_context_window.json.
+The names of usage types are AWS's as far as known: none was tried against the live lists.
 """
 
 from __future__ import annotations
