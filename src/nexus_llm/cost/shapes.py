@@ -14,8 +14,8 @@ from nexus_llm.errors import CostError
 def known_shapes() -> Mapping[str, Shape]:
     """Sizes of the models that recipes name most, by the hub's name without its owner.
 
-    Source: the config.json of each repository on the hub (`shapes.json`), written down without looking them up again; a test
-    compares the parameter counts with the models' names.
+    Source: the config.json of each repository on the hub (`shapes.json`), written down without looking them up again;
+    a test compares the parameter counts with the models' names.
     """
     text = resources.files("nexus_llm.cost").joinpath("shapes.json").read_text(encoding="utf-8")
     return {name: shape(config) for name, config in json.loads(text).items()}
