@@ -1,4 +1,4 @@
-"""What a benchmark found: claims with their targets, stored with date, hardware and versions, as JSON and as a table."""
+"""What a benchmark found: claims with their targets, stored with date, hardware and versions."""
 
 from __future__ import annotations
 

@@ -134,7 +134,9 @@ class Crowd:
 
 def start(spec: dict[str, Any], *, processes: int) -> list[subprocess.Popen[bytes]]:
     """Starts the processes; `connections` are shared out among them."""
-    shares = [spec["connections"] // processes + (number < spec["connections"] % processes) for number in range(processes)]
+    shares = [
+        spec["connections"] // processes + (number < spec["connections"] % processes) for number in range(processes)
+    ]
     return [
         subprocess.Popen([sys.executable, __file__, json.dumps(spec | {"connections": share})], stdout=subprocess.PIPE)
         for share in shares

@@ -228,7 +228,9 @@ def _claims(readings: dict[str, dict[str, Any]], added: list[float], crowd: dict
             OPEN_TARGET_MB,
         ),
         Claim("descriptors left when they have gone", crowd["after"]["descriptors"] - crowd["before"]["descriptors"]),
-        Claim("busiest client's share of a core", max(one["core_shares"]["busiest client"] for one in readings.values())),
+        Claim(
+            "busiest client's share of a core", max(one["core_shares"]["busiest client"] for one in readings.values())
+        ),
     ]
 
 

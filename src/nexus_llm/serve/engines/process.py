@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import EngineFacts, EngineRequest, EngineStep
@@ -94,8 +94,8 @@ class EngineProcess(asyncio.Protocol):
         await self._child.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.last_message_at = self._loop.time()

@@ -11,12 +11,13 @@ JSON, because nothing that crosses a process border should be able to run code; 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
 
 Message = dict[str, Any]
+_REQUEST_FIELDS = tuple(field.name for field in fields(EngineRequest))
 
 
 class LineSplitter:
@@ -42,7 +43,8 @@ def encode(message: Message) -> bytes:
 
 
 def add_message(request: EngineRequest) -> Message:
-    return {"add": asdict(request)}
+    # Not `asdict`: it copies token by token, which took a fifth of a short request and stopped every stream for a long.
+    return {"add": {name: getattr(request, name) for name in _REQUEST_FIELDS}}
 
 
 def cancel_message(request_id: int) -> Message:

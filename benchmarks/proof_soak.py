@@ -1,0 +1,105 @@
+"""A long even load, and whether anything grows: memory and open files of gateway and engine.
+
+The load is `nexus bench`: a closed loop tells the capacity, then a Poisson process asks at 80 % of it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from claims import Claim, short
+from proof_faults import Plan, Scenario, settle
+from served import Served, served, sizes
+
+LOAD_SHARE = 0.8
+GROWTH_TARGET_SHARE = "≤ 0.05"
+SAMPLES = 300
+
+
+def soak(plan: Plan) -> Scenario:
+    """The load for `soak_seconds`. The first quarter is warm-up; growth is from the second quarter to the last."""
+    with served(plan.model, engine=plan.engine) as server:
+        capacity = _capacity(server, plan)
+        rate = LOAD_SHARE * capacity
+        samples: list[dict[str, float]] = []
+        stop = threading.Event()
+        sampler = threading.Thread(target=_sample, args=(server, samples, stop, plan.soak_seconds / SAMPLES))
+        sampler.start()
+        try:
+            told = _bench(server, plan, "--rate", f"{rate:.4f}", "--duration", f"{plan.soak_seconds:g}")
+        finally:
+            stop.set()
+            sampler.join()
+        settle(server)
+    growth = {name: grown(samples, name) for name in ("gateway_rss_mb", "engine_rss_mb")}
+    scenario = Scenario(
+        f"{plan.soak_seconds / 60:.3g} minutes at {LOAD_SHARE:.0%} of capacity",
+        f"{short(rate)} requests a second of {plan.prompt_tokens} tokens in and {plan.answer_tokens} out.",
+    )
+    descriptors = {name: held(samples, f"{name}_descriptors") for name in ("gateway", "engine")}
+    scenario.claims = [
+        Claim("requests answered", told["requests"]["good"]),
+        Claim("requests that failed", told["requests"]["failed"], target="≤ 0"),
+        Claim("capacity, closed loop with 32 clients", capacity, "requests/s"),
+        Claim("time to first token, p50", told["ttft_seconds"]["p50"], "s"),
+        Claim("time to first token, p99", told["ttft_seconds"]["p99"], "s"),
+        *(
+            Claim(f"{name}: growth of resident memory", growth[f"{name}_rss_mb"], "of itself", GROWTH_TARGET_SHARE)
+            for name in ("gateway", "engine")
+        ),
+        *(Claim(f"{name}: descriptors more than before", found, target="≤ 2") for name, found in descriptors.items()),
+        Claim("the load test's client kept up", int(told["is_valid"]), target="≥ 1"),
+    ]
+    scenario.details = {"samples": samples, "errors": told["errors"], "not_valid_because": told["not_valid_because"]}
+    return scenario
+
+
+def grown(samples: Sequence[dict[str, float]], name: str) -> float | None:
+    """Median of the last quarter over the median of the second one, less 1; None with too few samples.
+
+    >>> grown([{"a": value} for value in (1, 1, 10, 10, 10, 10, 11, 11)], "a")
+    0.1
+    """
+    values = [sample[name] for sample in samples if name in sample]
+    quarter = len(values) // 4
+    if not quarter:
+        return None
+    early, late = statistics.median(values[quarter : 2 * quarter]), statistics.median(values[-quarter:])
+    return round(late / early - 1, 6)
+
+
+def held(samples: Sequence[dict[str, float]], name: str) -> float | None:
+    """Least of the last quarter minus least of the second one: connections come and go, so the least counts."""
+    values = [sample[name] for sample in samples if name in sample]
+    quarter = len(values) // 4
+    return min(values[-quarter:]) - min(values[quarter : 2 * quarter]) if quarter else None
+
+
+def _capacity(server: Served, plan: Plan) -> float:
+    requests = 32 if plan.soak_seconds < 60 else 320
+    told = _bench(server, plan, "--concurrency", "32", "--requests", str(requests), "--warmup", "8")
+    return float(told["requests_per_second"])
+
+
+def _bench(server: Served, plan: Plan, *load: str) -> dict[str, Any]:
+    lengths = ["--input-tokens", str(plan.prompt_tokens), "--output-tokens", str(plan.answer_tokens)]
+    command = [sys.executable, "-m", "nexus_llm.cli", "bench", server.url, "--json", *lengths, *load]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def _sample(server: Served, samples: list[dict[str, float]], stop: threading.Event, pause_seconds: float) -> None:
+    started = time.monotonic()
+    while not stop.wait(max(0.2, pause_seconds)):
+        sample = {"seconds": round(time.monotonic() - started, 2)}
+        for name, process in (("gateway", server.gateway), ("engine", server.engine())):
+            sample |= {f"{name}_{what}": value for what, value in sizes(process).items()}
+        samples.append(sample)
