@@ -19,6 +19,7 @@ from pathlib import Path
 
 import proof_faults
 from claims import RESULTS, describe, tell
+from nexus_llm.chat import ChatTokenizer
 from proof_faults import Plan, Scenario
 from proof_page import page
 from proof_soak import soak
@@ -71,13 +72,12 @@ def main() -> int:
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """The full proof, or the small one where the soak is short; sizes fit the model's context."""
     model = packaged_model(arguments.model)
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     seconds = 3_600.0 if arguments.hour else arguments.seconds
-    vocabulary = min(20_000, int(config["vocab_size"]))
+    vocabulary = min(20_000, ChatTokenizer.load(model).vocabulary_size)
     if seconds >= SMALL_BELOW_SECONDS:
         return Plan(model, arguments.engine, vocabulary=vocabulary, soak_seconds=seconds)
     return Plan(
-        model, arguments.engine, streams=24, prompt_tokens=24, answer_tokens=64, vocabulary=vocabulary,
+        model, arguments.engine, streams=24, max_running=12, prompt_tokens=24, answer_tokens=64, vocabulary=vocabulary,
         soak_seconds=seconds, pairs=1, slow_clients=20, patience_seconds=1.0,
     )  # fmt: skip
 

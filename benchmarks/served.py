@@ -37,6 +37,8 @@ class Served:
     port: int
     process: subprocess.Popen[Any]
     key: str | None = None
+    start_seconds: float = 0.0
+    """From the start of the process until it was ready: reading the weights is part of it."""
     gateway: psutil.Process = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,10 +127,11 @@ def served_fake(
 
 @contextlib.contextmanager
 def _running(command: list[str], port: int, key: str | None) -> Iterator[Served]:
+    started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}/ready", process)
-        yield Served(port, process, key)
+        yield Served(port, process, key, time.monotonic() - started)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -137,7 +137,7 @@ def end_of(stream: Stream) -> End:
         kind = "whole"
     elif stream.status == 200 and b'"error":' in stream.tail:
         kind = "error event"
-    elif stream.status >= 400 and code:
+    elif stream.status >= 400:
         kind = "refused"
     first, last = stream.first_at, stream.last_at
     return End(
