@@ -6,7 +6,7 @@ NEXUS  := $(BIN)/nexus
 # The folder of one artifact of the quickstart run.
 artifact = $$($(BIN)/python -c 'import json; print(json.load(open("runs/quickstart/artifacts.json"))["$(1)"]["path"])')
 
-.PHONY: demo test check docs bench clean help
+.PHONY: demo test check docs bench proof-serve clean help
 .DEFAULT_GOAL := help
 
 help: ## these words
@@ -35,6 +35,12 @@ bench: $(VENV)/.installed-bench ## measures training and serving against their p
 	$(NEXUS) package recipes/quickstart.yaml
 	$(BIN)/python benchmarks/training.py --model $(call artifact,model) --data $(call artifact,data)
 	$(BIN)/python benchmarks/serving.py --model $(call artifact,package)
+	$(BIN)/python benchmarks/gateway_alone.py --model $(call artifact,package)
+	$(BIN)/python benchmarks/prefix_cache.py --model $(call artifact,package)
+
+proof-serve: $(VENV)/.installed-bench ## proves serving under faults and a soak (5 minutes; HOUR=1 for an hour); stores JSON and a page
+	$(NEXUS) model pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/proof_serve.py $(if $(HOUR),--hour)
 
 bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peers; PEER=a Python with datatrove, DATA=the folder of real data sets
 	$(NEXUS) model pull smollm2-135m-instruct
@@ -65,5 +71,5 @@ $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,spark,aws,documents,dev,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,llama,spark,aws,documents,dev,bench]'
 	@touch $@

@@ -50,6 +50,11 @@ class Plan:
     """How long a slow client is watched for being hung up on."""
 
     @property
+    def is_full(self) -> bool:
+        """Only a full proof judges rates and growth: in a few seconds they are noise."""
+        return self.soak_seconds >= 60
+
+    @property
     def options(self) -> list[str]:
         """For `nexus serve`."""
         return ["--set", f"serve.max_running={self.max_running}"]
@@ -185,13 +190,14 @@ def slow_clients(plan: Plan) -> Scenario:
         reset_and_stall(server, plan, clients=max(4, count // 10))
         settle(server)
         after = sizes(server.gateway)
+        ratio_target, memory_target = (SLOW_RATIO_TARGET, "≤ 50") if plan.is_full else (None, None)
         scenario.claims = [
-            median_claim("tokens/s with slow clients ÷ without", ratios, target=SLOW_RATIO_TARGET),
+            median_claim("tokens/s with slow clients ÷ without", ratios, target=ratio_target),
             Claim("well-behaved streams that did not end whole", broken, target="≤ 0"),
             Claim("sequences left in the engine when they have gone", server.metric("vllm:num_requests_running"),
                   target="≤ 0"),
             Claim("descriptors left when they have gone", after["descriptors"] - before["descriptors"], target="≤ 2"),
-            Claim("memory more than before", after["rss_mb"] - before["rss_mb"], "MB", "≤ 50"),
+            Claim("memory more than before", after["rss_mb"] - before["rss_mb"], "MB", memory_target),
             Claim("an unfinished request head is hung up on after", held["head"], "s"),
             Claim("an unfinished request body is hung up on after", held["body"], "s"),
         ]  # fmt: skip

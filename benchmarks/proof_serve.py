@@ -33,7 +33,6 @@ SCENARIOS: dict[str, Callable[[Plan], Scenario]] = {
     "swapped": proof_faults.swapped,
     "soak": soak,
 }
-SMALL_BELOW_SECONDS = 60
 
 
 def main() -> int:
@@ -74,8 +73,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     model = packaged_model(arguments.model)
     seconds = 3_600.0 if arguments.hour else arguments.seconds
     vocabulary = min(20_000, ChatTokenizer.load(model).vocabulary_size)
-    if seconds >= SMALL_BELOW_SECONDS:
-        return Plan(model, arguments.engine, vocabulary=vocabulary, soak_seconds=seconds)
+    full = Plan(model, arguments.engine, vocabulary=vocabulary, soak_seconds=seconds)
+    if full.is_full:
+        return full
     return Plan(
         model, arguments.engine, streams=24, max_running=12, prompt_tokens=24, answer_tokens=64, vocabulary=vocabulary,
         soak_seconds=seconds, pairs=1, slow_clients=20, patience_seconds=1.0,

@@ -38,6 +38,7 @@ def soak(plan: Plan) -> Scenario:
             stop.set()
             sampler.join()
         settle(server)
+    growth_target = GROWTH_TARGET_SHARE if plan.is_full else None
     growth = {name: grown(samples, name) for name in ("gateway_rss_mb", "engine_rss_mb")}
     scenario = Scenario(
         f"{plan.soak_seconds / 60:.3g} minutes at {LOAD_SHARE:.0%} of capacity",
@@ -51,11 +52,11 @@ def soak(plan: Plan) -> Scenario:
         Claim("time to first token, p50", told["ttft_seconds"]["p50"], "s"),
         Claim("time to first token, p99", told["ttft_seconds"]["p99"], "s"),
         *(
-            Claim(f"{name}: growth of resident memory", growth[f"{name}_rss_mb"], "of itself", GROWTH_TARGET_SHARE)
+            Claim(f"{name}: growth of resident memory", growth[f"{name}_rss_mb"], "of itself", growth_target)
             for name in ("gateway", "engine")
         ),
         *(Claim(f"{name}: descriptors more than before", found, target="≤ 2") for name, found in descriptors.items()),
-        Claim("the load test's client kept up", int(told["is_valid"]), target="≥ 1"),
+        Claim("the load test's client kept up", int(told["is_valid"]), target="≥ 1" if plan.is_full else None),
     ]
     scenario.details = {"samples": samples, "errors": told["errors"], "not_valid_because": told["not_valid_because"]}
     return scenario
@@ -83,7 +84,7 @@ def held(samples: Sequence[dict[str, float]], name: str) -> float | None:
 
 
 def _capacity(server: Served, plan: Plan) -> float:
-    requests = 32 if plan.soak_seconds < 60 else 320
+    requests = 320 if plan.is_full else 32
     told = _bench(server, plan, "--concurrency", "32", "--requests", str(requests), "--warmup", "8")
     return float(told["requests_per_second"])
 

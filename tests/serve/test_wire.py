@@ -20,14 +20,8 @@ from nexus_llm.serve.engines.fake_answers import likeliest, logprob
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.model_folder import ServedModel
 from running_server import RunningServer, running_server
+from talking_engine import SAID, TOOL_TEMPLATE, byte_token_ids
 
-TOOL_TEMPLATE = (
-    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
-    "{# calls: <tool_call>{...}</tool_call> #}<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
-    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 WEATHER = {
     "type": "function",
     "function": {
@@ -42,7 +36,6 @@ WEATHER = {
     },
 }
 QUESTION = [{"role": "user", "content": "How warm is it in Ulm?"}]
-SAID = 'I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Ulm", "unit": "C"}}\n</tool_call>'
 CALLED = {"city": "Ulm", "unit": "C"}
 
 
@@ -53,18 +46,6 @@ def tool_model(echo_model: ServedModel) -> ServedModel:
         echo_model.tokenizer.tokenizer_json, template=TOOL_TEMPLATE, config={"eos_token": "<|im_end|>"}
     )
     return replace(echo_model, tokenizer=tokenizer)
-
-
-def byte_token_ids(tokenizer: ChatTokenizer) -> list[int]:
-    """The token of each byte; the pre-tokenizer's alphabet spells bytes as characters."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    spelled = {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
-    assert set(spelled.values()) == set(ByteLevel.alphabet())
-    ids = [tokenizer.token_id(spelled[byte]) for byte in range(256)]
-    return [one for one in ids if one is not None]
 
 
 @pytest.fixture(scope="module")
