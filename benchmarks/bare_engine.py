@@ -2,7 +2,8 @@
 
     python benchmarks/bare_engine.py MODEL_FOLDER
 
-Reads one round a line, `{"seed": 1, "streams": 32, "prompt": 128, "answer": 64}`, and answers each with what it took.
+Reads one round a line, `{"seed": 1, "streams": 32, "prompt": 128, "answer": 64, "vocabulary": 20000}`, and answers each
+with what it took.
 The engine is set up as the product sets it up (see `serve/engines/openvino.py`); what is missing is the product.
 """
 
@@ -40,11 +41,11 @@ class BareEngine:
 
     process: subprocess.Popen[str]
 
-    def round(self, *, seed: int, streams: int, prompt: int, answer: int) -> BareRound:
+    def round(self, *, seed: int, streams: int, prompt: int, answer: int, vocabulary: int) -> BareRound:
         """Sends one round and waits for its end."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        asked = {"seed": seed, "streams": streams, "prompt": prompt, "answer": answer}
+        asked = {"seed": seed, "streams": streams, "prompt": prompt, "answer": answer, "vocabulary": vocabulary}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         return BareRound(**json.loads(self.process.stdout.readline()))
@@ -81,14 +82,16 @@ def _main(model: Path) -> None:
         next_id += asked["streams"]
 
 
-def _round(pipeline: Any, next_id: int, *, seed: int, streams: int, prompt: int, answer: int) -> dict[str, Any]:
+def _round(
+    pipeline: Any, next_id: int, *, seed: int, streams: int, prompt: int, answer: int, vocabulary: int
+) -> dict[str, Any]:
     import numpy as np
     import openvino
     import openvino_genai as genai
 
     config = genai.GenerationConfig()
     config.max_new_tokens, config.ignore_eos = answer, True
-    asked = prompts(seed, count=streams, tokens=prompt)
+    asked = prompts(seed, count=streams, tokens=prompt, vocabulary=vocabulary)
     started = time.perf_counter()
     handles = {
         next_id + number: pipeline.add_request(

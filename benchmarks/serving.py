@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ import httpx
 
 from bare_engine import BareEngine, BareRound, bare_engine
 from claims import Claim, median_claim, percentile, short, store, tell
+from nexus_llm.chat import ChatTokenizer
 from served import NAME, Served, free_port, packaged_model, served, wait_until_ready
 from streams import Burst, body_of, burst, prompts
 
 HERE = Path(__file__).parent
-DECODE_TOKENS = 256
 FIRST_TOKEN_PAIRS = 5  # times --pairs
 PEER_WORDS = "the way that people read and write about work and time in the world of today"
 PEER_ROUNDS, PEER_REQUESTS = 3, 3
@@ -76,8 +76,20 @@ class Found:
     details: dict[str, Any]
 
 
-SMALLER = Load(32, 128, 64)
-CROWD = Load(100, 64, 32)
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured, how often, and how large."""
+
+    model: Path
+    vocabulary: int
+    pairs: int
+    options: list[str]
+    """For `nexus serve`."""
+    many: Load = Load(32, 128, 64)
+    crowd: Load = Load(100, 64, 32)
+    decode: Load = Load(1, 16, 256)
+    streams: tuple[int, ...] = (1, 8, 32)
+    """For the comparison of engines."""
 
 
 def main() -> None:
@@ -85,33 +97,38 @@ def main() -> None:
     arguments = _arguments()
     model = packaged_model(arguments.model)
     found = Found([], {})
+    vocabulary = min(20_000, ChatTokenizer.load(model).vocabulary_size)
+    settings = Settings(model, vocabulary, arguments.pairs, arguments.serve_option)
+    if arguments.small:
+        sizes = {"many": Load(4, 16, 8), "crowd": Load(8, 16, 8), "decode": Load(1, 8, 8), "streams": (1, 2)}
+        settings = replace(settings, **sizes)
     for name in arguments.only or QUESTIONS:
         tell(f"— {name}")
-        QUESTIONS[name](model, arguments, found)
+        QUESTIONS[name](settings, found)
     command = f"benchmarks/serving.py --pairs {arguments.pairs}"
     store(arguments.name, "Serving", found.claims, details=found.details, note=arguments.note, command=command)
 
 
-def gateway(model: Path, arguments: argparse.Namespace, found: Found) -> None:
+def gateway(settings: Settings, found: Found) -> None:
     """Gateway and engine against the engine alone."""
-    with bare_engine(model) as bare, served(model, options=arguments.serve_option) as server:
-        for load in (SMALLER, CROWD):
-            rounds = _pairs(bare, server, load, arguments.pairs)
+    with bare_engine(settings.model) as bare, served(settings.model, options=settings.options) as server:
+        for load in (settings.many, settings.crowd):
+            rounds = _pairs(bare, server, load, settings)
             _judge_gateway(load, rounds, found)
-            if load is CROWD:
-                _judge_first_tokens(rounds, found)
+            if load is settings.crowd:
+                _judge_first_tokens(load, rounds, found)
 
 
-def _pairs(bare: BareEngine, server: Served, load: Load, count: int) -> list[tuple[BareRound, Round]]:
-    sizes = {"streams": load.streams, "prompt": load.prompt, "answer": load.answer}
+def _pairs(bare: BareEngine, server: Served, load: Load, settings: Settings) -> list[tuple[BareRound, Round]]:
+    sizes = {**asdict(load), "vocabulary": settings.vocabulary}
     bare.round(seed=-1, **sizes)
-    through(server, load, seed=-1)
+    through(server, load, settings, seed=-1)
     rounds = []
-    for number in range(count):
+    for number in range(settings.pairs):
         engine, ours = in_turns(
             number,
             lambda seed=number: bare.round(seed=seed, **sizes),
-            lambda seed=number: through(server, load, seed=seed),
+            lambda seed=number: through(server, load, settings, seed=seed),
         )
         rounds.append((engine, ours))
         tell(f"{load.streams} streams: bare {engine.tokens_per_second:.0f}, gateway {ours.tokens_per_second:.0f}")
@@ -133,24 +150,24 @@ def _judge_gateway(load: Load, rounds: Sequence[tuple[BareRound, Round]], found:
     }
 
 
-def _judge_first_tokens(rounds: Sequence[tuple[BareRound, Round]], found: Found) -> None:
+def _judge_first_tokens(load: Load, rounds: Sequence[tuple[BareRound, Round]], found: Found) -> None:
     for share, bound in ((0.5, 0.40), (0.95, 0.65)):
         ours = [percentile(one.burst.first_seconds, share) / one.burst.seconds for _, one in rounds]
         bare = [percentile(one.first_seconds, share) / one.seconds for one, _ in rounds]
-        what = f"{CROWD.streams} streams: first token, p{share * 100:.0f}, of the whole round"
+        what = f"{load.streams} streams: first token, p{share * 100:.0f}, of the whole round"
         found.claims += [median_claim(what, ours, target=f"< {bound}"), median_claim(f"{what}, bare engine", bare)]
 
 
-def first_token(model: Path, arguments: argparse.Namespace, found: Found) -> None:
+def first_token(settings: Settings, found: Found) -> None:
     """Time to the first token of one stream, through the gateway and without it."""
-    load = Load(1, 128, 2)
+    load = Load(1, settings.many.prompt, 2)
     added, bare_seconds = [], []
-    with bare_engine(model) as bare, served(model, options=arguments.serve_option) as server:
-        for number in range(-3, arguments.pairs * FIRST_TOKEN_PAIRS):
+    with bare_engine(settings.model) as bare, served(settings.model, options=settings.options) as server:
+        for number in range(-3, settings.pairs * FIRST_TOKEN_PAIRS):
             engine, ours = in_turns(
                 number,
-                lambda seed=number: bare.round(seed=seed, streams=1, prompt=load.prompt, answer=load.answer),
-                lambda seed=number: through(server, load, seed=seed),
+                lambda seed=number: bare.round(seed=seed, **asdict(load), vocabulary=settings.vocabulary),
+                lambda seed=number: through(server, load, settings, seed=seed),
             )
             if number >= 0:  # those before are warm-up
                 added.append(1e3 * (ours.burst.first_seconds[0] - engine.first_seconds[0]))
@@ -162,19 +179,18 @@ def first_token(model: Path, arguments: argparse.Namespace, found: Found) -> Non
     found.details["added first token, ms"] = [short(value) for value in added]
 
 
-def engines(model: Path, arguments: argparse.Namespace, found: Found) -> None:
+def engines(settings: Settings, found: Found) -> None:
     """OpenVINO and llama.cpp at several loads, and how fast one stream is decoded."""
-    with served(model) as openvino, served(model, engine="llama.cpp") as llama:
+    with served(settings.model) as openvino, served(settings.model, engine="llama.cpp") as llama:
         both = {"openvino": openvino, "llama.cpp": llama}
-        for streams in (1, 8, 32):
-            load = Load(streams, 128, 64)
-            rates = _rates(both, load, arguments.pairs)
+        for streams in settings.streams:
+            rates = _rates(both, replace(settings.many, streams=streams), settings)
             for name, values in rates.items():
                 found.claims.append(median_claim(f"{name}, {streams} streams", values, unit="tokens/s"))
             ratios = [ours / other for ours, other in zip(rates["openvino"], rates["llama.cpp"], strict=True)]
             found.claims.append(median_claim(f"openvino ÷ llama.cpp, {streams} streams", ratios))
-        decode = {name: _decode_rates(server, arguments.pairs) for name, server in both.items()}
-    bound = read_bandwidth() / (model / WEIGHTS).stat().st_size
+        decode = {name: _decode_rates(server, settings) for name, server in both.items()}
+    bound = read_bandwidth() / (settings.model / WEIGHTS).stat().st_size
     for name, values in decode.items():
         target = "≥ 90" if name == "openvino" else None
         found.claims.append(median_claim(f"{name}: one stream decoded, Q8_0", values, unit="tokens/s", target=target))
@@ -182,22 +198,22 @@ def engines(model: Path, arguments: argparse.Namespace, found: Found) -> None:
     found.details["decode tokens/s"] = {name: [short(value) for value in values] for name, values in decode.items()}
 
 
-def _rates(servers: dict[str, Served], load: Load, count: int) -> dict[str, list[float]]:
+def _rates(servers: dict[str, Served], load: Load, settings: Settings) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {name: [] for name in servers}
-    for number in range(-1, count):
+    for number in range(-1, settings.pairs):
         for name in list(servers)[:: -1 if number % 2 else 1]:
-            done = through(servers[name], load, seed=3_000 + number)
+            done = through(servers[name], load, settings, seed=3_000 + number)
             if number >= 0:
                 rates[name].append(done.tokens_per_second)
     tell(f"{load}: {rates}")
     return rates
 
 
-def _decode_rates(server: Served, count: int) -> list[float]:
+def _decode_rates(server: Served, settings: Settings) -> list[float]:
     """Tokens a second after the first, of one stream alone."""
     rates = []
-    for number in range(count):
-        (end,) = through(server, Load(1, 16, DECODE_TOKENS), seed=4_000 + number).burst.ends
+    for number in range(settings.pairs):
+        (end,) = through(server, settings.decode, settings, seed=4_000 + number).burst.ends
         assert end.decode_seconds
         rates.append((end.tokens - 1) / end.decode_seconds)
     return rates
@@ -223,43 +239,51 @@ def read_bandwidth() -> float:
     return best
 
 
-def keys(model: Path, arguments: argparse.Namespace, found: Found) -> None:
+def keys(settings: Settings, found: Found) -> None:
     """What keys and limits in SQLite cost."""
     import tempfile
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(model) as without,
-        served(model, keys=Path(folder) / "keys.db") as behind,
+        served(settings.model) as without,
+        served(settings.model, keys=Path(folder) / "keys.db") as behind,
     ):
         ratios, shares = [], []
-        for number in range(-1, arguments.pairs):
+        for number in range(-1, settings.pairs):
             free, held = in_turns(
                 number,
-                lambda seed=number: through(without, SMALLER, seed=5_000 + seed),
-                lambda seed=number: through(behind, SMALLER, seed=5_000 + seed),
+                lambda seed=number: through(without, settings.many, settings, seed=5_000 + seed),
+                lambda seed=number: through(behind, settings.many, settings, seed=5_000 + seed),
             )
             if number >= 0:
                 ratios.append(held.tokens_per_second / free.tokens_per_second)
                 shares.append(held.gateway_core_share)
     found.claims += [
-        median_claim("32 streams with keys in SQLite ÷ without, tokens/s", ratios),
-        median_claim("32 streams with keys: share of a core that the gateway takes", shares, target="< 0.05"),
+        median_claim(f"{settings.many.streams} streams with keys in SQLite ÷ without, tokens/s", ratios),
+        median_claim(
+            f"{settings.many.streams} streams with keys: share of a core that the gateway takes",
+            shares,
+            target="< 0.05",
+        ),
     ]
 
 
-def peer(model: Path, arguments: argparse.Namespace, found: Found) -> None:
+def peer(settings: Settings, found: Found) -> None:
     """The server that came before, in turns."""
     port = free_port()
     script = str(HERE / "peers" / "brief_server.py")
-    with served(model, options=arguments.serve_option) as server:
-        process = subprocess.Popen([sys.executable, script, str(model), str(port)])
+    with served(settings.model, options=settings.options) as server:
+        process = subprocess.Popen([sys.executable, script, str(settings.model), str(port)])
         try:
             wait_until_ready(f"http://127.0.0.1:{port}/health", process)
             url = f"http://127.0.0.1:{port}/generate"
-            asyncio.run(_peer_burst(url, requests=1))
+            asyncio.run(_peer_burst(url, settings.crowd, requests=1))
             rounds = [
-                in_turns(number, lambda: _peer_rate(url), lambda seed=number: through(server, CROWD, seed=2_000 + seed))
+                in_turns(
+                    number,
+                    lambda: _peer_rate(url, settings.crowd),
+                    lambda seed=number: through(server, settings.crowd, settings, seed=2_000 + seed),
+                )
                 for number in range(PEER_ROUNDS)
             ]
         finally:
@@ -267,30 +291,30 @@ def peer(model: Path, arguments: argparse.Namespace, found: Found) -> None:
             process.wait(60)
     ratios = [ours.tokens_per_second / theirs for theirs, ours in rounds]
     found.claims += [
-        median_claim(f"{CROWD.streams} streams ÷ the server before, tokens/s", ratios, target="≥ 25"),
+        median_claim(f"{settings.crowd.streams} streams ÷ the server before, tokens/s", ratios, target="≥ 25"),
         median_claim("the server before", [theirs for theirs, _ in rounds], unit="tokens/s"),
     ]
 
 
-def _peer_rate(url: str) -> float:
+def _peer_rate(url: str, load: Load) -> float:
     started = time.perf_counter()
-    return asyncio.run(_peer_burst(url, requests=PEER_REQUESTS)) / (time.perf_counter() - started)
+    return asyncio.run(_peer_burst(url, load, requests=PEER_REQUESTS)) / (time.perf_counter() - started)
 
 
-async def _peer_burst(url: str, *, requests: int) -> int:
+async def _peer_burst(url: str, load: Load, *, requests: int) -> int:
     words = PEER_WORDS.split()
     async with httpx.AsyncClient(timeout=600) as client:
         asked = [
-            {"prompt": " ".join(random.Random(seed).choices(words, k=CROWD.prompt)), "max_tokens": CROWD.answer}
+            {"prompt": " ".join(random.Random(seed).choices(words, k=load.prompt)), "max_tokens": load.answer}
             for seed in range(requests)
         ]
         answers = await asyncio.gather(*(client.post(url, json=one) for one in asked))
     return sum(answer.json()["tokens_generated"] for answer in answers)
 
 
-def through(server: Served, load: Load, *, seed: int) -> Round:
+def through(server: Served, load: Load, settings: Settings, *, seed: int) -> Round:
     """One round through the gateway; every answer has to be whole and as long as asked."""
-    asked = prompts(seed, count=load.streams, tokens=load.prompt)
+    asked = prompts(seed, count=load.streams, tokens=load.prompt, vocabulary=settings.vocabulary)
     bodies = [body_of(prompt, load.answer) for prompt in asked]
     before, own_before = server.gateway_core_seconds(), time.process_time()
     done = asyncio.run(burst(server.port, bodies, key=server.key))
@@ -307,7 +331,7 @@ def in_turns(number: int, left: Callable[[], Any], right: Callable[[], Any]) -> 
     return left(), right()
 
 
-QUESTIONS: dict[str, Callable[[Path, argparse.Namespace, Found], None]] = {
+QUESTIONS: dict[str, Callable[[Settings, Found], None]] = {
     "gateway": gateway,
     "first-token": first_token,
     "engines": engines,
@@ -320,6 +344,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="a packaged model folder [default: the newest one in artifacts/]")
     parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--small", action="store_true", help="tries everything at a size that tells nothing")
     parser.add_argument("--only", nargs="+", choices=list(QUESTIONS), help="these questions alone")
     parser.add_argument(
         "--serve-option", action="append", default=[], help="passed to nexus serve: --serve-option=--set …"

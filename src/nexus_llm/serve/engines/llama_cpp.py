@@ -2,7 +2,8 @@
 prompts, up to `batch_tokens`, and chooses the next tokens with `sampling`.
 
 A full cache sets back the youngest sequence: it waits, and its tokens are read again later. Only a sequence that does
-not fit alone ends as `capacity`. Sequences of different adapters are read one adapter after the other.
+not fit alone ends as `capacity`. Sequences of different adapters are read one adapter after the other. A prompt that
+begins as an earlier one did takes over what the cache still holds of that: see `llama_prefixes`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from nexus_llm.serve.engines.grammar import SchemaGrammars
 from nexus_llm.serve.engines.llama_library import MAX_SEQUENCES, CacheFullError, LlamaModel
+from nexus_llm.serve.engines.llama_prefixes import KeptPrefixes, Prefix
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
 from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler
 
@@ -52,6 +54,8 @@ class _Sequence:
     slot: int = -1
     read: int = 0
     """How many of `token_ids` the cache holds."""
+    shared: int = 0
+    """How many of those another sequence brought there."""
     said: int = 0
     scores: PromptScores = field(init=False)
     """Of the prompt, as far as it was read."""
@@ -63,6 +67,10 @@ class _Sequence:
     def forget_scores(self) -> None:
         """Before the prompt is read, once more or for the first time."""
         self.scores = PromptScores(self.request.top_logprobs)
+
+    def prefix(self) -> Prefix:
+        """What the cache holds of it."""
+        return Prefix(self.slot, self.token_ids[: self.read], self.request.adapter, self.read - self.shared)
 
 
 class LlamaCppEngine:
@@ -78,6 +86,7 @@ class LlamaCppEngine:
         self._adapter_in_use: str | None = None
         self._running: list[_Sequence] = []
         self._waiting: deque[_Sequence] = deque()
+        self._kept = KeptPrefixes()
         self._free_slots = list(range(min(settings.max_running, MAX_SEQUENCES)))
 
     @classmethod
@@ -125,9 +134,10 @@ class LlamaCppEngine:
                 return
 
     def step(self) -> EngineStep:
-        while self._waiting and self._free_slots and self._has_room_for(self._waiting[0]):
+        while self._waiting and self._has_room_for(self._waiting[0]) and (self._free_slots or self._give_up_oldest()):
             sequence = self._waiting.popleft()
             sequence.slot = self._free_slots.pop()
+            self._take_over(sequence)
             self._running.append(sequence)
         deltas: list[EngineDelta] = []
         for adapter, members in self._by_adapter():
@@ -149,6 +159,9 @@ class LlamaCppEngine:
         while members := [one for one in members if one in self._running]:
             pieces = self._share_out(members)
             tokens = [token for piece in pieces for token in piece.tokens()]
+            while self._held_tokens() + self._kept.tokens + len(tokens) > self._model.cache_tokens:
+                if not self._give_up_oldest():
+                    break
             if self._held_tokens() + len(tokens) <= self._model.cache_tokens:
                 try:
                     self._model.decode(tokens)
@@ -156,6 +169,8 @@ class LlamaCppEngine:
                     pass  # padding may make the cache smaller than its name says
                 else:
                     return self._read_answers(pieces)
+            if self._give_up_oldest():
+                continue
             if len(self._running) == 1:
                 (last,) = self._running
                 self._leave(last)
@@ -219,25 +234,47 @@ class LlamaCppEngine:
         return delta
 
     def _held_tokens(self) -> int:
-        return sum(sequence.read for sequence in self._running)
+        return sum(sequence.read - sequence.shared for sequence in self._running)
 
     def _has_room_for(self, sequence: _Sequence) -> bool:
         wanted = sum(len(one.token_ids) for one in self._running) + len(sequence.token_ids)
         return not self._running or wanted + len(self._running) < self._model.cache_tokens
 
+    def _take_over(self, sequence: _Sequence) -> None:
+        """Spares a sequence the tokens that it shares with another one in the cache."""
+        request = sequence.request
+        if request.prompt_logprobs:
+            return  # each token has to be read to say how likely the next one was
+        running = (one.prefix() for one in self._running)
+        found = self._kept.longest(sequence.token_ids, adapter=request.adapter, running=running)
+        if found is not None:
+            prefix, sequence.shared = found
+            sequence.read = sequence.shared
+            self._model.share(prefix.slot, sequence.slot, tokens=sequence.shared)
+
+    def _give_up_oldest(self) -> bool:
+        slot = self._kept.give_up_oldest()
+        if slot is None:
+            return False
+        self._model.forget(slot)
+        self._free_slots.append(slot)
+        return True
+
     def _set_back(self, sequence: _Sequence) -> None:
         """Frees a sequence's cache; it reads everything again when there is room."""
         self._free(sequence)
-        sequence.read = 0
+        sequence.read = sequence.shared = 0
         if not sequence.is_answer_begun:
             sequence.forget_scores()
         self._waiting.appendleft(sequence)
 
     def _leave(self, sequence: _Sequence) -> None:
-        if sequence in self._running:
-            self._free(sequence)
-        else:
+        if sequence not in self._running:
             self._waiting.remove(sequence)
+        elif self._kept.keep(sequence.prefix()):
+            self._running.remove(sequence)
+        else:
+            self._free(sequence)
 
     def _free(self, sequence: _Sequence) -> None:
         self._running.remove(sequence)

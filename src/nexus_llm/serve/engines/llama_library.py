@@ -105,6 +105,10 @@ class LlamaModel:
         """Frees what the sequence holds in the cache."""
         self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    def share(self, source: int, target: int, *, tokens: int) -> None:
+        """Lets a sequence begin with the first tokens of another one; the cache holds them once, for both."""
+        self._c.llama_memory_seq_cp(self._memory, source, target, 0, tokens)
+
     def load_adapter(self, path: Path) -> int:
         """A LoRA adapter in GGUF form, for `use_adapter`.
 
@@ -223,6 +227,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "llama_n_ctx": (unsigned, (pointer,)),
         "llama_get_memory": (pointer, (pointer,)),
         "llama_memory_seq_rm": (ctypes.c_bool, (pointer, integer, integer, integer)),
+        "llama_memory_seq_cp": (None, (pointer, integer, integer, integer, integer)),
         "llama_decode": (integer, (pointer, _Batch)),
         "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), (pointer, integer)),
         "llama_adapter_lora_init": (pointer, (pointer, text)),
