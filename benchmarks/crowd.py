@@ -1,6 +1,6 @@
 """A crowd of clients in one process, over plain non-blocking sockets: it must cost less than what it measures.
 
-    python benchmarks/crowd.py '{"port": 8000, "body": {…}, "connections": 32, "seconds": 10, "start_at": 123.4}'
+    python benchmarks/crowd.py '{"port": 8000, "body": {…}, "connections": 32, "count_from": 123.4, "count_to": 133.4}'
 
 Each connection asks, reads the whole answer, and asks again on the same connection (a closed loop). Nothing is parsed
 but the end of an answer, its status and its usage. Prints a tally as JSON, with the processor time that it took itself:
@@ -78,30 +78,35 @@ class _Connection:
 
 
 def run(spec: dict[str, Any]) -> Tally:
-    """Asks for `seconds` from `start_at` (time.monotonic) on; what is not whole then counts by its events only."""
+    """Asks at once and until `count_to`; counts what comes from `count_from` on (both are times of time.monotonic)."""
     request = request_bytes(spec["body"], key=spec.get("key"))
     tally, selector = Tally(), selectors.DefaultSelector()
-    time.sleep(max(0.0, spec["start_at"] - time.monotonic()))
-    started, busy = time.perf_counter(), time.process_time()
     for _ in range(spec["connections"]):
         one = _Connection(spec["port"], request)
         selector.register(one.socket, selectors.EVENT_READ, one)
-    deadline = started + spec["seconds"]
-    while time.perf_counter() < deadline:
-        for key, _ in selector.select(0.2):
-            one = key.data
-            if one.read(tally):
-                tally.requests += 1
-                found = _TOKENS.search(one.data)
-                tally.tokens += int(found[1]) if found else 0
-                if len(tally.first_seconds) < SAMPLES:
-                    tally.first_seconds.append(round(one.first_at - one.asked_at, 6))
-                one.ask()
-    tally.seconds = time.perf_counter() - started
+    is_counting = False
+    started, busy = time.monotonic(), time.process_time()
+    while (now := time.monotonic()) < spec["count_to"]:
+        if not is_counting and now >= spec["count_from"]:
+            is_counting, tally, started, busy = True, Tally(errors=tally.errors), now, time.process_time()
+        for key, _ in selector.select(0.05):
+            _read(key.data, tally)
+    tally.seconds = time.monotonic() - started
     tally.core_seconds = time.process_time() - busy
     for key in list(selector.get_map().values()):
         key.data.socket.close()
     return tally
+
+
+def _read(one: _Connection, tally: Tally) -> None:
+    if not one.read(tally):
+        return
+    tally.requests += 1
+    found = _TOKENS.search(one.data)
+    tally.tokens += int(found[1]) if found else 0
+    if len(tally.first_seconds) < SAMPLES:
+        tally.first_seconds.append(round(one.first_at - one.asked_at, 6))
+    one.ask()
 
 
 def request_bytes(body: dict[str, Any], *, key: str | None = None) -> bytes:
