@@ -98,7 +98,7 @@ def run_server(
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Runs it on the fastest event loop that is installed: uvloop's does a request with a quarter less work."""
+    """Runs it on uvloop where that is installed (10 to 16 % less work a request), else on asyncio's own loop."""
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if importlib.util.find_spec("uvloop") is not None:
         loop_factory = importlib.import_module("uvloop").new_event_loop
@@ -107,7 +107,7 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 def settle_memory() -> None:
-    """Takes all that was loaded so far out of garbage collection: searching it again stopped streams for 80 ms."""
+    """Takes all that was loaded so far out of garbage collection, which stops every stream while it searches."""
     gc.collect()
     gc.freeze()
 
