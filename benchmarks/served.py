@@ -187,9 +187,10 @@ def _serve_fake(
 ) -> None:
     from nexus_llm.recipe import ServeRecipe
     from nexus_llm.serve.engines.process import EngineCommand
+    from nexus_llm.serve.listening import bound_socket
     from nexus_llm.serve.logs import log_to_stderr
     from nexus_llm.serve.model_folder import WEIGHTS, read_model
-    from nexus_llm.serve.server import Server, bound_socket, run_loop, settle_memory
+    from nexus_llm.serve.server import Server, run_loop, settle_memory
 
     log_to_stderr("warning")
     model = read_model(folder, name=NAME, engine="llama.cpp" if (folder / WEIGHTS).exists() else "transformers")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lying_server import HEAD, Streamed, event, lying_server, piece, status
+from lying_api import HEAD, Streamed, event, lying_api, piece, status
 from nexus_llm.serve.bench.plan import BenchPlan, Lengths, Slo
 from nexus_llm.serve.bench.run import Measured, run_bench
 from nexus_llm.serve.bench.summary import summary
@@ -71,7 +71,7 @@ def test_latency_counts_from_the_scheduled_time_and_a_client_that_is_late_says_s
         await asyncio.sleep(0.2)
         await well(writer, body, number)
 
-    with lying_server(slow) as server:
+    with lying_api(slow) as server:
         # All ten have to be sent within a tenth of a second, but only one may be under way: the last waits for nine.
         told = bench(server.url, load="poisson", rate_per_second=100.0, requests=10, max_in_flight=1)
     assert told["ttft_seconds"]["p99"] > 1.7
@@ -85,7 +85,7 @@ def test_tokens_are_counted_as_pieces_where_there_is_no_usage() -> None:
     async def silent(writer: asyncio.StreamWriter, body: dict[str, Any], number: int) -> None:
         writer.write(HEAD + b": keep-alive\r\n\r\n" + b"".join(piece("x") for _ in range(6)) + piece("", "stop"))
 
-    with lying_server(silent, usage=False) as server:
+    with lying_api(silent, usage=False) as server:
         told = bench(server.url, requests=3, input_tokens=Lengths(50, 50))
         words = [len(body["messages"][0]["content"].split()) for body in server.asked]
     assert (told["tokens"]["counted_by"], told["tokens"]["output"]) == ("pieces", 18)
@@ -93,7 +93,7 @@ def test_tokens_are_counted_as_pieces_where_there_is_no_usage() -> None:
 
 
 def test_usage_goes_before_pieces_and_pieces_of_several_tokens_are_told() -> None:
-    with lying_server(well) as server:
+    with lying_api(well) as server:
         told = bench(server.url, requests=4)
     assert (told["tokens"]["counted_by"], told["tokens"]["output"], told["tokens"]["per_piece"]) == ("usage", 20, 2.5)
 
@@ -105,7 +105,7 @@ def test_a_slow_first_byte_is_time_to_first_token_and_no_gap() -> None:
         await asyncio.sleep(0.4)
         await well(writer, body, number)
 
-    with lying_server(late) as server:
+    with lying_api(late) as server:
         told = bench(server.url, requests=2, concurrency=2, slo=Slo(ttft=0.5, itl=0.5))
     assert told["ttft_seconds"]["p50"] >= 0.8
     assert told["inter_token_seconds"]["p99"] < 0.4
@@ -161,7 +161,7 @@ def test_every_way_to_fail_is_counted_by_its_kind_and_never_as_an_answer(behavio
     async def every_second(writer: asyncio.StreamWriter, body: dict[str, Any], number: int) -> None:
         await (behaviour if number % 2 else well)(writer, body, number)
 
-    with lying_server(every_second) as server:
+    with lying_api(every_second) as server:
         told = bench(server.url, requests=4, concurrency=1, timeout_seconds=0.5)
     assert told["errors"] == {kind: 2}
     assert (told["requests"]["good"], told["requests"]["failed"], told["tokens"]["output"]) == (2, 2, 10)
@@ -171,7 +171,7 @@ def test_a_retry_waits_as_long_as_asked_and_its_time_counts() -> None:
     async def first_refused(writer: asyncio.StreamWriter, body: dict[str, Any], number: int) -> None:
         await (too_many if number == 0 else well)(writer, body, number)
 
-    with lying_server(first_refused) as server:
+    with lying_api(first_refused) as server:
         told = bench(server.url, requests=1, retry=True)
     assert (told["errors"], told["requests"]["retries"], told["requests"]["good"]) == ({}, 1, 1)
     assert told["ttft_seconds"]["p50"] >= 0.1
@@ -182,7 +182,7 @@ def test_a_test_that_is_ended_tells_what_it_measured_and_what_was_unfinished(end
     async def some_hang(writer: asyncio.StreamWriter, body: dict[str, Any], number: int) -> None:
         await (silence if number >= 3 else well)(writer, body, number)
 
-    with lying_server(some_hang) as server:
+    with lying_api(some_hang) as server:
         told = bench(server.url, requests=50, concurrency=2, **ends)
     assert told["stopped_early"] == ("max_seconds" if "max_seconds" in ends else "interrupted")
     assert (told["requests"]["good"], told["requests"]["unfinished"], told["errors"]) == (3, 2, {})

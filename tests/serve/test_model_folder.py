@@ -11,8 +11,8 @@ import pytest
 
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import ServingError
+from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.model_folder import WEIGHTS, read_model
-from nexus_llm.serve.server import bound_socket
 
 MakeFolder = Callable[..., Path]
 

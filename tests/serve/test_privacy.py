@@ -38,11 +38,11 @@ from nexus_llm.serve.dialects.anthropic_body import MessagesRequest
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.edge import MAX_BODY_BYTES
 from nexus_llm.serve.engines.process import EngineCommand
+from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.relay import Upstream
 from nexus_llm.serve.relay_engine import relayed_model
 from nexus_llm.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
-from nexus_llm.serve.server import bound_socket
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.telemetry.samples import Samples, is_chosen
 from privacy_sinks import Sinks, open_sinks

@@ -18,9 +18,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from nexus_llm.errors import ServingError
 from nexus_llm.serve.engines.process import EngineCommand
+from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.relay import Upstream
 from nexus_llm.serve.relay_engine import relayed_model
-from nexus_llm.serve.server import bound_socket
 from running_server import RunningServer, running_server
 
 KEY = "sk-upstream-canary-5b1f"

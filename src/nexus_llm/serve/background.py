@@ -12,9 +12,10 @@ from nexus_llm.errors import ServingError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
+from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.relay import Upstream
-from nexus_llm.serve.server import Server, ServerInfo, bound_socket
+from nexus_llm.serve.server import Server, ServerInfo
 
 STOP_SECONDS = 30.0
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import importlib.util
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
 from nexus_llm.serve.gateway import create_app
 from nexus_llm.serve.generator import Generator
+from nexus_llm.serve.listening import address_of, bound_socket
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel, read_model
 from nexus_llm.serve.relay import Relay, Upstream
@@ -36,7 +36,6 @@ from nexus_llm.serve.telemetry.telemetry import Telemetry
 
 log = logging.getLogger("nexus_llm.serve.server")
 
-BACKLOG = 2_048  # connections that the kernel holds while we are busy; uvicorn's own default
 DRAIN_POLL_SECONDS = 0.05
 FLUSH_SECONDS = 2.0  # for answers that end with an error when draining takes too long
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -130,25 +129,6 @@ def prepare(
 def _read(folder: Path, *, name: str, recipe: ServeRecipe) -> ServedModel:
     model = read_model(folder, name=name, engine=recipe.engine)
     return replace(model, adapters=tuple(recipe.adapters))
-
-
-@contextlib.contextmanager
-def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that nobody else can have any more; port 0 takes a free one.
-
-    Raises:
-        ServingError: the port is taken or forbidden, or the host is not this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        # Lets a new server follow a stopped one at once; two living ones still cannot share a port.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen(BACKLOG)
-        except OSError as error:
-            raise _explain_bind(error, host, port) from error
-        yield listener
 
 
 class Server:
@@ -363,13 +343,13 @@ class Server:
     def _info(self, listener: socket.socket, sagemaker: socket.socket | None, load_seconds: float) -> ServerInfo:
         host = listener.getsockname()[0]
         return ServerInfo(
-            url=_address(listener),
+            url=address_of(listener),
             model=self._model.name,
             engine_pid=self.engine.pid or 0,
             load_seconds=load_seconds,
             is_loopback=host in LOOPBACK,
             needs_keys=self._recipe.keys.database is not None and self._recipe.keys.require_keys,
-            sagemaker_url=None if sagemaker is None else _address(sagemaker),
+            sagemaker_url=None if sagemaker is None else address_of(sagemaker),
         )
 
     async def _drain(self, generator: Generator) -> None:
@@ -388,21 +368,3 @@ class Server:
         deadline = asyncio.get_running_loop().time() + FLUSH_SECONDS
         while generator.open_answers and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _explain_bind(error: OSError, host: str, port: int) -> ServingError:
-    if error.errno == errno.EADDRINUSE:
-        return ServingError(
-            f"port {port} on {host} is in use by another program", fix=f"stop it, or add: --port {port % 65_535 + 1}"
-        )
-    if isinstance(error, PermissionError):
-        return ServingError(f"port {port} needs privileges that this user has not", fix="add: --port 8000")
-    return ServingError(
-        f"cannot listen on {host}:{port} ({error.strerror or error})",
-        fix="use an address of this machine: --host 127.0.0.1 for itself, --host 0.0.0.0 for its network",
-    )
