@@ -58,6 +58,10 @@ class EngineLimits:
     max_sequences: int
     max_batched_tokens: int
     kv_block_tokens: int = 16
+    admission_seconds: float = 0.0
+    """From a request's arrival until the scheduler sees it: network, chat template, tokenizer."""
+    batching: Literal["continuous", "static"] = "continuous"
+    """Static: nobody joins a batch that runs, as in a server that calls `generate` on a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class LoadPoint:
     """Share of the time in which a step runs."""
     mean_sequences: float
     """Sequences in the batch, on average over steps."""
+    preemptions_per_request: float = 0.0
+    """How often a sequence lost its cache to an older one and was computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +98,29 @@ class ReplicaCapacity:
     saturation_requests_per_second: float
     """What it finishes when the queue never empties."""
     step_time: StepTime
+
+
+@dataclass(frozen=True, slots=True)
+class NothingMeets:
+    """Why no load keeps an objective: one request alone on an empty replica misses it already."""
+
+    objective: LatencyObjective
+    alone: LoadPoint
+    """The lowest latencies that this replica has, whatever the load."""
+    missed: tuple[str, ...]
+    """Fields of the objective that are missed: `ttft_seconds`, `tpot_seconds`, `e2e_seconds`."""
+    nearest: LatencyObjective
+    """The objective with each missed bound raised to what an empty replica gives: the nearest that can be met."""
+    step_time: StepTime
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a card's data sheet says of one accelerator."""
+
+    name: str
+    memory_bytes: float
+    memory_bytes_per_second: float
+    flops_per_second: float
+    """Dense matrix products at the precision that is computed in, without sparsity."""
+    source: str
