@@ -46,12 +46,12 @@ def run_until(
             continue
         if ready > 1 and not is_round_robin:
             for r in range(count):
-                if replicas.state[r] == READY:
-                    advance(replicas, requests, r, of, now)
+                if replicas.state[r] == READY and replicas.quiet[r] <= now:
+                    replicas.quiet[r] = advance(replicas, requests, r, of, now)
         _give(replicas, requests, request, is_round_robin)
     for r in range(count):
         if replicas.state[r] != OFF:
-            advance(replicas, requests, r, of, until)
+            replicas.quiet[r] = advance(replicas, requests, r, of, until)
             if replicas.state[r] == DRAINING and outstanding(replicas, r) == 0:
                 replicas.state[r] = OFF
 
@@ -89,6 +89,7 @@ def take_away(
     if replicas.step_end[r] > now:
         replicas.busy[r] -= replicas.step_end[r] - now
     replicas.step_end[r] = -1.0
+    replicas.quiet[r] = 0.0
     replicas.decoding[r] = replicas.prefilling[r] = replicas.context[r] = 0
     replicas.free[r] = of.blocks
     replicas.next_finish[r] = NEVER
@@ -107,6 +108,7 @@ def _give(
             if load < fewest:
                 chosen, fewest = r, load
     replicas.given[chosen] += 1
+    replicas.quiet[chosen] = 0.0
     enqueue(replicas, requests, chosen, request)
 
 

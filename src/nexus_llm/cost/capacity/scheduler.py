@@ -47,25 +47,28 @@ def dequeue(replicas: Replicas, requests: Requests, place: int) -> int:  # pragm
 @njit(cache=True, nogil=True)
 def advance(
     replicas: Replicas, requests: Requests, r: int, of: Engine, until: float
-) -> None:  # pragma: no cover - compiled
-    """Runs the steps of replica `r` that end by `until`. Requests that arrive by then must be in its queue."""
+) -> float:  # pragma: no cover - compiled
+    """Runs the steps of replica `r` that end by `until`. Requests that arrive by then must be in its queue.
+
+    What comes out is a time before which no request of it ends, whoever else arrives elsewhere.
+    """
     while True:
         if replicas.step_end[r] >= 0:
             if replicas.step_end[r] > until:
-                return
+                return replicas.step_end[r]
             _end_step(replicas, requests, r, of)
         head = replicas.head[r]
         running = replicas.decoding[r] + replicas.prefilling[r]
         if running == 0:
             if head == NOBODY:
-                return
+                return math.inf
             replicas.clock[r] = max(replicas.clock[r], requests.visible[head])
         if replicas.clock[r] >= until:  # who arrives at this very moment may not be in the queue yet
-            return
+            return replicas.clock[r]
         if replicas.prefilling[r] == 0 and replicas.decoding[r] > 0 and not _may_let_in(replicas, requests, r, of):
             steps = _steps_to_jump(replicas, requests, r, of, until)
             if steps == 0:
-                return
+                return _quiet_until(replicas, requests, r, of)
             if steps > 0:
                 _jump(replicas, requests, r, of, steps)
                 continue
@@ -122,6 +125,19 @@ def _steps_to_jump(
             before += 1
         steps = max(1, before)
     return steps
+
+
+@njit(cache=True, nogil=True)
+def _quiet_until(replicas: Replicas, requests: Requests, r: int, of: Engine) -> float:  # pragma: no cover - compiled
+    """When, at the earliest, decoding comes to an end of a request, a full cache or a request to let in."""
+    steps = _steps_that_fit(replicas, r, of, replicas.next_finish[r] - replicas.counter[r])
+    first = of.fixed + of.per_sequence * replicas.decoding[r] + of.per_context * replicas.context[r]
+    seconds = _duration(steps, first, of.per_context * replicas.decoding[r])
+    time = replicas.clock[r] + seconds * (1 - 1e-9)
+    head = replicas.head[r]
+    if head != NOBODY and not _is_full(replicas, r, of):
+        time = min(time, requests.visible[head])
+    return time
 
 
 @njit(cache=True, nogil=True)

@@ -57,6 +57,8 @@ class Replicas(NamedTuple):
     state: NDArray[np.int64]
     clock: NDArray[np.float64]
     """The last boundary between steps that was simulated."""
+    quiet: NDArray[np.float64]
+    """Until then none of its requests ends."""
     step_end: NDArray[np.float64]
     """End of the step with prefill that runs; negative where none does."""
     counter: NDArray[np.int64]
@@ -135,7 +137,7 @@ def new_replicas(count: int, of: Engine) -> Replicas:
         return np.full(shape, fill, kind)
 
     return Replicas(
-        state=numbers(count), clock=np.zeros(count), step_end=np.full(count, -1.0), counter=numbers(count),
+        state=numbers(count), clock=np.zeros(count), quiet=np.zeros(count), step_end=np.full(count, -1.0), counter=numbers(count),
         decoding=numbers(count), prefilling=numbers(count), context=numbers(count),
         free=numbers(count, fill=of.blocks), next_finish=numbers(count, fill=int(NEVER)), admitted=numbers(count),
         head=numbers(count + 1, fill=NOBODY, kind=np.int32), tail=numbers(count + 1, fill=NOBODY, kind=np.int32),

@@ -1,0 +1,278 @@
+"""Replicas that come and go: what a month of traffic costs in replica-hours, and what users feel while they start.
+
+The policy is target tracking on requests a second and replica, as an ALB's request count per target drives it: at each
+period's end, as many replicas as the period's rate needs, plus `spare`; more at once, fewer only after a pause. The
+replicas themselves are simulated request by request (`simulate`), and so is what waits while one starts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nexus_llm.cost.capacity.fleet import run_until, take_away
+from nexus_llm.cost.capacity.scheduler_state import (
+    DRAINING,
+    OFF,
+    READY,
+    Engine,
+    Replicas,
+    Requests,
+    engine,
+    new_replicas,
+    new_requests,
+)
+from nexus_llm.cost.capacity.simulate import Demand, check, percentiles
+from nexus_llm.cost.quantities import EngineLimits, Percentiles, StepTime
+from nexus_llm.errors import UsageError
+
+_STARTING = 3  # known here only: the fleet sees such a replica as off
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPolicy:
+    """When replicas start and stop."""
+
+    target_requests_per_second: float
+    """That one replica should take: at most what `capacity` found."""
+    min_replicas: int = 1
+    """0 scales to zero: the first request then waits for a cold start."""
+    max_replicas: int = 64
+    spare: int = 0
+    """More than the rate needs: 1 keeps the objective when one fails."""
+    cold_start_seconds: float = 300.0
+    """From the decision to the first request taken; paid for."""
+    period_seconds: float = 60.0
+    scale_in_cooldown_seconds: float = 300.0
+    """A replica stops only when none was wanted for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpotMarket:
+    """How capacity is taken away. Both may be given."""
+
+    interruptions_per_hour: float = 0.0
+    """Of one replica, at random."""
+    availability: tuple[int, ...] = ()
+    """How many replicas can run at all, one number each `gap_seconds`, over and over: a recorded trace."""
+    gap_seconds: float = 300.0
+
+    def available(self, now: float, most: int) -> int:
+        """Replicas that can run at `now`."""
+        if not self.availability:
+            return most
+        return min(most, self.availability[int(now / self.gap_seconds) % len(self.availability)])
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """What a policy comes to under one demand."""
+
+    hours: float
+    replica_hours: float
+    """Paid for: from each start until its stop, cold start and draining included."""
+    ready_hours: float
+    busy_hours: float
+    utilisation: float
+    """Busy over paid."""
+    ttft: Percentiles
+    tpot: Percentiles
+    e2e: Percentiles
+    starts: int
+    interruptions: int
+    restarted_requests: int
+    """Answers that an interruption cut and that began anew elsewhere."""
+    unanswered: int
+    """At the end, because no replica was to be had."""
+    most_replicas: int
+    times: NDArray[np.float64] = field(repr=False)
+    """Ends of the periods, seconds."""
+    running: NDArray[np.int64] = field(repr=False)
+    """Replicas paid for at those times."""
+    ready: NDArray[np.int64] = field(repr=False)
+
+
+def autoscale(
+    demand: Demand,
+    step_time: StepTime,
+    limits: EngineLimits,
+    policy: ScalingPolicy,
+    *,
+    spot: SpotMarket | None = None,
+    seed: int = 0,
+) -> Scaled:
+    """The whole demand under a policy; it begins with the replicas that the first period needs, ready.
+
+    Raises:
+        UsageError: a policy that cannot be, and as `simulate`.
+    """
+    check(demand, step_time, limits)
+    _check(policy, spot or SpotMarket())
+    of = engine(step_time, limits)
+    requests = new_requests(
+        demand.arrived_seconds, demand.input_tokens, demand.output_tokens, admission_seconds=limits.admission_seconds
+    )
+    fleet = _Fleet(new_replicas(policy.max_replicas, of), requests, of, policy, spot or SpotMarket(), seed)
+    fleet.run(demand)
+    return fleet.result(demand)
+
+
+class _Fleet:
+    """The control loop. Everything that users feel happens in compiled code; this decides once a period."""
+
+    def __init__(
+        self, replicas: Replicas, requests: Requests, of: Engine, policy: ScalingPolicy, spot: SpotMarket, seed: int
+    ) -> None:
+        self.replicas, self.requests, self.of, self.policy, self.spot = replicas, requests, of, policy, spot
+        count = policy.max_replicas
+        self.source = np.random.default_rng(seed)
+        self.starting = np.full(count, math.inf)  # when it is ready
+        self.ends = np.full(count, math.inf)  # when the market takes it
+        self.since = np.zeros(count)
+        self.paid = self.ready_seconds = self.now = 0.0
+        self.starts = self.interruptions = self.restarted = 0
+        self._target = 0
+        self.wanted_at: list[float] = [0.0] * (count + 1)  # when so many were last wanted
+        self.history: list[tuple[float, int, int]] = []
+
+    def run(self, demand: Demand) -> None:
+        """Period by period, until everything is answered or can never be."""
+        period = self.policy.period_seconds
+        last = math.ceil(float(demand.arrived_seconds[-1] + self.of.admission) / period + 1e-9)
+        ends = np.arange(1, last + 1) * period
+        arrivals = np.diff(np.searchsorted(self.requests.visible, np.concatenate([[0.0], ends]), side="right"))
+        self._scale(self._needed(arrivals[0]), ready_now=True)
+        for end, count in zip(ends, arrivals, strict=True):
+            self._period(float(end), int(count))
+        deadline = self.now + 100 * (period + self.policy.cold_start_seconds) + 86_400
+        while self._has_open_requests() and self.now < deadline:
+            self._period(self.now + period, 0)
+        for r in np.flatnonzero(self._states() != OFF):
+            self._stop_paying(int(r))
+
+    def _period(self, end: float, arrivals: int) -> None:
+        while True:
+            event = min(float(self.starting.min()), float(self.ends.min()), self._market_change(), end)
+            run_until(self.replicas, self.requests, self.of, event, False)
+            self._account(event)
+            self._happen(event)
+            if event >= end:
+                break
+        self._scale(self._needed(arrivals), ready_now=False)
+        states = self._states()
+        self.history.append((end, int((states != OFF).sum()), int((states == READY).sum())))
+
+    def _market_change(self) -> float:
+        if not self.spot.availability:
+            return math.inf
+        return (math.floor(self.now / self.spot.gap_seconds + 1e-9) + 1) * self.spot.gap_seconds
+
+    def _account(self, event: float) -> None:
+        self.ready_seconds += float((self.replicas.state == READY).sum()) * (event - self.now)
+        self.now = event
+        for r in np.flatnonzero((self._states() == OFF) & (self.since > 0)):
+            self._stop_paying(int(r))  # it was draining and is empty now
+
+    def _happen(self, now: float) -> None:
+        for r in np.flatnonzero(self.ends <= now):
+            self._interrupt(int(r), now)
+        available = self.spot.available(now, self.policy.max_replicas)
+        alive = np.flatnonzero(self._states() != OFF)
+        for r in alive[available:]:
+            self._interrupt(int(r), now)
+        for r in np.flatnonzero(self.starting <= now):
+            self.starting[r] = math.inf
+            self.replicas.state[r] = READY
+            self.replicas.clock[r] = now
+
+    def _interrupt(self, r: int, now: float) -> None:
+        self.interruptions += 1
+        self.restarted += take_away(self.replicas, self.requests, r, self.of, now)
+        self.starting[r] = math.inf
+        self._stop_paying(r)
+        self._scale(self._target, ready_now=False)
+
+    def _needed(self, arrivals: int) -> int:
+        rate = arrivals / self.policy.period_seconds
+        by_rate = math.ceil(rate / self.policy.target_requests_per_second - 1e-9)
+        needed = max(by_rate, self.policy.min_replicas, int(self._has_open_requests()))
+        return min(needed + (self.policy.spare if needed else 0), self.policy.max_replicas)
+
+    def _scale(self, wanted: int, *, ready_now: bool) -> None:
+        """Starts what is missing at once; stops what nobody wanted for the whole cool-down."""
+        self._target = wanted
+        for count in range(wanted + 1):
+            self.wanted_at[count] = self.now
+        states = self._states()
+        alive = np.flatnonzero((states == READY) | (states == _STARTING))
+        room = self.spot.available(self.now, self.policy.max_replicas) - int((states != OFF).sum())
+        for r in np.flatnonzero(states == OFF)[: max(0, min(wanted - len(alive), room))]:
+            self.starts += 1
+            self.since[r] = max(self.now, 1e-12)
+            self.starting[r] = self.now if ready_now else self.now + self.policy.cold_start_seconds
+            rate = self.spot.interruptions_per_hour / 3600
+            self.ends[r] = self.now + self.source.exponential(1 / rate) if rate else math.inf
+            if ready_now:
+                self.starting[r], self.replicas.state[r] = math.inf, READY
+        for place in range(len(alive), wanted, -1):
+            if self.now - self.wanted_at[place] < self.policy.scale_in_cooldown_seconds:
+                break
+            r = int(alive[place - 1])
+            if states[r] == _STARTING:
+                self.starting[r] = math.inf
+                self._stop_paying(r)
+            else:
+                self.replicas.state[r] = DRAINING
+
+    def _stop_paying(self, r: int) -> None:
+        if self.since[r] > 0:
+            self.paid += self.now - self.since[r]
+        self.since[r] = 0.0
+        self.ends[r] = math.inf
+
+    def _states(self) -> NDArray[np.int64]:
+        return np.where(np.isinf(self.starting), self.replicas.state, _STARTING)
+
+    def _has_open_requests(self) -> bool:
+        all_replicas = self.replicas
+        return bool(all_replicas.waiting.any() or all_replicas.decoding.any() or all_replicas.prefilling.any())
+
+    def result(self, demand: Demand) -> Scaled:
+        """Everything, once it is over."""
+        first, last = self.requests.first, self.requests.last
+        gaps = np.where(demand.output_tokens > 1, demand.output_tokens - 1, np.nan)
+        busy = float(self.replicas.busy.sum())
+        times, running, ready = (np.array(column) for column in zip(*self.history, strict=True))
+        return Scaled(
+            hours=self.now / 3600,
+            replica_hours=self.paid / 3600,
+            ready_hours=self.ready_seconds / 3600,
+            busy_hours=busy / 3600,
+            utilisation=min(1.0, busy / self.paid) if self.paid else 0.0,
+            ttft=percentiles(first - demand.arrived_seconds),
+            tpot=percentiles((last - first) / gaps),
+            e2e=percentiles(last - demand.arrived_seconds),
+            starts=self.starts,
+            interruptions=self.interruptions,
+            restarted_requests=self.restarted,
+            unanswered=int(np.isnan(last).sum()),
+            most_replicas=int(running.max()),
+            times=times,
+            running=running,
+            ready=ready,
+        )
+
+
+def _check(policy: ScalingPolicy, spot: SpotMarket) -> None:
+    if not 0 <= policy.min_replicas <= policy.max_replicas or policy.max_replicas < 1 or policy.spare < 0:
+        raise UsageError(
+            f"from {policy.min_replicas} to {policy.max_replicas} replicas and {policy.spare} spare is no policy",
+            fix="0 ≤ min_replicas ≤ max_replicas, at least 1 at most",
+        )
+    if min(policy.target_requests_per_second, policy.period_seconds) <= 0 or policy.cold_start_seconds < 0:
+        raise UsageError(f"{policy} cannot be", fix="a target and a period above 0, and no negative time")
+    if spot.interruptions_per_hour < 0 or spot.gap_seconds <= 0:
+        raise UsageError(f"{spot.interruptions_per_hour} interruptions an hour cannot be", fix="0 or more")
