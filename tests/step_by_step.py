@@ -1,4 +1,4 @@
-"""Continuous batching as a plain loop over steps, one Python object a sequence: what the compiled simulation must equal.
+"""Continuous batching as a plain loop over steps, one object a sequence: what the compiled simulation must equal.
 
 Slow and short on purpose. `chunked=False` and `static=True` are schedulers that are wrong for the engines that we
 predict.

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from step_by_step import run_closed, run_open
 
 from nexus_llm.cost.capacity.arrivals import LengthSpread, poisson
 from nexus_llm.cost.capacity.simulate import Demand, simulate, simulate_closed
 from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
 from nexus_llm.errors import UsageError
+from step_by_step import run_closed, run_open
 
 STEP = StepTime(0.01, 1e-4, 5e-4, 2e-6, "measured", "a test")
 ROOMY = EngineLimits(kv_cache_tokens=100_000, max_sequences=8, max_batched_tokens=64)

@@ -1,1 +1,1 @@
-"""How many requests one replica carries, and how they feel: step times, arrivals, a simulated scheduler, autoscaling."""
+"""How many requests a replica carries and how they feel: step times, arrivals, a simulated scheduler, autoscaling."""

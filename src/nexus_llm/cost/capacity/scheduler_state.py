@@ -137,7 +137,8 @@ def new_replicas(count: int, of: Engine) -> Replicas:
         return np.full(shape, fill, kind)
 
     return Replicas(
-        state=numbers(count), clock=np.zeros(count), quiet=np.zeros(count), step_end=np.full(count, -1.0), counter=numbers(count),
+        state=numbers(count), clock=np.zeros(count), quiet=np.zeros(count), step_end=np.full(count, -1.0),
+        counter=numbers(count),
         decoding=numbers(count), prefilling=numbers(count), context=numbers(count),
         free=numbers(count, fill=of.blocks), next_finish=numbers(count, fill=int(NEVER)), admitted=numbers(count),
         head=numbers(count + 1, fill=NOBODY, kind=np.int32), tail=numbers(count + 1, fill=NOBODY, kind=np.int32),

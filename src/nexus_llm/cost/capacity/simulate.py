@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from nexus_llm.cost.capacity.fleet import fill_closed_loop, run_until
 from nexus_llm.cost.capacity.scheduler_state import (
     READY,
-    Engine,
     Replicas,
     Requests,
     engine,
@@ -137,7 +136,7 @@ def simulate(
     fleet = new_replicas(replicas, of)
     fleet.state[:] = READY
     run_until(fleet, requests, of, math.inf, routing == "round_robin")
-    return simulated(demand, requests, fleet, of)
+    return simulated(demand, requests, fleet)
 
 
 def simulate_closed(
@@ -156,10 +155,10 @@ def simulate_closed(
     fleet.state[:] = READY
     fill_closed_loop(fleet, requests, concurrency, limits.admission_seconds)
     run_until(fleet, requests, of, math.inf, False)
-    return simulated(replace(sent, arrived_seconds=requests.arrived), requests, fleet, of)
+    return simulated(replace(sent, arrived_seconds=requests.arrived), requests, fleet)
 
 
-def simulated(demand: Demand, requests: Requests, fleet: Replicas, of: Engine) -> Simulated:
+def simulated(demand: Demand, requests: Requests, fleet: Replicas) -> Simulated:
     """What came out of a finished simulation."""
     steps = int(fleet.counter.sum())
     work = Work(

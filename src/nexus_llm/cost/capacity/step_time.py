@@ -22,8 +22,8 @@ from nexus_llm.errors import UsageError
 
 Floats = NDArray[np.float64]
 
-# What engines reach of a data sheet's numbers, where nobody measured. 75 tokens/s of Llama 3.1 8B in bf16 on an A100-40GB
-# (vLLM 0.23, johnmusgrave.com's sweep) read 1.2 of its 1.56 TB/s: 77 %. The share of arithmetic is assumed.
+# What engines reach of a data sheet's numbers, where nobody measured. 75 tokens/s of Llama 3.1 8B in bf16 on an
+# A100-40GB (vLLM 0.23, johnmusgrave.com's sweep) read 1.2 of its 1.56 TB/s: 77 %. The share of arithmetic is assumed.
 BANDWIDTH_SHARE = 0.75
 FLOPS_SHARE = 0.5
 OVERHEAD_SECONDS = 1e-3

@@ -1,0 +1,223 @@
+"""Step time and limits of an engine from what its users measure, and how far predictions made with them are off.
+
+Nobody outside sees single steps. But a simulated load test has the same latencies as the real one when its step time
+and limits are right. So: simulate each measured point (the same requests, the same loop), compare medians, and move the
+five numbers (four of `StepTime`, and `admission_seconds`) until they agree: Gauss-Newton on relative errors, no number
+below 0. Limits that are not known are tried one after another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nexus_llm.cost.capacity.simulate import Demand, Floats, Simulated, simulate, simulate_closed
+from nexus_llm.cost.capacity.step_time import non_negative_least_squares
+from nexus_llm.cost.quantities import EngineLimits, Provenance, StepTime
+from nexus_llm.errors import UsageError
+
+STATISTICS = ("tpot", "ttft", "e2e", "ttft_p95", "e2e_p95", "requests_per_second")
+"""Medians in seconds, 95th percentiles, and ends a second."""
+FITTED = ("tpot", "ttft", "e2e", "requests_per_second")
+_ROUNDS, _NUDGE, _DAMPING = 12, 0.05, 1e-3
+_FIRST_GUESS = (0.02, 1e-4, 5e-4, 1e-7, 5e-3)
+
+Statistics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One load test: what was sent and how long each request took, in the order of sending."""
+
+    demand: Demand
+    concurrency: int | None
+    """Of a closed loop; None: an open one, in which `demand` says when."""
+    ttft: Floats
+    tpot: Floats
+    e2e: Floats
+    seconds: float
+    """From the first sending to the last end."""
+
+    def statistics(self) -> Statistics:
+        """The numbers that are compared."""
+        return _statistics(self.ttft, self.tpot, self.e2e, self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedEngine:
+    """What was found, and how well it tells the points that it was found from."""
+
+    step_time: StepTime
+    limits: EngineLimits
+    loss: float
+    """Mean squared relative error over points and statistics."""
+
+
+def predict(observed: Observed, step_time: StepTime, limits: EngineLimits) -> Simulated:
+    """The same load test, simulated."""
+    demand = observed.demand
+    if observed.concurrency is None:
+        return simulate(demand, step_time, limits)
+    return simulate_closed(
+        demand.input_tokens, demand.output_tokens, step_time, limits, concurrency=observed.concurrency
+    )
+
+
+def predicted_statistics(observed: Observed, step_time: StepTime, limits: EngineLimits) -> Statistics:
+    """What `Observed.statistics` would be."""
+    found = predict(observed, step_time, limits)
+    seconds = float(found.last_token_seconds.max() - found.demand.arrived_seconds.min())
+    return _statistics(found.ttft, found.tpot, found.e2e, seconds)
+
+
+def fit_engine(
+    points: Sequence[Observed],
+    limits: EngineLimits,
+    *,
+    batched_tokens: Iterable[int] = (),
+    sequences: Iterable[int] = (),
+    statistics: Sequence[str] = FITTED,
+    fits_admission: bool = True,
+    source: str,
+    provenance: Provenance = "measured",
+) -> FittedEngine:
+    """The engine that explains the points best.
+
+    `batched_tokens` and `sequences` are limits to try instead of those in `limits`. Limits that the points never
+    reached cannot be told apart: then the first of the candidates stays.
+
+    Raises:
+        UsageError: fewer than two points: five numbers cannot be told from one.
+    """
+    if len(points) < 2:
+        raise UsageError(f"{len(points)} measured points cannot tell a step time", fix="measure a larger grid")
+    best: FittedEngine | None = None
+    tried_batched, tried_sequences = list(batched_tokens), list(sequences)
+    for batched, most in itertools.product(
+        tried_batched or [limits.max_batched_tokens], tried_sequences or [limits.max_sequences]
+    ):
+        tried = replace(limits, max_batched_tokens=max(batched, most), max_sequences=most)
+        problem = _Problem(points, tried, statistics, fits_admission)
+        numbers, loss = problem.solve(_FIRST_GUESS if best is None else _numbers(best))
+        if best is None or loss < best.loss * 0.98:  # a tie is no reason to prefer the later one
+            best = FittedEngine(
+                _step_time(numbers, provenance, source), replace(tried, admission_seconds=float(numbers[4])), loss
+            )
+    assert best is not None
+    return best
+
+
+def error_shares(measured: Statistics, predicted: Statistics) -> Statistics:
+    """|predicted − measured| over measured, of every statistic that both have."""
+    return {
+        name: abs(predicted[name] / measured[name] - 1)
+        for name in STATISTICS
+        if not math.isnan(measured[name]) and not math.isnan(predicted[name]) and measured[name] > 0
+    }
+
+
+def median_statistics(repeats: Sequence[Statistics]) -> Statistics:
+    """Of each statistic the median over repeats."""
+    return {name: float(np.median([one[name] for one in repeats])) for name in STATISTICS}
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Relative errors as a function of five numbers."""
+
+    points: Sequence[Observed]
+    limits: EngineLimits
+    statistics: Sequence[str]
+    fits_admission: bool
+
+    def solve(self, start: Sequence[float]) -> tuple[Floats, float]:
+        """The numbers with the least mean squared error, and that error."""
+        numbers = np.array(start, np.float64)
+        told = self._told(numbers)
+        loss = _loss(told)
+        for _ in range(_ROUNDS):
+            candidate = self._step(numbers, told)
+            improved = False
+            for share in (1.0, 0.5, 0.2, 0.05):
+                tried = numbers + share * (candidate - numbers)
+                tried_told = self._told(tried)
+                if _loss(tried_told) < loss * (1 - 1e-4):
+                    numbers, told, improved = tried, tried_told, True
+                    break
+            if not improved:
+                break
+            before, loss = loss, _loss(told)
+            if loss > before * 0.999:
+                break
+        return numbers, loss
+
+    def _step(self, numbers: Floats, told: Floats) -> Floats:
+        """Where the errors would be least if they were linear. Numbers at 0 are nudged by a part of the first guess."""
+        nudges = np.maximum(numbers, np.array(_FIRST_GUESS) * 0.01) * _NUDGE
+        free = range(5 if self.fits_admission else 4)
+        slopes = np.zeros((len(told), len(free)))
+        for place in free:
+            nudged = numbers.copy()
+            nudged[place] += nudges[place]
+            slopes[:, place] = (self._told(nudged) - told) / nudges[place]
+        at = numbers[: len(free)]
+        scale = np.maximum(at, np.array(_FIRST_GUESS)[: len(free)] * 0.01)
+        held = np.diag(_DAMPING * math.sqrt(len(told)) / scale)  # keeps what the points say nothing about
+        rows = np.vstack([slopes, held])
+        target = np.concatenate([1.0 - told + slopes @ at, held @ at])
+        found = numbers.copy()
+        found[: len(free)] = non_negative_least_squares(rows, target)
+        # A step without time is none: the linear guess may go there, the engine never does.
+        found[0] = max(found[0], 1e-7)
+        found[1] = max(found[1], 1e-9)
+        return found
+
+    def _told(self, numbers: Floats) -> Floats:
+        """Predicted over measured, of every point and statistic that was measured."""
+        step_time = _step_time(numbers, "measured", "")
+        limits = replace(self.limits, admission_seconds=float(numbers[4]))
+        ratios = []
+        for point in self.points:
+            measured, told = point.statistics(), predicted_statistics(point, step_time, limits)
+            known = (name for name in self.statistics if not math.isnan(measured[name]))
+            ratios += [told[name] / measured[name] for name in known]
+        return np.array(ratios)
+
+
+def _loss(told: Floats) -> float:
+    # Ratios far off count by their logarithm too: 0.1 is as wrong as 10.
+    return float(np.mean((told - 1) ** 2 + np.log(np.maximum(told, 1e-9)) ** 2) / 2)
+
+
+def _step_time(numbers: Floats, provenance: Provenance, source: str) -> StepTime:
+    return StepTime(*(float(value) for value in numbers[:4]), provenance=provenance, source=source)
+
+
+def _numbers(of: FittedEngine) -> tuple[float, ...]:
+    step = of.step_time
+    return (
+        step.fixed_seconds,
+        step.seconds_per_prefill_token,
+        step.seconds_per_sequence,
+        step.seconds_per_context_token,
+        of.limits.admission_seconds,
+    )
+
+
+def _statistics(ttft: Floats, tpot: Floats, e2e: Floats, seconds: float) -> Statistics:
+    def quantile(values: Floats, share: float) -> float:
+        known = values[~np.isnan(values)]
+        return float(np.quantile(known, share)) if len(known) else math.nan
+
+    return {
+        "tpot": quantile(tpot, 0.5),
+        "ttft": quantile(ttft, 0.5),
+        "e2e": quantile(e2e, 0.5),
+        "ttft_p95": quantile(ttft, 0.95),
+        "e2e_p95": quantile(e2e, 0.95),
+        "requests_per_second": len(e2e) / seconds,
+    }

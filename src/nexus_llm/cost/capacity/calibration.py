@@ -1,0 +1,242 @@
+"""The experiment behind `nexus cost calibrate`: which points are measured, and the verdict on what was predicted.
+
+Half of a grid (concurrency × prompt × answer) is fitted; the other half, the saturated engine, and open loops at
+several shares of saturation are predicted. What measures is a function, so that tests measure a simulated engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from nexus_llm.cost.capacity.calibrate import (
+    STATISTICS,
+    FittedEngine,
+    Observed,
+    Statistics,
+    error_shares,
+    fit_engine,
+    median_statistics,
+    predicted_statistics,
+)
+from nexus_llm.cost.quantities import EngineLimits, StepTime
+
+Kind = Literal["fitted", "held_out", "saturation", "open"]
+
+TARGETS: Mapping[str, float] = {"tpot": 0.10, "e2e_p95": 0.15, "ttft_p95": 0.25, "saturation": 0.10}
+"""What the mean error over predicted points may be."""
+BATCHED_TOKENS = (512, 256, 1024, 2048, 8192)
+LOAD_SHARES = (0.3, 0.6, 0.8, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTest:
+    """One load test to run."""
+
+    kind: Kind
+    input_tokens: int
+    output_tokens: int
+    requests: int
+    concurrency: int | None = None
+    """Of a closed loop."""
+    requests_per_second: float | None = None
+    """Of an open loop."""
+    load_share: float | None = None
+    """Of saturation, in an open loop."""
+    seed: int = 0
+
+
+Measure = Callable[[LoadTest], Observed]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What is measured."""
+
+    concurrencies: tuple[int, ...] = (1, 4, 16, 32)
+    input_tokens: tuple[int, ...] = (32, 128, 512)
+    output_tokens: tuple[int, ...] = (16, 64)
+    requests_per_place: int = 4
+    """Requests in a closed loop, over its concurrency; at least 8 in all."""
+    open_requests: int = 150
+    open_input_tokens: int = 128
+    open_output_tokens: int = 64
+    saturation_concurrency: int = 64
+    load_shares: tuple[float, ...] = LOAD_SHARES
+    repeats: int = 1
+    seed: int = 0
+
+    def grid(self) -> tuple[list[LoadTest], list[LoadTest]]:
+        """(to fit, held out): the squares of a chess board in three dimensions, so that both halves reach all edges."""
+        halves: tuple[list[LoadTest], list[LoadTest]] = ([], [])
+        for i, concurrency in enumerate(self.concurrencies):
+            for j, given in enumerate(self.input_tokens):
+                for k, said in enumerate(self.output_tokens):
+                    half = (i + j + k) % 2
+                    halves[half].append(
+                        LoadTest(
+                            "held_out" if half else "fitted",
+                            given,
+                            said,
+                            max(8, self.requests_per_place * concurrency),
+                            concurrency=concurrency,
+                        )
+                    )
+        return halves
+
+    def saturated(self) -> LoadTest:
+        """As many at once as the engine takes."""
+        count = self.saturation_concurrency * max(2, self.requests_per_place)
+        return LoadTest(
+            "saturation", self.open_input_tokens, self.open_output_tokens, count,
+            concurrency=self.saturation_concurrency,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One load test beside its prediction."""
+
+    test: LoadTest
+    measured: Statistics
+    """Medians over repeats."""
+    predicted: Statistics
+    errors: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was found and how far its predictions are off."""
+
+    engine: FittedEngine
+    points: tuple[Point, ...]
+    limits_found_by: Mapping[str, str]
+    """Each limit → `given`, `fitted`, or `assumed`: the grid never reached it."""
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Mean error over the points that were predicted, by the names of `TARGETS`."""
+        predicted = [point for point in self.points if point.test.kind in ("held_out", "open", "saturation")]
+        saturated = [point.errors["requests_per_second"] for point in predicted if point.test.kind == "saturation"]
+        found = {"saturation": float(np.mean(saturated)) if saturated else math.nan}
+        for name in ("tpot", "e2e_p95", "ttft_p95"):
+            errors = [point.errors[name] for point in predicted if name in point.errors]
+            found[name] = float(np.mean(errors)) if errors else math.nan
+        return found
+
+    @property
+    def is_trustworthy(self) -> bool:
+        """Whether every error is within its target."""
+        return all(self.errors[name] <= target for name, target in TARGETS.items())
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as JSON values; not-a-number is null."""
+        return {
+            "step_time": asdict(self.engine.step_time),
+            "limits": asdict(self.engine.limits),
+            "limits_found_by": dict(self.limits_found_by),
+            "errors": {name: _json_number(value) for name, value in sorted(self.errors.items())},
+            "targets": dict(sorted(TARGETS.items())),
+            "is_trustworthy": self.is_trustworthy,
+            "points": [_point_json(point) for point in self.points],
+        }
+
+
+def calibrate(
+    measure: Measure,
+    experiment: Experiment,
+    limits: EngineLimits,
+    *,
+    given: Sequence[str] = (),
+    source: str,
+    tell: Callable[[LoadTest, Statistics], None] = lambda _test, _measured: None,
+) -> Calibration:
+    """Measures, fits and predicts. `given` names the limits that are known; the others are fitted or assumed.
+
+    Raises:
+        UsageError: the grid has fewer than two points to fit.
+        Whatever `measure` raises.
+    """
+    to_fit, held_out = experiment.grid()
+    observed: dict[LoadTest, list[Observed]] = {}
+
+    def run(test: LoadTest) -> list[Observed]:
+        repeats = [measure(replace(test, seed=experiment.seed + number)) for number in range(experiment.repeats)]
+        observed[test] = repeats
+        tell(test, median_statistics([one.statistics() for one in repeats]))
+        return repeats
+
+    fitted_points = [one for test in to_fit for one in run(test)]
+    engine = fit_engine(
+        fitted_points,
+        limits,
+        batched_tokens=() if "max_batched_tokens" in given else BATCHED_TOKENS,
+        source=source,
+    )
+    for test in (*held_out, experiment.saturated()):
+        run(test)
+    saturation = float(np.median([one.statistics()["requests_per_second"] for one in observed[experiment.saturated()]]))
+    for share in experiment.load_shares:
+        run(_open(experiment, share, saturation))
+    return Calibration(
+        engine, tuple(compared(test, repeats, engine) for test, repeats in observed.items()), _found_by(given, engine)
+    )
+
+
+def with_engine(
+    calibration: Calibration, observed: Mapping[LoadTest, Sequence[Observed]], engine: FittedEngine
+) -> Calibration:
+    """The same measurements beside what another engine predicts."""
+    points = tuple(compared(test, repeats, engine) for test, repeats in observed.items())
+    return replace(calibration, engine=engine, points=points)
+
+
+def compared(test: LoadTest, repeats: Sequence[Observed], engine: FittedEngine) -> Point:
+    """Medians over repeats, measured and predicted for the very same requests."""
+    measured = median_statistics([one.statistics() for one in repeats])
+    predicted = median_statistics([predicted_statistics(one, engine.step_time, engine.limits) for one in repeats])
+    return Point(test, measured, predicted, error_shares(measured, predicted))
+
+
+def engine_from_json(document: Mapping[str, Any]) -> tuple[StepTime, EngineLimits]:
+    """What `Calibration.as_json` wrote."""
+    return StepTime(**document["step_time"]), EngineLimits(**document["limits"])
+
+
+def _open(experiment: Experiment, share: float, saturation: float) -> LoadTest:
+    return LoadTest(
+        "open",
+        experiment.open_input_tokens,
+        experiment.open_output_tokens,
+        experiment.open_requests,
+        requests_per_second=share * saturation,
+        load_share=share,
+    )
+
+
+def _found_by(given: Sequence[str], engine: FittedEngine) -> dict[str, str]:
+    found = {name: "given" if name in given else "assumed" for name in ("kv_cache_tokens", "max_sequences")}
+    return found | {
+        "max_batched_tokens": "given" if "max_batched_tokens" in given else "fitted",
+        "kv_block_tokens": "given" if "kv_block_tokens" in given else "assumed",
+        "admission_seconds": "fitted",
+        "batching": "assumed" if engine.limits.batching == "continuous" else "given",
+    }
+
+
+def _point_json(point: Point) -> dict[str, Any]:
+    return {
+        "test": {name: value for name, value in asdict(point.test).items() if value is not None and name != "seed"},
+        **{
+            kind: {name: _json_number(values[name]) for name in STATISTICS if name in values}
+            for kind, values in (("measured", point.measured), ("predicted", point.predicted), ("errors", point.errors))
+        },
+    }
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.6g}")

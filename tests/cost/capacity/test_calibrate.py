@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nexus_llm.cost.capacity.arrivals import LengthSpread, poisson
+from nexus_llm.cost.capacity.calibrate import Observed, fit_engine
+from nexus_llm.cost.capacity.calibration import Calibration, Experiment, LoadTest, Measure, calibrate
+from nexus_llm.cost.capacity.simulate import Demand
+from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
+from nexus_llm.errors import UsageError
+from step_by_step import run_closed, run_open
+
+TRUE = StepTime(0.012, 2.5e-4, 6e-4, 1.5e-6, "measured", "the pretended server")
+TRUE_LIMITS = EngineLimits(100_000, 24, 256, admission_seconds=0.004)
+SMALL = Experiment(
+    concurrencies=(1, 4, 16), input_tokens=(16, 96, 400), output_tokens=(8, 24), requests_per_place=2,
+    open_requests=80, open_input_tokens=64, open_output_tokens=16, saturation_concurrency=24, repeats=1,
+)  # fmt: skip
+
+
+def pretended_server(*, chunked: bool = True, static: bool = False, noise: float = 0.03) -> Measure:
+    """Measures the plain loop over steps, with noise as a machine has it."""
+
+    def measure(test: LoadTest) -> Observed:
+        source = np.random.default_rng(test.seed + test.requests)
+        prompts, answers = [test.input_tokens] * test.requests, [test.output_tokens] * test.requests
+        if test.concurrency:
+            arrived, first, last = run_closed(
+                prompts, answers, TRUE, TRUE_LIMITS, concurrency=test.concurrency, chunked=chunked, static=static
+            )
+        else:
+            assert test.requests_per_second
+            traffic = Traffic(1e6, test.input_tokens, test.output_tokens)
+            spread = LengthSpread(0, 0)
+            drawn = poisson(test.requests_per_second, test.requests, traffic, spread=spread, seed=test.seed)
+            arrived = drawn.arrived_seconds
+            first, last, _ = run_open(drawn, TRUE, TRUE_LIMITS, chunked=chunked, static=static)
+        wobble = 1 + noise * source.normal(size=test.requests)
+        return Observed(
+            Demand(arrived, np.array(prompts), np.array(answers)),
+            test.concurrency,
+            (first - arrived) * wobble,
+            (last - first) / (np.array(answers) - 1) * wobble,
+            (last - arrived) * wobble,
+            float(last.max()),
+        )
+
+    return measure
+
+
+def calibrated(measure: Measure, limits: EngineLimits = TRUE_LIMITS) -> Calibration:
+    unknown = replace(limits, admission_seconds=0.0)
+    return calibrate(measure, SMALL, unknown, given=("max_sequences", "kv_cache_tokens"), source="a test")
+
+
+def test_half_of_a_grid_is_enough_to_predict_the_rest_and_open_loops() -> None:
+    result = calibrated(pretended_server())
+    assert result.is_trustworthy, result.errors
+    assert result.errors["tpot"] < 0.05
+    assert result.engine.limits.max_batched_tokens == 256
+    assert result.engine.step_time.provenance == "measured"
+    kinds = [point.test.kind for point in result.points]
+    assert kinds.count("fitted") == kinds.count("held_out") == 9
+    assert kinds.count("open") == 4
+
+
+@pytest.mark.parametrize("wrong", [{"static": True}, {"chunked": False, "static": True}])
+def test_a_server_that_schedules_otherwise_than_is_simulated_fails_the_check(wrong: dict[str, bool]) -> None:
+    result = calibrated(pretended_server(**wrong))
+    assert not result.is_trustworthy
+
+
+def test_a_simulation_that_schedules_otherwise_than_the_server_fails_the_check() -> None:
+    result = calibrated(pretended_server(), replace(TRUE_LIMITS, batching="static"))
+    assert not result.is_trustworthy
+
+
+def test_the_result_is_json_that_says_what_was_fitted_and_what_given() -> None:
+    document = calibrated(pretended_server()).as_json()
+    assert document["limits_found_by"]["max_batched_tokens"] == "fitted"
+    assert document["limits_found_by"]["max_sequences"] == "given"
+    assert set(document["errors"]) == set(document["targets"])
+    assert all(math.isfinite(value) for value in document["errors"].values())
+    assert {"test", "measured", "predicted", "errors"} == set(document["points"][0])
+
+
+def test_one_point_cannot_tell_five_numbers() -> None:
+    measure = pretended_server()
+    one = measure(LoadTest("fitted", 16, 8, 8, concurrency=1))
+    with pytest.raises(UsageError, match="1 measured points"):
+        fit_engine([one], TRUE_LIMITS, source="a test")
