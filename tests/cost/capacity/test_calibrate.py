@@ -8,7 +8,14 @@ import pytest
 
 from nexus_llm.cost.capacity.arrivals import LengthSpread, poisson
 from nexus_llm.cost.capacity.calibrate import Observed, fit_engine
-from nexus_llm.cost.capacity.calibration import Calibration, Experiment, LoadTest, Measure, calibrate
+from nexus_llm.cost.capacity.calibration import (
+    Calibration,
+    Experiment,
+    LoadTest,
+    Measure,
+    calibrate,
+    with_other_batching,
+)
 from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
 from nexus_llm.errors import UsageError
@@ -75,8 +82,11 @@ def test_a_server_that_schedules_otherwise_than_is_simulated_fails_the_check(wro
 
 
 def test_a_simulation_that_schedules_otherwise_than_the_server_fails_the_check() -> None:
-    result = calibrated(pretended_server(), replace(TRUE_LIMITS, batching="static"))
-    assert not result.is_trustworthy
+    right = calibrated(pretended_server())
+    wrong = with_other_batching(right, "static")
+    assert right.is_trustworthy
+    assert not wrong.is_trustworthy
+    assert wrong.engine.limits.batching == "static"
 
 
 def test_the_result_is_json_that_says_what_was_fitted_and_what_given() -> None:

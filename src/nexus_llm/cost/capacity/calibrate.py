@@ -20,8 +20,8 @@ from nexus_llm.cost.capacity.step_time import non_negative_least_squares
 from nexus_llm.cost.quantities import EngineLimits, Provenance, StepTime
 from nexus_llm.errors import UsageError
 
-STATISTICS = ("tpot", "ttft", "e2e", "ttft_p95", "e2e_p95", "requests_per_second")
-"""Medians in seconds, 95th percentiles, and ends a second."""
+STATISTICS = ("tpot", "ttft", "e2e", "ttft_p95", "e2e_p95", "tpot_mean", "requests_per_second")
+"""Medians and 95th percentiles in seconds, a mean, and ends a second."""
 FITTED = ("tpot", "ttft", "e2e", "requests_per_second")
 _ROUNDS, _NUDGE, _DAMPING = 12, 0.05, 1e-3
 _FIRST_GUESS = (0.02, 1e-4, 5e-4, 1e-7, 5e-3)
@@ -219,5 +219,6 @@ def _statistics(ttft: Floats, tpot: Floats, e2e: Floats, seconds: float) -> Stat
         "e2e": quantile(e2e, 0.5),
         "ttft_p95": quantile(ttft, 0.95),
         "e2e_p95": quantile(e2e, 0.95),
+        "tpot_mean": float(np.nanmean(tpot)) if not np.isnan(tpot).all() else math.nan,
         "requests_per_second": len(e2e) / seconds,
     }

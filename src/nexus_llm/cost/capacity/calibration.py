@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -116,6 +116,7 @@ class Calibration:
     points: tuple[Point, ...]
     limits_found_by: Mapping[str, str]
     """Each limit → `given`, `fitted`, or `assumed`: the grid never reached it."""
+    observed: Mapping[LoadTest, Sequence[Observed]] = field(repr=False)
 
     @property
     def errors(self) -> dict[str, float]:
@@ -182,17 +183,22 @@ def calibrate(
     saturation = float(np.median([one.statistics()["requests_per_second"] for one in observed[experiment.saturated()]]))
     for share in experiment.load_shares:
         run(_open(experiment, share, saturation))
-    return Calibration(
-        engine, tuple(compared(test, repeats, engine) for test, repeats in observed.items()), _found_by(given, engine)
-    )
-
-
-def with_engine(
-    calibration: Calibration, observed: Mapping[LoadTest, Sequence[Observed]], engine: FittedEngine
-) -> Calibration:
-    """The same measurements beside what another engine predicts."""
     points = tuple(compared(test, repeats, engine) for test, repeats in observed.items())
+    return Calibration(engine, points, _found_by(given, engine), observed)
+
+
+def with_engine(calibration: Calibration, engine: FittedEngine) -> Calibration:
+    """The same measurements beside what another engine predicts."""
+    points = tuple(compared(test, repeats, engine) for test, repeats in calibration.observed.items())
     return replace(calibration, engine=engine, points=points)
+
+
+def with_other_batching(calibration: Calibration, batching: Literal["continuous", "static"]) -> Calibration:
+    """The same experiment explained, as well as it can be, by an engine that batches otherwise: it has to fail."""
+    fitted = [one for test, repeats in calibration.observed.items() if test.kind == "fitted" for one in repeats]
+    found = calibration.engine
+    limits = replace(found.limits, batching=batching)
+    return with_engine(calibration, fit_engine(fitted, limits, source=found.step_time.source))
 
 
 def compared(test: LoadTest, repeats: Sequence[Observed], engine: FittedEngine) -> Point:

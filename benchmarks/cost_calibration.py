@@ -1,0 +1,200 @@
+"""How far the capacity model is off on this machine: our own server measured, half of it fitted, the rest predicted.
+
+    python benchmarks/cost_calibration.py --model PACKAGED_FOLDER [--repeats 5] [--small] [--note TEXT]
+
+Starts `nexus serve` on the packaged model (SmolLM2-135M-Instruct, OpenVINO), runs what `nexus cost calibrate` runs, and
+stores the result as JSON and as a page with plots. The same measurements are then explained by a scheduler that is
+wrong for this server (nobody joins a running batch), fitted anew: that must fail. Needs quiet cores: the client shares
+them with the server. Needs the `serve` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from nexus_llm.cli.cost_calibrate import server_measure
+from nexus_llm.cost.capacity.calibration import Experiment, calibrate, with_other_batching
+from nexus_llm.cost.quantities import EngineLimits
+from nexus_llm.svg import linear_scale, logarithmic_ticks, picture
+
+RESULTS = Path(__file__).parent / "results"
+READY_SECONDS = 300
+# The OpenVINO engine as `nexus serve` sets it up: 64 requests at once, 512 tokens a step, blocks of 32. SmolLM2-135M
+# keeps 30 layers x 3 heads x 64 x 2 values of 2 bytes a token, so its GiB holds 46,000.
+LIMITS = EngineLimits(kv_cache_tokens=46_000, max_sequences=64, max_batched_tokens=512, kv_block_tokens=32)
+FULL = Experiment(open_requests=150, repeats=5, saturation_concurrency=64)
+SMALL = Experiment(
+    concurrencies=(1, 4), input_tokens=(32, 128), output_tokens=(8, 16), requests_per_place=2, open_requests=20,
+    open_output_tokens=16, load_shares=(0.6,), saturation_concurrency=8,
+)  # fmt: skip
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --page: #fff; --line: #d5dae1; --dot: #2563eb; --odd: #d97706; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ee; --page: #14181f; --line: #3a414d; --dot: #7aa7ff; --odd: #f0a44b; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); margin: 2rem auto;
+  max-width: 60rem; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } td, th { padding: .2rem .8rem .2rem 0;
+  text-align: right; border-bottom: 1px solid var(--line); } td:first-child, th:first-child { text-align: left; }
+svg { max-width: 19rem; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .axis { stroke: var(--line); }
+.band { fill: var(--line); opacity: .5; } .held_out, .saturation { fill: var(--dot); } .open { fill: var(--odd); }
+.fitted { fill: none; stroke: var(--dot); } .label { font-size: 12px; fill: var(--ink); }
+"""
+PLOTS = (
+    ("tpot", "Time per output token, median, s", "tpot"),
+    ("ttft_p95", "First token, 95th percentile, s", "ttft_p95"),
+    ("e2e_p95", "Whole answer, 95th percentile, s", "e2e_p95"),
+    ("requests_per_second", "Requests a second", "saturation"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="a packaged model folder")
+    parser.add_argument("--repeats", type=int, default=FULL.repeats)
+    parser.add_argument("--small", action="store_true", help="a few minutes, to see that it works; measures nothing")
+    parser.add_argument("--note", default="")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    shape = SMALL if arguments.small else FULL
+    experiment = Experiment(**{**_fields(shape), "repeats": 1 if arguments.small else arguments.repeats})
+    with _server(arguments.model) as url:
+        found = calibrate(
+            server_measure(url, None, api_key="none"),
+            experiment,
+            LIMITS,
+            given=("max_sequences", "max_batched_tokens", "kv_cache_tokens", "kv_block_tokens"),
+            source=f"benchmarks/cost_calibration.py, {experiment.repeats} repeats",
+            tell=lambda test, measured: print(test, measured, file=sys.stderr, flush=True),
+        )
+    wrong = with_other_batching(found, "static")
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
+        "note": arguments.note,
+        "repeats": experiment.repeats,
+        "calibration": found.as_json(),
+        "wrong_scheduler": {
+            "what": "static batching: nobody joins a running batch, fitted to the same points",
+            "errors": wrong.as_json()["errors"],
+            "is_trustworthy": wrong.is_trustworthy,
+        },
+    }
+    stem = f"cost_calibration_{platform.machine()}-{os.cpu_count()}-cores_{result['date']}"
+    stem += "_small" if arguments.small else ""
+    arguments.out.mkdir(exist_ok=True)
+    (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (arguments.out / f"{stem}.html").write_text(page(result), encoding="utf-8")
+    print(json.dumps({name: result[name] for name in ("hardware", "note", "wrong_scheduler")}, indent=2))
+    print(json.dumps(result["calibration"]["errors"], indent=2))
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The result as one page without scripts or links."""
+    found, wrong = result["calibration"], result["wrong_scheduler"]
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{found['errors'][name]:.1%}</td><td>{target:.0%}</td>"
+        f"<td>{'holds' if found['errors'][name] <= target else 'fails'}</td><td>{wrong['errors'][name]:.1%}</td></tr>"
+        for name, target in found["targets"].items()
+    )
+    points = "".join(_row(point) for point in found["points"])
+    plots = "".join(_plot(found["points"], *plot, targets=found["targets"]) for plot in PLOTS)
+    verdict = "Predictions can be trusted." if found["is_trustworthy"] else "Predictions cannot be trusted."
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Calibration of the capacity model</title>
+<style>{STYLE}</style><h1>Calibration of the capacity model</h1>
+<p>{escape(result["hardware"])}, {escape(result["date"])}, {result["repeats"]} repeats. {escape(result["note"])}</p>
+<p><strong>{verdict}</strong></p>
+<table><tr><th>mean error of</th><th>error</th><th>target</th><th></th><th>wrong scheduler</th></tr>{rows}</table>
+<p>Rings were fitted, dots held out or saturated, dots of the other colour open loops. The band is the target.</p>
+<div class="plots">{plots}</div>
+<table><tr><th>load</th><th>in</th><th>out</th><th>TPOT ms</th><th>predicted</th><th>TTFT p95 s</th><th>predicted</th>
+<th>E2E p95 s</th><th>predicted</th><th>requests/s</th><th>predicted</th></tr>{points}</table></html>
+"""
+
+
+def _row(point: Mapping[str, Any]) -> str:
+    test = point["test"]
+    load = f"{test['concurrency']} at once" if "concurrency" in test else f"{test['load_share']:.0%} of saturation"
+    cells = [f"{escape(test['kind'].replace('_', ' '))}, {load}", str(test["input_tokens"]), str(test["output_tokens"])]
+    for name, factor in (("tpot", 1000), ("ttft_p95", 1), ("e2e_p95", 1), ("requests_per_second", 1)):
+        for kind in ("measured", "predicted"):
+            value = point[kind][name]
+            cells.append("–" if value is None else f"{value * factor:.3g}")
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _plot(points: list[Any], name: str, title: str, target: str, *, targets: Mapping[str, float]) -> str:
+    known = [one for one in points if one["measured"][name] and one["predicted"][name]]
+    values = [one[kind][name] for one in known for kind in ("measured", "predicted")]
+    low, high = math.log(min(values) / 1.2), math.log(max(values) * 1.2)
+    x, y = linear_scale(low, high, 44, 292), linear_scale(low, high, 260, 12)
+    band = math.log(1 + targets[target])
+    parts = [
+        f'<polygon class="band" points="{x(low):.1f},{y(low + band):.1f} {x(high):.1f},{y(high + band):.1f} '
+        f'{x(high):.1f},{y(high - band):.1f} {x(low):.1f},{y(low - band):.1f}"/>'
+    ]
+    for tick in logarithmic_ticks(math.exp(low), math.exp(high)):
+        place = math.log(tick)
+        parts.append(f'<line class="axis" x1="44" x2="292" y1="{y(place):.1f}" y2="{y(place):.1f}"/>')
+        parts.append(f'<text class="label" x="40" y="{y(place) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        parts.append(f'<text class="label" x="{x(place):.1f}" y="278" text-anchor="middle">{tick:g}</text>')
+    for one in known:
+        at, told = math.log(one["measured"][name]), math.log(one["predicted"][name])
+        parts.append(f'<circle class="{one["test"]["kind"]}" cx="{x(at):.1f}" cy="{y(told):.1f}" r="4"/>')
+    parts.append('<text class="label" x="168" y="294" text-anchor="middle">measured, predicted upwards</text>')
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>{picture(parts, width=300, height=300, title=title)}</figure>"
+    )
+
+
+@contextmanager
+def _server(model: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "nexus_llm.cli", "serve", str(model), "--port", str(port), "--name", "model"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server is not ready"
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _fields(experiment: Experiment) -> dict[str, Any]:
+    return {name: getattr(experiment, name) for name in Experiment.__dataclass_fields__}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    return names[0].split(":")[1].strip() if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Published load tests of Llama 3.1 8B, half of them fitted and the other half predicted, card by card.
+
+    python benchmarks/cost_published.py --rows silicon_sample.csv [--note TEXT]
+
+`silicon_sample.csv` lies in NVIDIA's wheel aiconfigurator-core 0.12.0 (Apache-2.0), in `aiconfigurator_core/systems/`:
+mean time to first token and per output token of closed loops, by card, engine, tensor parallelism, prompt and answer
+length. Fitted are times per output token only: the published times to the first contain the rush at a test's start.
+The rows themselves are not kept here; `src/nexus_llm/cost/capacity/published.csv` holds what was fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nexus_llm.cost.capacity.calibrate import FittedEngine, Observed, fit_engine, predict
+from nexus_llm.cost.capacity.simulate import Demand
+from nexus_llm.cost.quantities import EngineLimits
+
+RESULTS = Path(__file__).parent / "results"
+SOURCE = "NVIDIA aiconfigurator-core 0.12.0, systems/silicon_sample.csv (Apache-2.0)"
+GROUP = ("system", "backend", "backend_version", "model_path", "precision", "tp_size")
+BATCHED_TOKENS = (8192, 2048, 4096, 16384)
+LIMITS = EngineLimits(kv_cache_tokens=10_000_000, max_sequences=512, max_batched_tokens=8192)
+PLACES = 6
+"""Requests of a simulated loop, over its concurrency."""
+TARGET = 0.10
+FEWEST_ROWS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--write-csv", type=Path, help="also write what was fitted, as the package ships it")
+    parser.add_argument("--note", default="")
+    arguments = parser.parse_args()
+    cards = [card(name, rows) for name, rows in groups(arguments.rows) if len(rows) >= FEWEST_ROWS]
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "source": SOURCE,
+        "target_mean_error_share": TARGET,
+        "note": arguments.note,
+        "cards": cards,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"cost_published_{result['date']}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.write_csv:
+        with arguments.write_csv.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, list(cards[0]))
+            writer.writeheader()
+            writer.writerows(cards)
+    print(json.dumps(result, indent=2))
+
+
+def groups(path: Path) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
+    """(card, engine, …) → its rows of Llama 3.1 8B, in order."""
+    with path.open(encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if "llama-3.1-8b" in row["model_path"].lower()]
+    rows = [row for row in rows if row["silicon_tpot_ms"]]
+
+    def key(row: dict[str, str]) -> tuple[str, ...]:
+        return tuple(row[name] for name in GROUP)
+
+    return [(name, list(found)) for name, found in itertools.groupby(sorted(rows, key=key), key=key)]
+
+
+def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
+    """One card's fit and how far its other half is off."""
+    rows = sorted(rows, key=lambda row: (int(row["isl"]), int(row["osl"]), int(row["concurrency"])))
+    fitted = fit(rows[0::2])
+    held_out = errors(rows[1::2], fitted)
+    print(f"{name}: held out {np.mean(held_out):.1%} of {len(held_out)}", file=sys.stderr, flush=True)
+    step, everything = fitted.step_time, dict(zip(GROUP, name, strict=True))
+    system, engine, version, model, precision, cards = everything.values()
+    return {
+        "hardware": system,
+        "cards": int(float(cards)),
+        "engine": f"{engine} {version}",
+        "model": model,
+        "precision": precision or "bfloat16",
+        "fixed_seconds": _round(step.fixed_seconds),
+        "seconds_per_prefill_token": _round(step.seconds_per_prefill_token),
+        "seconds_per_sequence": _round(step.seconds_per_sequence),
+        "seconds_per_context_token": _round(step.seconds_per_context_token),
+        "max_batched_tokens": fitted.limits.max_batched_tokens,
+        "rows_fitted": len(rows[0::2]),
+        "rows_held_out": len(held_out),
+        "fitted_mean_error_share": _round(float(np.mean(errors(rows[0::2], fitted)))),
+        "held_out_mean_error_share": _round(float(np.mean(held_out))),
+        "held_out_largest_error_share": _round(float(max(held_out))),
+        "source": SOURCE,
+    }
+
+
+def fit(rows: list[dict[str, str]]) -> FittedEngine:
+    """The engine that explains these rows' times per output token."""
+    return fit_engine(
+        [observed(row) for row in rows],
+        LIMITS,
+        batched_tokens=BATCHED_TOKENS,
+        statistics=("tpot_mean",),
+        fits_admission=False,
+        source=SOURCE,
+        provenance="published",
+    )
+
+
+def errors(rows: list[dict[str, str]], fitted: FittedEngine) -> list[float]:
+    """|predicted − published| over published, of each row's time per output token."""
+    found = []
+    for row in rows:
+        told = float(np.mean(predict(observed(row), fitted.step_time, fitted.limits).tpot))
+        found.append(abs(told / (float(row["silicon_tpot_ms"]) / 1000) - 1))
+    return found
+
+
+def observed(row: dict[str, str]) -> Observed:
+    """A published row as a load test in which every request took the same time."""
+    concurrency = int(row["concurrency"])
+    count = concurrency * PLACES
+    ttft, tpot = float(row["silicon_ttft_ms"]) / 1000, float(row["silicon_tpot_ms"]) / 1000
+    said = int(row["osl"])
+    demand = Demand(np.zeros(count), np.full(count, int(row["isl"])), np.full(count, said))
+    e2e = ttft + tpot * (said - 1)
+    return Observed(demand, concurrency, np.full(count, ttft), np.full(count, tpot), np.full(count, e2e), e2e * PLACES)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+if __name__ == "__main__":
+    main()
