@@ -34,7 +34,7 @@ from nexus_llm.cost.quantities import EngineLimits
 from nexus_llm.svg import linear_scale, logarithmic_ticks, picture
 
 RESULTS = Path(__file__).parent / "results"
-READY_SECONDS = 300
+READY_SECONDS = 900
 # The OpenVINO engine as `nexus serve` sets it up: 64 requests at once, 512 tokens a step, blocks of 32. SmolLM2-135M
 # keeps 30 layers x 3 heads x 64 x 2 values of 2 bytes a token, so its GiB holds 46,000.
 LIMITS = EngineLimits(kv_cache_tokens=46_000, max_sequences=64, max_batched_tokens=512, kv_block_tokens=32)

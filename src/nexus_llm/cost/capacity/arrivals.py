@@ -91,8 +91,9 @@ def hourly_profile(peak_ratio: float) -> Floats:
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if 1 / np.exp(middle * (waves - 1)).mean() < peak_ratio else (low, middle)
-    profile: Floats = np.exp(low * (waves - 1))
-    return profile / profile.mean()
+    rates = np.exp(low * (waves - 1))
+    profile: Floats = rates / rates.mean()
+    return profile
 
 
 def check_traffic(traffic: Traffic) -> None:

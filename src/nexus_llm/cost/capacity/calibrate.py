@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nexus_llm.cost.capacity.simulate import Demand, Floats, Simulated, simulate, simulate_closed
-from nexus_llm.cost.capacity.step_time import non_negative_least_squares
+from nexus_llm.cost.capacity.step_time import non_negative_least_squares, step_time
 from nexus_llm.cost.quantities import EngineLimits, Provenance, StepTime
 from nexus_llm.errors import UsageError
 
@@ -105,7 +105,9 @@ def fit_engine(
         numbers, loss = problem.solve(_FIRST_GUESS if best is None else _numbers(best))
         if best is None or loss < best.loss * 0.98:  # a tie is no reason to prefer the later one
             best = FittedEngine(
-                _step_time(numbers, provenance, source), replace(tried, admission_seconds=float(numbers[4])), loss
+                step_time(numbers, provenance=provenance, source=source),
+                replace(tried, admission_seconds=float(numbers[4])),
+                loss,
             )
     assert best is not None
     return best
@@ -178,11 +180,11 @@ class _Problem:
 
     def _told(self, numbers: Floats) -> Floats:
         """Predicted over measured, of every point and statistic that was measured."""
-        step_time = _step_time(numbers, "measured", "")
+        tried = step_time(numbers, provenance="measured", source="")
         limits = replace(self.limits, admission_seconds=float(numbers[4]))
         ratios = []
         for point in self.points:
-            measured, told = point.statistics(), predicted_statistics(point, step_time, limits)
+            measured, told = point.statistics(), predicted_statistics(point, tried, limits)
             known = (name for name in self.statistics if not math.isnan(measured[name]))
             ratios += [told[name] / measured[name] for name in known]
         return np.array(ratios)
@@ -191,10 +193,6 @@ class _Problem:
 def _loss(told: Floats) -> float:
     # Ratios far off count by their logarithm too: 0.1 is as wrong as 10.
     return float(np.mean((told - 1) ** 2 + np.log(np.maximum(told, 1e-9)) ** 2) / 2)
-
-
-def _step_time(numbers: Floats, provenance: Provenance, source: str) -> StepTime:
-    return StepTime(*(float(value) for value in numbers[:4]), provenance=provenance, source=source)
 
 
 def _numbers(of: FittedEngine) -> tuple[float, ...]:

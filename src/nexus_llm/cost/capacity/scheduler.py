@@ -55,7 +55,7 @@ def advance(
     while True:
         if replicas.step_end[r] >= 0:
             if replicas.step_end[r] > until:
-                return replicas.step_end[r]
+                return float(replicas.step_end[r])
             _end_step(replicas, requests, r, of)
         head = replicas.head[r]
         running = replicas.decoding[r] + replicas.prefilling[r]
@@ -64,11 +64,11 @@ def advance(
                 return math.inf
             replicas.clock[r] = max(replicas.clock[r], requests.visible[head])
         if replicas.clock[r] >= until:  # who arrives at this very moment may not be in the queue yet
-            return replicas.clock[r]
+            return float(replicas.clock[r])
         if replicas.prefilling[r] == 0 and replicas.decoding[r] > 0 and not _may_let_in(replicas, requests, r, of):
             steps = _steps_to_jump(replicas, requests, r, of, until)
             if steps == 0:
-                return _quiet_until(replicas, requests, r, of)
+                return float(_quiet_until(replicas, requests, r, of))
             if steps > 0:
                 _jump(replicas, requests, r, of, steps)
                 continue
@@ -84,7 +84,7 @@ def outstanding(replicas: Replicas, r: int) -> int:  # pragma: no cover - compil
 @njit(cache=True, nogil=True)
 def _is_full(replicas: Replicas, r: int, of: Engine) -> bool:  # pragma: no cover - compiled
     running = replicas.decoding[r] + replicas.prefilling[r]
-    return running >= of.max_sequences or (of.is_static and running > 0)
+    return bool(running >= of.max_sequences or (of.is_static and running > 0))
 
 
 @njit(cache=True, nogil=True)
@@ -93,7 +93,7 @@ def _may_let_in(replicas: Replicas, requests: Requests, r: int, of: Engine) -> b
     head = replicas.head[r]
     if head == NOBODY or requests.visible[head] > replicas.clock[r] or _is_full(replicas, r, of):
         return False
-    return _blocks(requests.prompt[head] + requests.generated[head], of.block) <= replicas.free[r]
+    return bool(_blocks(requests.prompt[head] + requests.generated[head], of.block) <= replicas.free[r])
 
 
 @njit(cache=True, nogil=True)
@@ -124,7 +124,7 @@ def _steps_to_jump(
         if before < steps and _duration(before, first, growth) < gap:
             before += 1
         steps = max(1, before)
-    return steps
+    return int(steps)
 
 
 @njit(cache=True, nogil=True)
@@ -137,7 +137,7 @@ def _quiet_until(replicas: Replicas, requests: Requests, r: int, of: Engine) -> 
     head = replicas.head[r]
     if head != NOBODY and not _is_full(replicas, r, of):
         time = min(time, requests.visible[head])
-    return time
+    return float(time)
 
 
 @njit(cache=True, nogil=True)

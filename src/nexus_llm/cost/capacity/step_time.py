@@ -67,7 +67,7 @@ def fit(samples: list[StepSample], *, source: str, provenance: Provenance = "mea
     found = non_negative_least_squares(rows / seconds[:, None], np.ones(len(samples)))
     residuals = seconds - rows @ found
     return FittedStepTime(
-        StepTime(*(float(value) for value in found), provenance=provenance, source=source),
+        step_time(found, provenance=provenance, source=source),
         tuple(float(value) for value in residuals),
         float(np.abs(residuals / seconds).mean()),
     )
@@ -132,6 +132,12 @@ def kv_capacity_tokens(
     return tokens
 
 
+def step_time(coefficients: Floats, *, provenance: Provenance, source: str) -> StepTime:
+    """The step time of four numbers in the order of its fields."""
+    fixed, prefill, sequence, context = (float(value) for value in coefficients[:4])
+    return StepTime(fixed, prefill, sequence, context, provenance, source)
+
+
 def non_negative_least_squares(rows: Floats, target: Floats) -> Floats:
     """The x ≥ 0 with the least |rows·x − target|², for a handful of columns.
 
@@ -153,4 +159,5 @@ def non_negative_least_squares(rows: Floats, target: Floats) -> Floats:
             if (found >= 0).all() and error < least * (1 - 1e-12):
                 best, least = np.zeros(columns), error
                 best[list(chosen)] = found
-    return best / scale
+    solution: Floats = best / scale
+    return solution
