@@ -18,6 +18,7 @@ from nexus_llm.errors import ServingError, UsageError
 if TYPE_CHECKING:
     from nexus_llm.cost.capacity.calibrate import Observed, Statistics
     from nexus_llm.cost.capacity.calibration import Calibration, Experiment, LoadTest, Measure
+    from nexus_llm.cost.quantities import EngineLimits
     from nexus_llm.serve.bench.plan import BenchPlan
     from nexus_llm.serve.bench.run import Measured
 
@@ -37,7 +38,7 @@ def cost_calibrate(
         int | None, typer.Option(min=1, help="Tokens in one step [default: found by fitting].")
     ] = None,
     kv_cache_tokens: Annotated[int | None, typer.Option(min=1, help="Size of the cache [default: never full].")] = None,
-    kv_block_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one block of it.")] = 16,
+    kv_block_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one block of it [default: 16].")] = None,
     seed: Annotated[int, typer.Option(help="Of arrivals and prompts.")] = 0,
     model: Annotated[str | None, typer.Option(help="Which of the server's models [default: its first].")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result, for plans.", metavar="FILE.json")] = None,
@@ -50,7 +51,6 @@ def cost_calibrate(
     predicted. The exit code is 0 whatever the errors are: read `is_trustworthy`. $OPENAI_API_KEY is sent where set.
     """
     from nexus_llm.cost.capacity.calibration import Experiment, calibrate
-    from nexus_llm.cost.quantities import EngineLimits
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder for {out}", fix="make it first, or give another place")
@@ -66,25 +66,40 @@ def cost_calibrate(
     )
     if dry_run:
         return _show_plan(experiment, as_json=as_json)
-    limits = EngineLimits(
-        kv_cache_tokens=kv_cache_tokens or UNBOUNDED_CACHE_TOKENS,
-        max_sequences=max_sequences or max(levels),
-        max_batched_tokens=max(max_batched_tokens or 512, max_sequences or max(levels)),
-        kv_block_tokens=kv_block_tokens,
-    )
-    named = {
+    measure = server_measure(url, model, api_key=os.environ.get("OPENAI_API_KEY", "none"))
+    limits, given = _limits(max(levels), max_sequences, max_batched_tokens, kv_cache_tokens, kv_block_tokens)
+    source = f"nexus cost calibrate, {repeats} repeats"
+    found = calibrate(measure, experiment, limits, given=given, source=source, tell=_tell)
+    return _hand_over(found, out, as_json=as_json)
+
+
+def _limits(
+    most_at_once: int,
+    max_sequences: int | None,
+    max_batched_tokens: int | None,
+    kv_cache_tokens: int | None,
+    kv_block_tokens: int | None,
+) -> tuple[EngineLimits, list[str]]:
+    """(limits, the names of those that were given)."""
+    from nexus_llm.cost.quantities import EngineLimits
+
+    given = {
         "kv_cache_tokens": kv_cache_tokens,
         "max_sequences": max_sequences,
         "max_batched_tokens": max_batched_tokens,
+        "kv_block_tokens": kv_block_tokens,
     }
-    found = calibrate(
-        server_measure(url, model, api_key=os.environ.get("OPENAI_API_KEY", "none")),
-        experiment,
-        limits,
-        given=[name for name, value in named.items() if value is not None],
-        source=f"nexus cost calibrate, {experiment.repeats} repeats",
-        tell=_tell,
+    sequences = max_sequences or most_at_once
+    limits = EngineLimits(
+        kv_cache_tokens=kv_cache_tokens or UNBOUNDED_CACHE_TOKENS,
+        max_sequences=sequences,
+        max_batched_tokens=max_batched_tokens or max(512, sequences),
+        kv_block_tokens=kv_block_tokens or 16,
     )
+    return limits, [name for name, value in given.items() if value is not None]
+
+
+def _hand_over(found: Calibration, out: Path | None, *, as_json: bool) -> int:
     document = found.as_json()
     if out is not None:
         out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -225,8 +240,8 @@ def _print_result(found: Calibration) -> None:
     step, limits = found.engine.step_time, found.engine.limits
     print(
         f"a step takes {1000 * step.fixed_seconds:.3g} ms + {1e6 * step.seconds_per_prefill_token:.3g} µs a prompt "
-        f"token + {1e6 * step.seconds_per_sequence:.3g} µs a sequence + {1e9 * step.seconds_per_context_token:.3g} ns a "
-        "cached token"
+        f"token + {1e6 * step.seconds_per_sequence:.3g} µs a sequence + {1e9 * step.seconds_per_context_token:.3g} ns "
+        "a cached token"
     )
     values: dict[str, Any] = {name: getattr(limits, name) for name in found.limits_found_by}
     print("; ".join(f"{name} {values[name]} ({how})" for name, how in found.limits_found_by.items()))

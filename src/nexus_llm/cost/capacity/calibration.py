@@ -23,6 +23,7 @@ from nexus_llm.cost.capacity.calibrate import (
     median_statistics,
     predicted_statistics,
 )
+from nexus_llm.cost.capacity.simulate import check_limits
 from nexus_llm.cost.quantities import EngineLimits, StepTime
 
 Kind = Literal["fitted", "held_out", "saturation", "open"]
@@ -159,9 +160,10 @@ def calibrate(
     """Measures, fits and predicts. `given` names the limits that are known; the others are fitted or assumed.
 
     Raises:
-        UsageError: the grid has fewer than two points to fit.
+        UsageError: limits that no engine has, or a grid with fewer than two points to fit.
         Whatever `measure` raises.
     """
+    check_limits(limits)
     to_fit, held_out = experiment.grid()
     observed: dict[LoadTest, list[Observed]] = {}
 

@@ -1,4 +1,4 @@
-"""Step times fitted to load tests that others published, each with its source and how far it was off where it was tried.
+"""Step times fitted to load tests that others published, each with its source and how far its predictions were off.
 
 The table `published.csv` is what `benchmarks/cost_published.py` writes; the published rows themselves are not shipped.
 """
@@ -65,7 +65,7 @@ def _engine(row: dict[str, str]) -> PublishedEngine:
             float(row["seconds_per_sequence"]),
             float(row["seconds_per_context_token"]),
             "published",
-            f"{row['source']}: {row['engine']}, {row['cards']} x {row['hardware']}, fitted to {row['rows_fitted']} rows",
+            f"{row['source']}: {row['engine']}, {row['cards']} x {row['hardware']}, {row['rows_fitted']} rows fitted",
         ),
         max_batched_tokens=int(row["max_batched_tokens"]),
         held_out_mean_error_share=float(row["held_out_mean_error_share"]),

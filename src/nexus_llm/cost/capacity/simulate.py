@@ -188,7 +188,7 @@ def check(demand: Demand, step_time: StepTime, limits: EngineLimits) -> None:
     if not len(demand):
         raise UsageError("there is no request to simulate", fix="more requests, or a longer time")
     _check_step_time(step_time)
-    _check_limits(limits)
+    check_limits(limits)
     if min(int(demand.input_tokens.min()), int(demand.output_tokens.min())) < 1:
         raise UsageError("a request has no token to read or to say", fix="lengths of at least 1")
     longest = int((demand.input_tokens + demand.output_tokens - 1).max())
@@ -215,7 +215,12 @@ def _check_step_time(step_time: StepTime) -> None:
         )
 
 
-def _check_limits(limits: EngineLimits) -> None:
+def check_limits(limits: EngineLimits) -> None:
+    """Refuses limits that no engine has.
+
+    Raises:
+        UsageError: with the value that does not fit.
+    """
     if min(limits.kv_cache_tokens, limits.max_sequences, limits.kv_block_tokens) < 1 or limits.admission_seconds < 0:
         raise UsageError(f"{limits} cannot be an engine's", fix="sizes of at least 1, and no negative time")
     if limits.max_batched_tokens < limits.max_sequences:
