@@ -103,3 +103,15 @@ def test_one_point_cannot_tell_five_numbers() -> None:
     one = measure(LoadTest("fitted", 16, 8, 8, concurrency=1))
     with pytest.raises(UsageError, match="1 measured points"):
         fit_engine([one], TRUE_LIMITS, source="a test")
+
+
+def test_points_to_fit_and_to_predict_are_measured_in_turns_so_that_drift_favours_neither() -> None:
+    measure, kinds = pretended_server(), []
+
+    def watched(test: LoadTest) -> Observed:
+        kinds.append(test.kind)
+        return measure(test)
+
+    calibrate(watched, replace(SMALL, repeats=2), TRUE_LIMITS, given=("max_batched_tokens",), source="a test")
+    one_round = ["fitted", "held_out"] * 9 + ["saturation"]
+    assert kinds == one_round * 2 + ["open"] * 8

@@ -6,6 +6,7 @@ several shares of saturation are predicted. What measures is a function, so that
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -165,26 +166,27 @@ def calibrate(
     """
     check_limits(limits)
     to_fit, held_out = experiment.grid()
+    saturated = experiment.saturated()
     observed: dict[LoadTest, list[Observed]] = {}
 
-    def run(test: LoadTest) -> list[Observed]:
-        repeats = [measure(replace(test, seed=experiment.seed + number)) for number in range(experiment.repeats)]
-        observed[test] = repeats
-        tell(test, median_statistics([one.statistics() for one in repeats]))
-        return repeats
+    def run(tests: Sequence[LoadTest]) -> None:
+        # Round by round, and those to fit between those to predict: a machine's drift then favours neither half.
+        for number in range(experiment.repeats):
+            for test in tests:
+                found = measure(replace(test, seed=experiment.seed + number))
+                observed.setdefault(test, []).append(found)
+                tell(test, found.statistics())
 
-    fitted_points = [one for test in to_fit for one in run(test)]
+    mixed = [test for pair in itertools.zip_longest(to_fit, held_out) for test in pair if test is not None]
+    run([*mixed, saturated])
+    saturation = median_statistics([one.statistics() for one in observed[saturated]])["requests_per_second"]
+    run([_open(experiment, share, saturation) for share in experiment.load_shares])
     engine = fit_engine(
-        fitted_points,
+        [one for test in to_fit for one in observed[test]],
         limits,
         batched_tokens=() if "max_batched_tokens" in given else BATCHED_TOKENS,
         source=source,
     )
-    for test in (*held_out, experiment.saturated()):
-        run(test)
-    saturation = float(np.median([one.statistics()["requests_per_second"] for one in observed[experiment.saturated()]]))
-    for share in experiment.load_shares:
-        run(_open(experiment, share, saturation))
     points = tuple(compared(test, repeats, engine) for test, repeats in observed.items())
     return Calibration(engine, points, _found_by(given, engine), observed)
 
