@@ -127,6 +127,7 @@ class _Fleet:
         self, replicas: Replicas, requests: Requests, of: Engine, policy: ScalingPolicy, spot: SpotMarket, seed: int
     ) -> None:
         self.replicas, self.requests, self.of, self.policy, self.spot = replicas, requests, of, policy, spot
+        self.rows = replicas.rows[:-1]
         count = policy.max_replicas
         self.source = np.random.default_rng(seed)
         self.starting = np.full(count, math.inf)  # when it is ready
@@ -143,7 +144,7 @@ class _Fleet:
         period = self.policy.period_seconds
         last = math.ceil(float(demand.arrived_seconds[-1] + self.of.admission) / period + 1e-9)
         ends = np.arange(1, last + 1) * period
-        arrivals = np.diff(np.searchsorted(self.requests.visible, np.concatenate([[0.0], ends]), side="right"))
+        arrivals = np.diff(np.searchsorted(self.requests.rows["visible"], np.concatenate([[0.0], ends]), side="right"))
         self._scale(self._needed(arrivals[0]), ready_now=True)
         for end, count in zip(ends, arrivals, strict=True):
             self._period(float(end), int(count))
@@ -171,7 +172,7 @@ class _Fleet:
         return (math.floor(self.now / self.spot.gap_seconds + 1e-9) + 1) * self.spot.gap_seconds
 
     def _account(self, event: float) -> None:
-        self.ready_seconds += float((self.replicas.state == READY).sum()) * (event - self.now)
+        self.ready_seconds += float((self.rows["state"] == READY).sum()) * (event - self.now)
         self.now = event
         for r in np.flatnonzero((self._states() == OFF) & (self.since > 0)):
             self._stop_paying(int(r))  # it was draining and is empty now
@@ -185,8 +186,8 @@ class _Fleet:
             self._interrupt(int(r), now)
         for r in np.flatnonzero(self.starting <= now):
             self.starting[r] = math.inf
-            self.replicas.state[r] = READY
-            self.replicas.clock[r] = now
+            self.rows["state"][r] = READY
+            self.rows["clock"][r] = now
 
     def _interrupt(self, r: int, now: float) -> None:
         self.interruptions += 1
@@ -216,7 +217,7 @@ class _Fleet:
             rate = self.spot.interruptions_per_hour / 3600
             self.ends[r] = self.now + self.source.exponential(1 / rate) if rate else math.inf
             if ready_now:
-                self.starting[r], self.replicas.state[r] = math.inf, READY
+                self.starting[r], self.rows["state"][r] = math.inf, READY
         for place in range(len(alive), wanted, -1):
             if self.now - self.wanted_at[place] < self.policy.scale_in_cooldown_seconds:
                 break
@@ -225,7 +226,7 @@ class _Fleet:
                 self.starting[r] = math.inf
                 self._stop_paying(r)
             else:
-                self.replicas.state[r] = DRAINING
+                self.rows["state"][r] = DRAINING
 
     def _stop_paying(self, r: int) -> None:
         if self.since[r] > 0:
@@ -234,17 +235,17 @@ class _Fleet:
         self.ends[r] = math.inf
 
     def _states(self) -> NDArray[np.int64]:
-        return np.where(np.isinf(self.starting), self.replicas.state, _STARTING)
+        return np.where(np.isinf(self.starting), self.rows["state"], _STARTING)
 
     def _has_open_requests(self) -> bool:
-        all_replicas = self.replicas
-        return bool(all_replicas.waiting.any() or all_replicas.decoding.any() or all_replicas.prefilling.any())
+        rows = self.replicas.rows  # with the queue at the door
+        return bool(rows["waiting"].any() or rows["decoding"].any() or rows["prefilling"].any())
 
     def result(self, demand: Demand) -> Scaled:
         """Everything, once it is over."""
-        first, last = self.requests.first, self.requests.last
+        first, last = self.requests.rows["first"], self.requests.rows["last"]
         gaps = np.where(demand.output_tokens > 1, demand.output_tokens - 1, np.nan)
-        busy = float(self.replicas.busy.sum())
+        busy = float(self.rows["busy"].sum())
         times, running, ready = (np.array(column) for column in zip(*self.history, strict=True))
         return Scaled(
             hours=self.now / 3600,

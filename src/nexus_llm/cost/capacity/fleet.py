@@ -28,16 +28,16 @@ def run_until(
     A request goes to the ready replica with the fewest unfinished requests, the first of equals; or to each in turn.
     Where none is ready it waits at the door.
     """
-    count = len(replicas.state)
+    count = len(replicas.rows) - 1
     ready = 0
     for r in range(count):
-        ready += replicas.state[r] == READY
-    while ready > 0 and replicas.head[count] != NOBODY:
+        ready += replicas.rows[r].state == READY
+    while ready > 0 and replicas.rows[count].head != NOBODY:
         request = dequeue(replicas, requests, count)
         _give(replicas, requests, request, is_round_robin)
-    while not of.is_closed and requests.following[0] < len(requests.visible):
+    while not of.is_closed and requests.following[0] < len(requests.rows):
         request = int(requests.following[0])
-        now = requests.visible[request]
+        now = requests.rows[request].visible
         if now > until:
             break
         requests.following[0] += 1
@@ -46,14 +46,14 @@ def run_until(
             continue
         if ready > 1 and not is_round_robin:
             for r in range(count):
-                if replicas.state[r] == READY and replicas.quiet[r] <= now:
-                    replicas.quiet[r] = advance(replicas, requests, r, of, now)
+                if replicas.rows[r].state == READY and replicas.rows[r].quiet <= now:
+                    replicas.rows[r].quiet = advance(replicas, requests, r, of, now)
         _give(replicas, requests, request, is_round_robin)
     for r in range(count):
-        if replicas.state[r] != OFF:
-            replicas.quiet[r] = advance(replicas, requests, r, of, until)
-            if replicas.state[r] == DRAINING and outstanding(replicas, r) == 0:
-                replicas.state[r] = OFF
+        if replicas.rows[r].state != OFF:
+            replicas.rows[r].quiet = advance(replicas, requests, r, of, until)
+            if replicas.rows[r].state == DRAINING and outstanding(replicas, r) == 0:
+                replicas.rows[r].state = OFF
 
 
 @njit(cache=True, nogil=True)
@@ -61,9 +61,9 @@ def fill_closed_loop(
     replicas: Replicas, requests: Requests, concurrency: int, admission_seconds: float
 ) -> None:  # pragma: no cover - compiled
     """Sends the first requests of a closed loop on one replica, all at once; the rest follows from their ends."""
-    for request in range(min(concurrency, len(requests.arrived))):
-        requests.arrived[request] = 0.0
-        requests.visible[request] = admission_seconds
+    for request in range(min(concurrency, len(requests.rows))):
+        requests.rows[request].arrived = 0.0
+        requests.rows[request].visible = admission_seconds
         enqueue(replicas, requests, 0, request)
         requests.following[0] = request + 1
 
@@ -73,26 +73,28 @@ def take_away(
     replicas: Replicas, requests: Requests, r: int, of: Engine, now: float
 ) -> int:  # pragma: no cover - compiled
     """Ends a replica at once: all that it had starts anew elsewhere, its answers so far lost. How many those are."""
-    count = len(replicas.state)
+    count = len(replicas.rows) - 1
     lost = 0
-    for slot in range(replicas.decoding[r]):
-        _start_anew(replicas, requests, count, int(replicas.decode_request[r, slot]), now)
+    for slot in range(replicas.rows[r].decoding):
+        _start_anew(replicas, requests, count, int(replicas.decode[r, slot].request), now)
         lost += 1
-    for i in range(replicas.prefilling[r]):
-        _start_anew(replicas, requests, count, int(replicas.fill_request[r, i]), now)
+    for i in range(replicas.rows[r].prefilling):
+        _start_anew(replicas, requests, count, int(replicas.fill[r, i].request), now)
         lost += 1
-    while replicas.head[r] != NOBODY:
+    while replicas.rows[r].head != NOBODY:
         _start_anew(replicas, requests, count, dequeue(replicas, requests, r), now)
         lost += 1
-    replicas.state[r] = OFF
-    replicas.clock[r] = now
-    if replicas.step_end[r] > now:
-        replicas.busy[r] -= replicas.step_end[r] - now
-    replicas.step_end[r] = -1.0
-    replicas.quiet[r] = 0.0
-    replicas.decoding[r] = replicas.prefilling[r] = replicas.context[r] = 0
-    replicas.free[r] = of.blocks
-    replicas.next_finish[r] = NEVER
+    replicas.rows[r].state = OFF
+    replicas.rows[r].clock = now
+    if replicas.rows[r].step_end > now:
+        replicas.rows[r].busy -= replicas.rows[r].step_end - now
+    replicas.rows[r].step_end = -1.0
+    replicas.rows[r].quiet = 0.0
+    replicas.rows[r].decoding = 0
+    replicas.rows[r].prefilling = 0
+    replicas.rows[r].context = 0
+    replicas.rows[r].free = of.blocks
+    replicas.rows[r].next_finish = NEVER
     replicas.phases[r, :] = 0
     return lost
 
@@ -102,13 +104,13 @@ def _give(
     replicas: Replicas, requests: Requests, request: int, is_round_robin: bool
 ) -> None:  # pragma: no cover - compiled
     chosen, fewest = NOBODY, NEVER
-    for r in range(len(replicas.state)):
-        if replicas.state[r] == READY:
-            load = replicas.given[r] if is_round_robin else outstanding(replicas, r)
+    for r in range(len(replicas.rows) - 1):
+        if replicas.rows[r].state == READY:
+            load = replicas.rows[r].given if is_round_robin else outstanding(replicas, r)
             if load < fewest:
                 chosen, fewest = r, load
-    replicas.given[chosen] += 1
-    replicas.quiet[chosen] = 0.0
+    replicas.rows[chosen].given += 1
+    replicas.rows[chosen].quiet = 0.0
     enqueue(replicas, requests, chosen, request)
 
 
@@ -116,7 +118,7 @@ def _give(
 def _start_anew(
     replicas: Replicas, requests: Requests, door: int, request: int, now: float
 ) -> None:  # pragma: no cover - compiled
-    requests.generated[request] = 0
-    requests.first[request] = math.nan
-    requests.visible[request] = now
+    requests.rows[request].generated = 0
+    requests.rows[request].first = math.nan
+    requests.rows[request].visible = now
     enqueue(replicas, requests, door, request)

@@ -24,23 +24,23 @@ from nexus_llm.cost.capacity.scheduler_state import NEVER, NOBODY, Engine, Repli
 @njit(cache=True, nogil=True)
 def enqueue(replicas: Replicas, requests: Requests, place: int, request: int) -> None:  # pragma: no cover - compiled
     """Puts a request at the end of a queue."""
-    requests.behind[request] = NOBODY
-    if replicas.head[place] == NOBODY:
-        replicas.head[place] = request
+    requests.rows[request].behind = NOBODY
+    if replicas.rows[place].head == NOBODY:
+        replicas.rows[place].head = request
     else:
-        requests.behind[replicas.tail[place]] = request
-    replicas.tail[place] = request
-    replicas.waiting[place] += 1
+        requests.rows[replicas.rows[place].tail].behind = request
+    replicas.rows[place].tail = request
+    replicas.rows[place].waiting += 1
 
 
 @njit(cache=True, nogil=True)
 def dequeue(replicas: Replicas, requests: Requests, place: int) -> int:  # pragma: no cover - compiled
     """The first of a queue, taken from it."""
-    request = int(replicas.head[place])
-    replicas.head[place] = requests.behind[request]
-    if replicas.head[place] == NOBODY:
-        replicas.tail[place] = NOBODY
-    replicas.waiting[place] -= 1
+    request = int(replicas.rows[place].head)
+    replicas.rows[place].head = requests.rows[request].behind
+    if replicas.rows[place].head == NOBODY:
+        replicas.rows[place].tail = NOBODY
+    replicas.rows[place].waiting -= 1
     return request
 
 
@@ -53,19 +53,23 @@ def advance(
     What comes out is a time before which no request of it ends, whoever else arrives elsewhere.
     """
     while True:
-        if replicas.step_end[r] >= 0:
-            if replicas.step_end[r] > until:
-                return float(replicas.step_end[r])
+        if replicas.rows[r].step_end >= 0:
+            if replicas.rows[r].step_end > until:
+                return float(replicas.rows[r].step_end)
             _end_step(replicas, requests, r, of)
-        head = replicas.head[r]
-        running = replicas.decoding[r] + replicas.prefilling[r]
+        head = replicas.rows[r].head
+        running = replicas.rows[r].decoding + replicas.rows[r].prefilling
         if running == 0:
             if head == NOBODY:
                 return math.inf
-            replicas.clock[r] = max(replicas.clock[r], requests.visible[head])
-        if replicas.clock[r] >= until:  # who arrives at this very moment may not be in the queue yet
-            return float(replicas.clock[r])
-        if replicas.prefilling[r] == 0 and replicas.decoding[r] > 0 and not _may_let_in(replicas, requests, r, of):
+            replicas.rows[r].clock = max(replicas.rows[r].clock, requests.rows[head].visible)
+        if replicas.rows[r].clock >= until:  # who arrives at this very moment may not be in the queue yet
+            return float(replicas.rows[r].clock)
+        if (
+            replicas.rows[r].prefilling == 0
+            and replicas.rows[r].decoding > 0
+            and not _may_let_in(replicas, requests, r, of)
+        ):
             steps = _steps_to_jump(replicas, requests, r, of, until)
             if steps == 0:
                 return float(_quiet_until(replicas, requests, r, of))
@@ -78,22 +82,22 @@ def advance(
 @njit(cache=True, nogil=True)
 def outstanding(replicas: Replicas, r: int) -> int:  # pragma: no cover - compiled
     """Requests that replica `r` has and has not finished."""
-    return int(replicas.waiting[r] + replicas.decoding[r] + replicas.prefilling[r])
+    return int(replicas.rows[r].waiting + replicas.rows[r].decoding + replicas.rows[r].prefilling)
 
 
 @njit(cache=True, nogil=True)
 def _is_full(replicas: Replicas, r: int, of: Engine) -> bool:  # pragma: no cover - compiled
-    running = replicas.decoding[r] + replicas.prefilling[r]
+    running = replicas.rows[r].decoding + replicas.rows[r].prefilling
     return bool(running >= of.max_sequences or (of.is_static and running > 0))
 
 
 @njit(cache=True, nogil=True)
 def _may_let_in(replicas: Replicas, requests: Requests, r: int, of: Engine) -> bool:  # pragma: no cover - compiled
     """Whether the first of the queue might get in now: then a step must be looked at closely."""
-    head = replicas.head[r]
-    if head == NOBODY or requests.visible[head] > replicas.clock[r] or _is_full(replicas, r, of):
+    head = replicas.rows[r].head
+    if head == NOBODY or requests.rows[head].visible > replicas.rows[r].clock or _is_full(replicas, r, of):
         return False
-    return bool(_blocks(requests.prompt[head] + requests.generated[head], of.block) <= replicas.free[r])
+    return bool(_blocks(requests.rows[head].prompt + requests.rows[head].generated, of.block) <= replicas.rows[r].free)
 
 
 @njit(cache=True, nogil=True)
@@ -106,20 +110,20 @@ def _steps_to_jump(
     replicas: Replicas, requests: Requests, r: int, of: Engine, until: float
 ) -> int:  # pragma: no cover - compiled
     """Pure decoding steps until something happens; 0 where not one ends by `until`, -1 where the cache is full."""
-    steps = replicas.next_finish[r] - replicas.counter[r]
+    steps = replicas.rows[r].next_finish - replicas.rows[r].counter
     steps = _steps_that_fit(replicas, r, of, steps)
     if steps == 0:
         return -1
-    first = of.fixed + of.per_sequence * replicas.decoding[r] + of.per_context * replicas.context[r]
-    growth = of.per_context * replicas.decoding[r]
+    first = of.fixed + of.per_sequence * replicas.rows[r].decoding + of.per_context * replicas.rows[r].context
+    growth = of.per_context * replicas.rows[r].decoding
     if until < math.inf:
-        steps = min(steps, _steps_within(until - replicas.clock[r], first, growth, steps))
+        steps = min(steps, _steps_within(until - replicas.rows[r].clock, first, growth, steps))
         if steps == 0:
             return 0
-    head = replicas.head[r]
-    if head != NOBODY and requests.visible[head] > replicas.clock[r] and not _is_full(replicas, r, of):
+    head = replicas.rows[r].head
+    if head != NOBODY and requests.rows[head].visible > replicas.rows[r].clock and not _is_full(replicas, r, of):
         # It is seen at the first boundary at or after its arrival.
-        gap = requests.visible[head] - replicas.clock[r]
+        gap = requests.rows[head].visible - replicas.rows[r].clock
         before = _steps_within(gap, first, growth, steps)
         if before < steps and _duration(before, first, growth) < gap:
             before += 1
@@ -130,24 +134,24 @@ def _steps_to_jump(
 @njit(cache=True, nogil=True)
 def _quiet_until(replicas: Replicas, requests: Requests, r: int, of: Engine) -> float:  # pragma: no cover - compiled
     """When, at the earliest, decoding comes to an end of a request, a full cache or a request to let in."""
-    steps = _steps_that_fit(replicas, r, of, replicas.next_finish[r] - replicas.counter[r])
-    first = of.fixed + of.per_sequence * replicas.decoding[r] + of.per_context * replicas.context[r]
-    seconds = _duration(steps, first, of.per_context * replicas.decoding[r])
-    time = replicas.clock[r] + seconds * (1 - 1e-9)
-    head = replicas.head[r]
+    steps = _steps_that_fit(replicas, r, of, replicas.rows[r].next_finish - replicas.rows[r].counter)
+    first = of.fixed + of.per_sequence * replicas.rows[r].decoding + of.per_context * replicas.rows[r].context
+    seconds = _duration(steps, first, of.per_context * replicas.rows[r].decoding)
+    time = replicas.rows[r].clock + seconds * (1 - 1e-9)
+    head = replicas.rows[r].head
     if head != NOBODY and not _is_full(replicas, r, of):
-        time = min(time, requests.visible[head])
+        time = min(time, requests.rows[head].visible)
     return float(time)
 
 
 @njit(cache=True, nogil=True)
 def _steps_that_fit(replicas: Replicas, r: int, of: Engine, steps: int) -> int:  # pragma: no cover - compiled
     """As many of the steps as the free blocks of the cache allow."""
-    left = replicas.free[r]
-    if left >= replicas.decoding[r] * (steps // of.block + 1):
+    left = replicas.rows[r].free
+    if left >= replicas.rows[r].decoding * (steps // of.block + 1):
         return steps
     for step in range(steps):
-        left -= replicas.phases[r, (replicas.counter[r] + step) % of.block]
+        left -= replicas.phases[r, (replicas.rows[r].counter + step) % of.block]
         if left < 0:
             return step
     return steps
@@ -178,22 +182,22 @@ def _steps_within(gap: float, first: float, growth: float, most: int) -> int:  #
 def _jump(
     replicas: Replicas, requests: Requests, r: int, of: Engine, steps: int
 ) -> None:  # pragma: no cover - compiled
-    sequences = replicas.decoding[r]
-    read = steps * float(replicas.context[r]) + sequences * (steps * (steps - 1) / 2)
+    sequences = replicas.rows[r].decoding
+    read = steps * float(replicas.rows[r].context) + sequences * (steps * (steps - 1) / 2)
     seconds = steps * (of.fixed + of.per_sequence * sequences) + of.per_context * read
     whole, rest = steps // of.block, steps % of.block
     needed = whole * sequences
     for step in range(rest):
-        needed += replicas.phases[r, (replicas.counter[r] + step) % of.block]
-    replicas.free[r] -= needed
-    replicas.counter[r] += steps
-    replicas.context[r] += steps * sequences
-    replicas.clock[r] += seconds
-    replicas.busy[r] += seconds
-    replicas.decoded[r] += steps * sequences
-    replicas.context_read[r] += read
-    replicas.sequence_steps[r] += steps * sequences
-    if replicas.counter[r] == replicas.next_finish[r]:
+        needed += replicas.phases[r, (replicas.rows[r].counter + step) % of.block]
+    replicas.rows[r].free -= needed
+    replicas.rows[r].counter += steps
+    replicas.rows[r].context += steps * sequences
+    replicas.rows[r].clock += seconds
+    replicas.rows[r].busy += seconds
+    replicas.rows[r].decoded += steps * sequences
+    replicas.rows[r].context_read += read
+    replicas.rows[r].sequence_steps += steps * sequences
+    if replicas.rows[r].counter == replicas.rows[r].next_finish:
         _finish_decoded(replicas, requests, r, of)
 
 
@@ -201,82 +205,84 @@ def _jump(
 def _begin_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
     """Decides what the next step does: makes room, deals out tokens, lets requests in."""
     had_room = _make_room(replicas, requests, r, of)
-    was_empty = replicas.decoding[r] + replicas.prefilling[r] == 0
-    budget = of.max_batched_tokens - replicas.decoding[r]
-    tokens, cached = 0, float(replicas.context[r])
-    for i in range(replicas.prefilling[r]):
-        chunk = min(replicas.fill_left[r, i], budget)
-        replicas.fill_chunk[r, i] = chunk
+    was_empty = replicas.rows[r].decoding + replicas.rows[r].prefilling == 0
+    budget = of.max_batched_tokens - replicas.rows[r].decoding
+    tokens, cached = 0, float(replicas.rows[r].context)
+    for i in range(replicas.rows[r].prefilling):
+        chunk = min(replicas.fill[r, i].left, budget)
+        replicas.fill[r, i].chunk = chunk
         if chunk > 0:
-            request = replicas.fill_request[r, i]
-            cached += requests.prompt[request] + requests.generated[request] - replicas.fill_left[r, i]
+            request = replicas.fill[r, i].request
+            cached += requests.rows[request].prompt + requests.rows[request].generated - replicas.fill[r, i].left
         budget -= chunk
         tokens += chunk
     while had_room and budget > 0 and (was_empty or not of.is_static):
-        head = replicas.head[r]
-        running = replicas.decoding[r] + replicas.prefilling[r]
-        if head == NOBODY or requests.visible[head] > replicas.clock[r] or running >= of.max_sequences:
+        head = replicas.rows[r].head
+        running = replicas.rows[r].decoding + replicas.rows[r].prefilling
+        if head == NOBODY or requests.rows[head].visible > replicas.rows[r].clock or running >= of.max_sequences:
             break
-        total = requests.prompt[head] + requests.generated[head]
+        total = requests.rows[head].prompt + requests.rows[head].generated
         blocks = _blocks(total, of.block)
-        if blocks > replicas.free[r]:
+        if blocks > replicas.rows[r].free:
             break
         dequeue(replicas, requests, r)
-        i = replicas.prefilling[r]
-        replicas.free[r] -= blocks
+        i = replicas.rows[r].prefilling
+        replicas.rows[r].free -= blocks
         chunk = min(total, budget)
-        replicas.fill_request[r, i], replicas.fill_left[r, i], replicas.fill_chunk[r, i] = head, total, chunk
-        replicas.fill_admitted[r, i] = replicas.admitted[r]
-        replicas.admitted[r] += 1
-        replicas.prefilling[r] += 1
+        replicas.fill[r, i].request = head
+        replicas.fill[r, i].left = total
+        replicas.fill[r, i].chunk = chunk
+        replicas.fill[r, i].admitted = replicas.rows[r].admitted
+        replicas.rows[r].admitted += 1
+        replicas.rows[r].prefilling += 1
         budget -= chunk
         tokens += chunk
-    sequences = replicas.decoding[r]
+    sequences = replicas.rows[r].decoding
     seconds = of.fixed + of.per_prefill * tokens + of.per_sequence * sequences + of.per_context * cached
-    replicas.step_end[r] = replicas.clock[r] + seconds
-    replicas.busy[r] += seconds
-    replicas.prefilled[r] += tokens
-    replicas.decoded[r] += sequences
-    replicas.context_read[r] += cached
-    replicas.sequence_steps[r] += sequences + replicas.prefilling[r]
+    replicas.rows[r].step_end = replicas.rows[r].clock + seconds
+    replicas.rows[r].busy += seconds
+    replicas.rows[r].prefilled += tokens
+    replicas.rows[r].decoded += sequences
+    replicas.rows[r].context_read += cached
+    replicas.rows[r].sequence_steps += sequences + replicas.rows[r].prefilling
 
 
 @njit(cache=True, nogil=True)
 def _make_room(replicas: Replicas, requests: Requests, r: int, of: Engine) -> bool:  # pragma: no cover - compiled
     """Takes the blocks that this step's tokens need; whether it did so without taking them from somebody."""
-    phase = replicas.counter[r] % of.block
+    phase = replicas.rows[r].counter % of.block
     had_room = True
-    while replicas.phases[r, phase] > replicas.free[r]:
+    while replicas.phases[r, phase] > replicas.rows[r].free:
         had_room = False
         _preempt_newest(replicas, requests, r, of)
-    replicas.free[r] -= replicas.phases[r, phase]
+    replicas.rows[r].free -= replicas.phases[r, phase]
     return had_room
 
 
 @njit(cache=True, nogil=True)
 def _preempt_newest(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
     """The sequence that was let in last goes back to the front of the queue."""
-    if replicas.prefilling[r] > 0:  # whoever still reads its prompt came after all who decode
-        i = replicas.prefilling[r] - 1
-        request = int(replicas.fill_request[r, i])
-        replicas.free[r] += _blocks(requests.prompt[request] + requests.generated[request], of.block)
-        replicas.prefilling[r] = i
+    if replicas.rows[r].prefilling > 0:  # whoever still reads its prompt came after all who decode
+        i = replicas.rows[r].prefilling - 1
+        request = int(replicas.fill[r, i].request)
+        replicas.rows[r].free += _blocks(requests.rows[request].prompt + requests.rows[request].generated, of.block)
+        replicas.rows[r].prefilling = i
     else:
         newest = 0
-        for slot in range(1, replicas.decoding[r]):
-            if replicas.decode_admitted[r, slot] > replicas.decode_admitted[r, newest]:
+        for slot in range(1, replicas.rows[r].decoding):
+            if replicas.decode[r, slot].admitted > replicas.decode[r, newest].admitted:
                 newest = slot
-        request = int(replicas.decode_request[r, newest])
+        request = int(replicas.decode[r, newest].request)
         _leave(replicas, requests, r, of, newest)
-        left = replicas.decode_finish[r, newest] - replicas.counter[r]
-        requests.generated[request] = requests.answer[request] - left
+        left = replicas.decode[r, newest].finish - replicas.rows[r].counter
+        requests.rows[request].generated = requests.rows[request].answer - left
         _remove_slot(replicas, r, newest)
-    requests.behind[request] = replicas.head[r]
-    if replicas.head[r] == NOBODY:
-        replicas.tail[r] = request
-    replicas.head[r] = request
-    replicas.waiting[r] += 1
-    replicas.preemptions[r] += 1
+    requests.rows[request].behind = replicas.rows[r].head
+    if replicas.rows[r].head == NOBODY:
+        replicas.rows[r].tail = request
+    replicas.rows[r].head = request
+    replicas.rows[r].waiting += 1
+    replicas.rows[r].preemptions += 1
 
 
 @njit(cache=True, nogil=True)
@@ -284,47 +290,47 @@ def _leave(
     replicas: Replicas, requests: Requests, r: int, of: Engine, slot: int
 ) -> None:  # pragma: no cover - compiled
     """Gives back what a decoding sequence holds of the cache."""
-    request = replicas.decode_request[r, slot]
-    left = replicas.decode_finish[r, slot] - replicas.counter[r]
-    cached = requests.prompt[request] + requests.answer[request] - 1 - left
-    replicas.free[r] += _blocks(cached, of.block)
-    replicas.context[r] -= cached
-    replicas.phases[r, (replicas.counter[r] - cached) % of.block] -= 1
+    request = replicas.decode[r, slot].request
+    left = replicas.decode[r, slot].finish - replicas.rows[r].counter
+    cached = requests.rows[request].prompt + requests.rows[request].answer - 1 - left
+    replicas.rows[r].free += _blocks(cached, of.block)
+    replicas.rows[r].context -= cached
+    replicas.phases[r, (replicas.rows[r].counter - cached) % of.block] -= 1
 
 
 @njit(cache=True, nogil=True)
 def _remove_slot(replicas: Replicas, r: int, slot: int) -> None:  # pragma: no cover - compiled
-    last = replicas.decoding[r] - 1
-    replicas.decode_request[r, slot] = replicas.decode_request[r, last]
-    replicas.decode_finish[r, slot] = replicas.decode_finish[r, last]
-    replicas.decode_admitted[r, slot] = replicas.decode_admitted[r, last]
-    replicas.decoding[r] = last
+    last = replicas.rows[r].decoding - 1
+    replicas.decode[r, slot].request = replicas.decode[r, last].request
+    replicas.decode[r, slot].finish = replicas.decode[r, last].finish
+    replicas.decode[r, slot].admitted = replicas.decode[r, last].admitted
+    replicas.rows[r].decoding = last
     earliest = NEVER
     for other in range(last):
-        earliest = min(earliest, replicas.decode_finish[r, other])
-    replicas.next_finish[r] = earliest
+        earliest = min(earliest, replicas.decode[r, other].finish)
+    replicas.rows[r].next_finish = earliest
 
 
 @njit(cache=True, nogil=True)
 def _end_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
     """Hands out the tokens of the step that was begun."""
-    replicas.clock[r] = replicas.step_end[r]
-    replicas.step_end[r] = -1.0
-    replicas.counter[r] += 1
-    replicas.context[r] += replicas.decoding[r]
-    if replicas.counter[r] == replicas.next_finish[r]:
+    replicas.rows[r].clock = replicas.rows[r].step_end
+    replicas.rows[r].step_end = -1.0
+    replicas.rows[r].counter += 1
+    replicas.rows[r].context += replicas.rows[r].decoding
+    if replicas.rows[r].counter == replicas.rows[r].next_finish:
         _finish_decoded(replicas, requests, r, of)
     kept = 0
-    for i in range(replicas.prefilling[r]):
-        replicas.fill_left[r, i] -= replicas.fill_chunk[r, i]
-        if replicas.fill_left[r, i] == 0:
+    for i in range(replicas.rows[r].prefilling):
+        replicas.fill[r, i].left -= replicas.fill[r, i].chunk
+        if replicas.fill[r, i].left == 0:
             _begin_decoding(replicas, requests, r, of, i)
             continue
-        replicas.fill_request[r, kept] = replicas.fill_request[r, i]
-        replicas.fill_left[r, kept] = replicas.fill_left[r, i]
-        replicas.fill_admitted[r, kept] = replicas.fill_admitted[r, i]
+        replicas.fill[r, kept].request = replicas.fill[r, i].request
+        replicas.fill[r, kept].left = replicas.fill[r, i].left
+        replicas.fill[r, kept].admitted = replicas.fill[r, i].admitted
         kept += 1
-    replicas.prefilling[r] = kept
+    replicas.rows[r].prefilling = kept
 
 
 @njit(cache=True, nogil=True)
@@ -332,54 +338,54 @@ def _begin_decoding(
     replicas: Replicas, requests: Requests, r: int, of: Engine, i: int
 ) -> None:  # pragma: no cover - compiled
     """A prompt was read to its end, which gives a token."""
-    request = int(replicas.fill_request[r, i])
-    cached = requests.prompt[request] + requests.generated[request]
-    if math.isnan(requests.first[request]):
-        requests.first[request] = replicas.clock[r]
-    left = requests.answer[request] - requests.generated[request] - 1
+    request = int(replicas.fill[r, i].request)
+    cached = requests.rows[request].prompt + requests.rows[request].generated
+    if math.isnan(requests.rows[request].first):
+        requests.rows[request].first = replicas.rows[r].clock
+    left = requests.rows[request].answer - requests.rows[request].generated - 1
     if left == 0:
-        replicas.free[r] += _blocks(cached, of.block)
+        replicas.rows[r].free += _blocks(cached, of.block)
         _end_request(replicas, requests, r, of, request)
         return
-    slot = replicas.decoding[r]
-    finish = replicas.counter[r] + left
-    replicas.decode_request[r, slot] = request
-    replicas.decode_finish[r, slot] = finish
-    replicas.decode_admitted[r, slot] = replicas.fill_admitted[r, i]
-    replicas.decoding[r] += 1
-    replicas.next_finish[r] = min(replicas.next_finish[r], finish)
-    replicas.context[r] += cached
-    replicas.phases[r, (replicas.counter[r] - cached) % of.block] += 1
+    slot = replicas.rows[r].decoding
+    finish = replicas.rows[r].counter + left
+    replicas.decode[r, slot].request = request
+    replicas.decode[r, slot].finish = finish
+    replicas.decode[r, slot].admitted = replicas.fill[r, i].admitted
+    replicas.rows[r].decoding += 1
+    replicas.rows[r].next_finish = min(replicas.rows[r].next_finish, finish)
+    replicas.rows[r].context += cached
+    replicas.phases[r, (replicas.rows[r].counter - cached) % of.block] += 1
 
 
 @njit(cache=True, nogil=True)
 def _finish_decoded(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
     """Takes those out that said their last token, the one that was let in first at first."""
     earliest, slot = NEVER, 0
-    while slot < replicas.decoding[r]:
-        if replicas.decode_finish[r, slot] == replicas.counter[r]:
-            request = int(replicas.decode_request[r, slot])
+    while slot < replicas.rows[r].decoding:
+        if replicas.decode[r, slot].finish == replicas.rows[r].counter:
+            request = int(replicas.decode[r, slot].request)
             _leave(replicas, requests, r, of, slot)
-            last = replicas.decoding[r] - 1
-            replicas.decode_request[r, slot] = replicas.decode_request[r, last]
-            replicas.decode_finish[r, slot] = replicas.decode_finish[r, last]
-            replicas.decode_admitted[r, slot] = replicas.decode_admitted[r, last]
-            replicas.decoding[r] = last
+            last = replicas.rows[r].decoding - 1
+            replicas.decode[r, slot].request = replicas.decode[r, last].request
+            replicas.decode[r, slot].finish = replicas.decode[r, last].finish
+            replicas.decode[r, slot].admitted = replicas.decode[r, last].admitted
+            replicas.rows[r].decoding = last
             _end_request(replicas, requests, r, of, request)
         else:
-            earliest = min(earliest, replicas.decode_finish[r, slot])
+            earliest = min(earliest, replicas.decode[r, slot].finish)
             slot += 1
-    replicas.next_finish[r] = earliest
+    replicas.rows[r].next_finish = earliest
 
 
 @njit(cache=True, nogil=True)
 def _end_request(
     replicas: Replicas, requests: Requests, r: int, of: Engine, request: int
 ) -> None:  # pragma: no cover - compiled
-    requests.last[request] = replicas.clock[r]
-    if of.is_closed and requests.following[0] < len(requests.arrived):
+    requests.rows[request].last = replicas.rows[r].clock
+    if of.is_closed and requests.following[0] < len(requests.rows):
         after = int(requests.following[0])
         requests.following[0] += 1
-        requests.arrived[after] = replicas.clock[r]
-        requests.visible[after] = replicas.clock[r] + of.admission
+        requests.rows[after].arrived = replicas.rows[r].clock
+        requests.rows[after].visible = replicas.rows[r].clock + of.admission
         enqueue(replicas, requests, r, after)

@@ -134,7 +134,7 @@ def simulate(
         demand.arrived_seconds, demand.input_tokens, demand.output_tokens, admission_seconds=limits.admission_seconds
     )
     fleet = new_replicas(replicas, of)
-    fleet.state[:] = READY
+    fleet.rows["state"][:-1] = READY
     run_until(fleet, requests, of, math.inf, routing == "round_robin")
     return simulated(demand, requests, fleet)
 
@@ -152,30 +152,30 @@ def simulate_closed(
     of = engine(step_time, limits, is_closed=True)
     requests = new_requests(sent.arrived_seconds, input_tokens, output_tokens, admission_seconds=0.0)
     fleet = new_replicas(1, of)
-    fleet.state[:] = READY
+    fleet.rows["state"][:-1] = READY
     fill_closed_loop(fleet, requests, concurrency, limits.admission_seconds)
     run_until(fleet, requests, of, math.inf, False)
-    return simulated(replace(sent, arrived_seconds=requests.arrived), requests, fleet)
+    return simulated(replace(sent, arrived_seconds=requests.rows["arrived"].copy()), requests, fleet)
 
 
 def simulated(demand: Demand, requests: Requests, fleet: Replicas) -> Simulated:
     """What came out of a finished simulation."""
-    steps = int(fleet.counter.sum())
+    steps = int(fleet.rows["counter"].sum())
     work = Work(
         steps=steps,
-        prefill_tokens=int(fleet.prefilled.sum()),
-        sequence_steps=int(fleet.decoded.sum()),
-        context_tokens=float(fleet.context_read.sum()),
-        busy_seconds=float(fleet.busy.sum()),
+        prefill_tokens=int(fleet.rows["prefilled"].sum()),
+        sequence_steps=int(fleet.rows["decoded"].sum()),
+        context_tokens=float(fleet.rows["context_read"].sum()),
+        busy_seconds=float(fleet.rows["busy"].sum()),
     )
     return Simulated(
         demand=demand,
-        first_token_seconds=requests.first,
-        last_token_seconds=requests.last,
+        first_token_seconds=requests.rows["first"].copy(),
+        last_token_seconds=requests.rows["last"].copy(),
         work=work,
-        replicas=len(fleet.state),
-        preemptions=int(fleet.preemptions.sum()),
-        mean_sequences=float(fleet.sequence_steps.sum()) / max(1, steps),
+        replicas=len(fleet.rows) - 1,
+        preemptions=int(fleet.rows["preemptions"].sum()),
+        mean_sequences=float(fleet.rows["sequence_steps"].sum()) / max(1, steps),
     )
 
 
