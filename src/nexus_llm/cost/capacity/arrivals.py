@@ -35,8 +35,8 @@ def month(traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) ->
     """
     check_traffic(traffic)
     source = np.random.default_rng(seed)
-    mean = traffic.requests_per_month / HOURS_PER_MONTH
-    rates = mean * hourly_profile(traffic.peak_ratio)[np.arange(math.ceil(HOURS_PER_MONTH)) % 24]
+    shape = hourly_profile(traffic.peak_ratio)[np.arange(round(HOURS_PER_MONTH)) % 24]
+    rates = traffic.requests_per_month * shape / shape.sum()  # 730 hours end in a night: their mean is not a day's
     counts = source.poisson(rates)
     hours = np.repeat(np.arange(len(rates)), counts)
     arrived = np.sort(hours + source.random(len(hours))) * 3600.0
