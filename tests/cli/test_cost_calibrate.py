@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import typer
 
-from nexus_llm.cli.cost_calibrate import cost_calibrate, server_measure
+from nexus_llm.cli.cost_calibrate import calibrate, server_measure
 from nexus_llm.errors import NexusError, ServingError, UsageError
 
 
 def run(*arguments: str) -> Any:
     app = typer.Typer()
-    app.command("calibrate")(cost_calibrate)
+    app.command("calibrate")(calibrate)
     app.command("other")(lambda: None)
     return app(["calibrate", *arguments], standalone_mode=False)
 

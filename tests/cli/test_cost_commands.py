@@ -15,7 +15,7 @@ from nexus_llm.errors import BudgetError
 from nexus_llm.recipe import load_recipe
 
 DOMAIN = Path(__file__).parents[2] / "recipes" / "domain-8b-sagemaker.yaml"
-FEW = ["--set", "cost.compare_with=[gpt-4]"]
+FEW = ["--quick", "--set", "cost.compare_with=[gpt-4]"]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_a_report_of_usage_is_held_against_the_plan_without_asking_aws(capsys: p
     Path("cur.csv").write_text(
         "lineItem/UsageStartDate,lineItem/ProductCode,lineItem/UnblendedCost\n2026-11-01T00:00:00Z,AmazonEC2,30\n"
     )
-    assert nexus("cost", "actual", "--cur", "cur.csv", "--recipe", str(DOMAIN), "--json") == 0
+    assert nexus("cost", "actual", "--cur", "cur.csv", "--recipe", str(DOMAIN), "--quick", "--json") == 0
     found = document(capsys)
     assert (found["usd"], found["planned_usd_per_month"]) == (30.0, 838.85)
     assert nexus("cost", "actual") == 2  # Cost Explorer costs money: only with --yes

@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "cost-analysis.md"
 
 @pytest.fixture(scope="module")
 def document() -> dict:  # type: ignore[type-arg]
-    return claims_document(SHIPPED, *capacity_model())
+    return claims_document(SHIPPED, *capacity_model(is_quick=True))
 
 
 def test_the_page_in_the_documentation_is_what_the_command_prints(document: dict) -> None:  # type: ignore[type-arg]

@@ -31,6 +31,7 @@ from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.telemetry.telemetry import Telemetry
 from running_server import RunningServer, StartServer, running_server
 
 CHAT: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Say all of this again, please."}]}
@@ -228,7 +229,8 @@ def test_bodies_of_all_open_requests_together_are_bounded() -> None:
             refused.append(error.error.code)
 
     async def crowd() -> None:
-        edge = Edge(app, metrics=ServerMetrics("m", engine="fake"))
+        metrics = ServerMetrics("m", engine="fake")
+        edge = Edge(app, metrics=metrics, telemetry=Telemetry.open(ServeRecipe(), model_name="m", metrics=metrics))
         scope = {"type": "http", "headers": [], "method": "POST"}
 
         async def receive() -> Message:

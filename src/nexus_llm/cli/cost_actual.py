@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.cost_inputs import Prices, planner, price_file, price_table
+from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_file, price_table
 from nexus_llm.cli.options import AsJson
 from nexus_llm.errors import UsageError
 
@@ -59,6 +59,7 @@ def actual(
     tag: Annotated[str | None, typer.Option(help="Cost Explorer: only what carries this tag.", metavar="K=V")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask Cost Explorer, which takes 0.01 USD a request.")] = False,
     page: Annotated[Path | None, typer.Option("--report", help="Write a page.", metavar="FILE.html")] = None,
+    quick: Quick = False,
     prices: Prices = None,
     as_json: AsJson = False,
 ) -> int:
@@ -69,7 +70,9 @@ def actual(
 
     spent = _spent(report_csv, days, tag, may_pay=yes)
     used = usage_rows(_text(usage), place=str(usage)) if usage else []
-    document = actual_document(spent, used, planned_usd_per_month=_planned(recipe, prices) if recipe else None)
+    document = actual_document(
+        spent, used, planned_usd_per_month=_planned(recipe, prices, is_quick=quick) if recipe else None
+    )
     if page is not None:
         write_atomically(page, actual_page(document).encode())
     if as_json:
@@ -116,10 +119,10 @@ def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool
     return explorer_rows(daily_costs(boto3_clients(REGION), start=start, end=end, tag=chosen))
 
 
-def _planned(recipe: Path, prices: Path | None) -> float:
+def _planned(recipe: Path, prices: Path | None, *, is_quick: bool) -> float:
     from nexus_llm.recipe import load_recipe
 
-    return planner(load_recipe(recipe), price_table(prices))[0].scenario().usd_per_month
+    return planner(load_recipe(recipe), price_table(prices), is_quick=is_quick)[0].scenario().usd_per_month
 
 
 def _print_actual(document: dict[str, Any]) -> None:

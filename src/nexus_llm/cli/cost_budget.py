@@ -25,7 +25,7 @@ def within_budget(recipe: Recipe, budget_usd: float) -> tuple[Recipe, RunBudget]
     """
     from nexus_llm.cost.recipe_plan import run_budget
 
-    chosen, _ = planner(recipe, price_table(None))
+    chosen, _ = planner(recipe, price_table(None), is_quick=True)  # training asks for no capacity
     found = run_budget(recipe, chosen)
     if found.planned_usd > budget_usd:
         raise BudgetError(

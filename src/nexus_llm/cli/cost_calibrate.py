@@ -26,7 +26,12 @@ UNBOUNDED_CACHE_TOKENS = 10_000_000
 _LIST = "Comma-separated"
 
 
-def cost_calibrate(
+def register(group: typer.Typer) -> None:
+    """Adds the verb to `nexus cost`."""
+    group.command("calibrate")(calibrate)
+
+
+def calibrate(
     url: Annotated[str, typer.Argument(help="The server's address, with or without /v1.", metavar="URL")],
     concurrency: Annotated[str, typer.Option(help=f"{_LIST}: requests at once, of the grid.")] = "1,4,16,32",
     input_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of a prompt, of the grid.")] = "32,128,512",
@@ -50,12 +55,12 @@ def cost_calibrate(
     Half of the grid is fitted; the other half, the saturated server and open loops at 30, 60, 80 and 95 % of it are
     predicted. The exit code is 0 whatever the errors are: read `is_trustworthy`. $OPENAI_API_KEY is sent where set.
     """
-    from nexus_llm.cost.capacity.calibration import Experiment, calibrate
+    from nexus_llm.cost.capacity import calibration
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder for {out}", fix="make it first, or give another place")
     levels = _numbers(concurrency, "--concurrency")
-    experiment = Experiment(
+    experiment = calibration.Experiment(
         concurrencies=levels,
         input_tokens=_numbers(input_tokens, "--input-tokens"),
         output_tokens=_numbers(output_tokens, "--output-tokens"),
@@ -69,7 +74,7 @@ def cost_calibrate(
     measure = server_measure(url, model, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     limits, given = _limits(max(levels), max_sequences, max_batched_tokens, kv_cache_tokens, kv_block_tokens)
     source = f"nexus cost calibrate, {repeats} repeats"
-    found = calibrate(measure, experiment, limits, given=given, source=source, tell=_tell)
+    found = calibration.calibrate(measure, experiment, limits, given=given, source=source, tell=_tell)
     return _hand_over(found, out, as_json=as_json)
 
 

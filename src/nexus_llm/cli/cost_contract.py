@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.cost_inputs import Prices, planner, price_table
+from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_table
 from nexus_llm.cli.options import AsJson, Overrides, RecipePath
 from nexus_llm.errors import BudgetError, UsageError
 
@@ -31,6 +31,7 @@ def lock(
     recipe: RecipePath,
     file: Lock = _LOCK,
     tolerance: Annotated[float, typer.Option(min=0, max=1, help="Share that check lets pass.")] = 0.05,
+    quick: Quick = False,
     prices: Prices = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
     as_json: AsJson = False,
@@ -39,7 +40,7 @@ def lock(
     from nexus_llm.cost.lock import lock_document, lock_text
     from nexus_llm.storage import write_atomically
 
-    document = lock_document(_planned(recipe, prices, overrides), tolerance_share=tolerance)
+    document = lock_document(_planned(recipe, prices, overrides, is_quick=quick), tolerance_share=tolerance)
     write_atomically(file, lock_text(document).encode())
     if as_json:
         print_json(document)
@@ -54,6 +55,7 @@ def check(
     recipe: RecipePath,
     file: Lock = _LOCK,
     bench: Annotated[Path | None, typer.Option(help="A result of nexus bench --json.", metavar="FILE.json")] = None,
+    quick: Quick = False,
     prices: Prices = None,
     overrides: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
@@ -62,7 +64,7 @@ def check(
     from nexus_llm.cost.lock import lock_document, measured_regression, moved, read_lock, regressions
 
     locked = read_lock(_text(file, fix="make it first: nexus cost lock RECIPE"), place=str(file))
-    now = lock_document(_planned(recipe, prices, overrides), tolerance_share=locked["tolerance_share"])
+    now = lock_document(_planned(recipe, prices, overrides, is_quick=quick), tolerance_share=locked["tolerance_share"])
     found = list(regressions(locked, now))
     if bench is not None:
         measured = measured_regression(locked, _json(bench))
@@ -109,12 +111,12 @@ def diff(
     return 0
 
 
-def _planned(recipe: Path, prices: Path | None, overrides: list[str]) -> RecipePlan:
+def _planned(recipe: Path, prices: Path | None, overrides: list[str], *, is_quick: bool) -> RecipePlan:
     from nexus_llm.cost.recipe_plan import plan_recipe
     from nexus_llm.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=tuple(overrides))
-    chosen, model = planner(loaded, price_table(prices))
+    chosen, model = planner(loaded, price_table(prices), is_quick=is_quick)
     return plan_recipe(loaded, chosen, capacity_model=model, is_compared=False)
 
 

@@ -26,14 +26,22 @@ SpotTraces = Annotated[
     typer.Option("--spot-traces", help="Folder of skypilot-org/spot-traces to replay the training on.", metavar="DIR"),
 ]
 
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Capacity in closed form: seconds instead of minutes, no queue simulated.")
+]
+
 _FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 
-def capacity_model() -> tuple[CapacityModel, str]:
+def capacity_model(*, is_quick: bool) -> tuple[CapacityModel, str]:
     """How much one replica can take, and what to call that figure. The one place that chooses it."""
-    from nexus_llm.cost.closed_form import closed_form_capacity
+    if is_quick:
+        from nexus_llm.cost.closed_form import closed_form_capacity
 
-    return closed_form_capacity, "closed form, no queue simulated"
+        return closed_form_capacity, "closed form, no queue simulated"
+    from nexus_llm.cost.simulated import REQUESTS, simulated_capacity
+
+    return simulated_capacity, f"simulated, {REQUESTS:,} requests of each load"
 
 
 def price_file() -> Path:
@@ -50,11 +58,11 @@ def price_table(path: Path | None) -> PriceTable:
     return PriceTable.load(price_file()) if price_file().exists() else PriceTable.shipped()
 
 
-def planner(recipe: Recipe, table: PriceTable) -> tuple[Planner, str]:
+def planner(recipe: Recipe, table: PriceTable, *, is_quick: bool) -> tuple[Planner, str]:
     """The recipe's planner and the name of its capacity model."""
     from nexus_llm.cost.recipe_plan import planner_for
 
-    chosen, name = capacity_model()
+    chosen, name = capacity_model(is_quick=is_quick)
     return planner_for(recipe, table, chosen, config=_config(recipe.cost.model_config_path)), name
 
 

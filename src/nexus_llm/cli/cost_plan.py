@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.cost_inputs import Prices, SpotTraces, capacity_model, planner, price_table, volumes, warn
+from nexus_llm.cli.cost_inputs import Prices, Quick, SpotTraces, capacity_model, planner, price_table, volumes, warn
 from nexus_llm.cli.options import AsJson, Overrides, RecipePath, Root, workspace
 
 _RUN = typer.Option("--run", help="A run, whose measured quality is shown beside the price.", metavar="RUN")
@@ -26,6 +26,7 @@ def plan(
     recipe: RecipePath,
     requests: Annotated[str | None, typer.Option(help="Requests a month: 100K,1M,10M [default: the recipe's].")] = None,
     run: Annotated[str | None, _RUN] = None,
+    quick: Quick = False,
     prices: Prices = None,
     spot_traces: SpotTraces = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with plots.", metavar="FILE.html")] = None,
@@ -41,7 +42,7 @@ def plan(
 
     wanted = volumes(requests)
     loaded = load_recipe(recipe, overrides=tuple(overrides))
-    chosen, model = planner(loaded, price_table(prices))
+    chosen, model = planner(loaded, price_table(prices), is_quick=quick)
     traces = read_traces(spot_traces) if spot_traces else ()
     found = plan_recipe(loaded, chosen, volumes=wanted, traces=traces, capacity_model=model)
     document = as_document(found, today=datetime.now(UTC).date()) | {
@@ -65,7 +66,7 @@ def claims(as_json: AsJson = False, prices: Prices = None) -> int:
     from nexus_llm.cost.claims import claims_document
     from nexus_llm.cost.claims_page import claims_page
 
-    chosen, model = capacity_model()
+    chosen, model = capacity_model(is_quick=True)  # the page must not depend on what a simulation draws
     document = claims_document(price_table(prices), chosen, model)
     if as_json:
         print_json(document)
