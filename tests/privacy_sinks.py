@@ -84,6 +84,8 @@ def open_sinks(folder: Path, capture: pytest.CaptureFixture[str]) -> Iterator[Si
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
+    for name in logging.Logger.manager.loggerDict:  # other tests may have silenced some, as uvicorn's log_level does
+        logging.getLogger(name).setLevel(logging.NOTSET)
     try:
         with collector() as spans:
             yield Sinks(folder, spans, logged, capture)
