@@ -182,6 +182,30 @@ class GenerateAnswer(Shape):
     tokens_generated: int
 
 
+class SamplingShape(OpenShape):
+    """What holds where a request says nothing."""
+
+    temperature: float
+    top_p: float
+
+
+class PricesShape(OpenShape):
+    """What tokens cost."""
+
+    usd_per_million_prompt_tokens: float
+    usd_per_million_completion_tokens: float
+
+
+class NexusShape(OpenShape):
+    """What this server tells of a model beyond OpenAI's members."""
+
+    engine: str | None
+    features: list[str]
+    sampling: SamplingShape | None
+    prices: PricesShape | None
+    is_adapter: bool
+
+
 class ModelCard(OpenShape):
     """A model that is served."""
 
@@ -190,6 +214,7 @@ class ModelCard(OpenShape):
     created: int
     owned_by: str
     max_model_len: int
+    nexus: NexusShape
 
 
 class ModelList(OpenShape):

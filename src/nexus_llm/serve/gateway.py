@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import time
-from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
+from nexus_llm.recipe import KeysRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.access.admin import add_admin_routes
@@ -25,17 +22,19 @@ from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.error_handlers import add_error_handlers
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
+from nexus_llm.serve.model_cards import model_cards
 from nexus_llm.serve.openapi import describe
+from nexus_llm.serve.page.document import page_headers, read_page
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
 from nexus_llm.serve.responses import GenerationResponse, usage_of
 from nexus_llm.serve.telemetry.record import current_record
 
 
-def create_app(generator: Generator, access: Access | None = None) -> Edge:
-    """The ASGI application around one model; without `access` it is open to everybody."""
+def create_app(generator: Generator, access: Access | None = None, *, keys: KeysRecipe | None = None) -> Edge:
+    """The ASGI application around one model, open to everybody without `access`; `keys` tells what tokens cost."""
     app = FastAPI(title="Nexus LLM", docs_url=None, redoc_url=None)
     add_error_handlers(app)
-    _add_model_routes(app, generator)
+    _add_model_routes(app, generator, keys or KeysRecipe())
     _add_generation_routes(app, generator)
     openai_responses.add_routes(app, generator)
     anthropic.add_routes(app, generator)
@@ -50,13 +49,12 @@ def create_app(generator: Generator, access: Access | None = None) -> Edge:
     return Edge(gated, metrics=generator.metrics, telemetry=generator.telemetry, timeouts=generator.timeouts)
 
 
-def _add_model_routes(app: FastAPI, generator: Generator) -> None:
+def _add_model_routes(app: FastAPI, generator: Generator, keys: KeysRecipe) -> None:
     created = int(time.time())
 
     def cards() -> dict[str, dict[str, Any]]:
-        model = generator.model  # a swap changes it
-        card = {"object": "model", "created": created, "owned_by": "nexus-llm", "max_model_len": model.context_tokens}
-        return {name: {"id": name, **card} for name in (model.name, *model.adapters)}
+        # Asked each time: a swap changes both.
+        return model_cards(generator.model, generator.engine.facts, created=created, keys=keys)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -64,10 +62,11 @@ def _add_model_routes(app: FastAPI, generator: Generator) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        if name not in cards():
+        card = cards().get(name)
+        if card is None:
             raise api_errors.model_not_found(name, generator.model.name)
         receipt = generator.model.receipt
-        return cards()[name] | ({} if receipt is None else {"nexus": receipt.document()})
+        return card if receipt is None else card | {"nexus": card["nexus"] | receipt.document()}
 
 
 def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
@@ -150,28 +149,9 @@ def _add_operations_routes(app: FastAPI, generator: Generator) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    page = resources.files("nexus_llm.serve").joinpath("page.html").read_text(encoding="utf-8")
-    headers = {
-        "content-security-policy": _content_security_policy(page),
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cache-control": "no-cache",
-    }
+    page = read_page()
+    headers = page_headers(page)
 
     @app.get("/", include_in_schema=False)
     async def chat_page() -> Response:
         return Response(page, media_type="text/html", headers=headers)
-
-
-def _content_security_policy(page: str) -> str:
-    """Allows exactly the page's own script and style, by their hashes, and talk to this server."""
-
-    def hashes(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
-        digests = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in found)
-        return " ".join(f"'sha256-{digest}'" for digest in digests)
-
-    return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

@@ -232,7 +232,8 @@ class Server:
         if handle_signals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
-        webs: list[tuple[WebServer, socket.socket]] = [(web_server(create_app(generator, access), generator), listener)]
+        app = create_app(generator, access, keys=self._recipe.keys)
+        webs: list[tuple[WebServer, socket.socket]] = [(web_server(app, generator), listener)]
         if sagemaker is not None:
             webs.append((web_server(create_sagemaker_app(generator), generator), sagemaker))
         serving = [asyncio.create_task(web.serve(sockets=[place])) for web, place in webs]

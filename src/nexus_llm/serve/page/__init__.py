@@ -1,0 +1,1 @@
+"""The page at `/`: chat, comparison, live metrics and cost in one document that needs nothing from elsewhere."""
