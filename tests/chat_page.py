@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,8 +31,10 @@ class NoBrowserError(Exception):
 class ChatPage:
     """One browser window."""
 
-    def __init__(self, driver: Any) -> None:
+    def __init__(self, driver: Any, saved: Path) -> None:
         self.driver = driver
+        self.saved = saved
+        """Where the browser saves what it is given to save."""
 
     def open(self, url: str, *, width: int = 1280, height: int = 860, dark: bool = False, still: bool = False) -> None:
         """Loads the page anew and waits until it knows its models or asks for a key; `still` wants less motion."""
@@ -141,13 +142,6 @@ def chat_page(profile: Path) -> Iterator[ChatPage]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(driver_path))
     try:
-        yield ChatPage(driver)
+        yield ChatPage(driver, profile / "saved")
     finally:
         driver.quit()
-
-
-def saved_json(folder: Path, name: str, page: ChatPage) -> Any:
-    """The JSON document that the browser saves, once it is whole."""
-    path = folder / "saved" / name
-    page.wait(path.exists)
-    return json.loads(path.read_text())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from chat_page import ChatPage, NoBrowserError, chat_page
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.package.gguf_write import write_gguf
 from nexus_llm.recipe import ServeRecipe
@@ -92,6 +93,17 @@ def echo_server(echo_model: ServedModel) -> Iterator[RunningServer]:
     """One server with a well-behaved fake engine for all tests of a module."""
     with running_server(echo_model, EngineCommand("fake", {"end_token_id": 2})) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatPage]:
+    """One browser for all tests of a module: it takes seconds to start. Each test opens the page anew."""
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(chat_page(tmp_path_factory.mktemp("browser")))
+        except NoBrowserError as error:
+            pytest.skip(str(error))
+        yield opened
 
 
 @pytest.fixture

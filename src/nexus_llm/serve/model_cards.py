@@ -15,8 +15,8 @@ def model_cards(
     """Name → card, of the model first and then of its adapters; `created` is in seconds since 1970.
 
     The member `nexus` holds what the engine can do beyond plain answers (nothing while it loads), what sampling holds
-    where a request says nothing (null where that is not known), and what tokens cost in US dollars (null where no
-    price is configured).
+    where a request says nothing (null where that is not known), and what tokens cost in US dollars (null where no price
+    is configured).
     """
     prices = {
         "usd_per_million_prompt_tokens": keys.usd_per_million_prompt_tokens,

@@ -81,7 +81,8 @@ function newCard(side, index) {
 function answer(turn, index) {
   const side = sides[index], card = turn.answers.children[index], request = requestOf(index, turn);
   const reply = {
-    side: side.letter, request, text: "", reason: null, usage: null, error: null, pieces: 0, first: 0, last: 0, asked: 0,
+    side: side.letter, request, text: "", reason: null, usage: null, error: null, pieces: 0,
+    asked: 0, first: 0, last: 0,  // milliseconds of performance.now()
     wasTaken: false,
   };
   turn.replies[index] = reply;
@@ -207,7 +208,7 @@ function announce(words) {
 }
 
 function announceReply(name, reply) {
-  const end = reply.reason === "stopped" ? "was stopped" : reply.reason === "length" ? "was cut at the length limit" : "is complete";
+  const end = { stopped: "was stopped", length: "was cut at the length limit" }[reply.reason] ?? "is complete";
   const isLong = reply.text.length > SPOKEN_CHARACTERS;
   const words = isLong ? `${reply.text.slice(0, SPOKEN_CHARACTERS)}… The rest is in the conversation.` : reply.text;
   announce(`The answer of ${name} ${end}. ${words}`);
@@ -223,7 +224,8 @@ function lockOut(wrong) {
 
 function askForKey(wrong = "") {
   if (keyDialog.open) return;
-  element("key-title").textContent = storedKey() && !wrong ? "The API key of this tab" : "This server asks for an API key";
+  const isKnown = storedKey() !== "" && !wrong;
+  element("key-title").textContent = isKnown ? "The API key of this tab" : "This server asks for an API key";
   element("key-wrong").textContent = wrong;
   element("key").value = "";
   element("forget").hidden = !storedKey();
@@ -261,9 +263,8 @@ function showCode() {
   const last = turns.at(-1)?.replies[index]?.request;
   const body = last ?? requestOf(index, { question: text.value.trim() || "Hello!" });
   const language = document.querySelector('[name="language"]:checked').value;
-  const hasKey = storedKey() !== "";
-  const url = pageUrl();
-  element("snippet").textContent = language === "curl" ? asCurl(url, body, { hasKey }) : asPython(url, body, { hasKey });
+  const hasKey = storedKey() !== "", write = language === "curl" ? asCurl : asPython;
+  element("snippet").textContent = write(pageUrl(), body, { hasKey });
   element("code-hint").textContent = [
     last ? "The last request, with the conversation before it." : "No question was asked yet, so this is an example.",
     hasKey ? `Your key is not in it: put it into the environment variable ${MASKED_KEY}.` : "",
@@ -376,7 +377,11 @@ element("unlock").addEventListener("click", () => askForKey());
 element("key-button").addEventListener("click", () => askForKey());
 element("key-form").addEventListener("submit", useKey);
 element("key").addEventListener("input", () => element("key").removeAttribute("aria-invalid"));
-element("forget").addEventListener("click", () => { sessionStorage.removeItem(KEY_PLACE); keyDialog.close(); connect(); });
+element("forget").addEventListener("click", () => {
+  sessionStorage.removeItem(KEY_PLACE);
+  keyDialog.close();
+  connect();
+});
 element("key-cancel").addEventListener("click", () => keyDialog.close());
 
 openPanel(!narrow.matches, { keepFocus: true });

@@ -17,7 +17,8 @@ function readMetrics(text) {
 function sparkline(values) {
   if (values.length < 2) return { line: "", area: "" };
   const top = Math.max(...values, 1), step = 240 / (SPARK_POINTS - 1), left = 240 - step * (values.length - 1);
-  const points = values.map((value, index) => `${(left + index * step).toFixed(1)} ${(42 - 38 * value / top).toFixed(1)}`);
+  const place = (value, index) => `${(left + index * step).toFixed(1)} ${(42 - 38 * value / top).toFixed(1)}`;
+  const points = values.map(place);
   return { line: `M${points.join("L")}`, area: `M${left.toFixed(1)} 44L${points.join("L")}L240 44Z` };
 }
 
@@ -61,7 +62,8 @@ async function lookAtMetrics() {
   element("running").textContent = whole(sums["vllm:num_requests_running"] ?? 0);
   element("waiting").textContent = whole(sums["vllm:num_requests_waiting"] ?? 0);
   const share = sums["vllm:kv_cache_usage_perc"];
-  element("cache").textContent = share === undefined ? "–" : `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+  const places = share > 0 && share < 0.1 ? 1 : 0;
+  element("cache").textContent = share === undefined ? "–" : `${(100 * share).toFixed(places)}%`;
   drawSpeeds();
 }
 
@@ -71,19 +73,23 @@ function drawSpeeds() {
   element("speed").textContent = latest;
   document.querySelector("#spark .line").setAttribute("d", line);
   document.querySelector("#spark .area").setAttribute("d", area);
-  element("spark").setAttribute("aria-label", `Tokens per second over the last minutes: now ${latest}, at most ${peak}`);
+  const said = `Tokens per second over the last minutes: now ${latest}, at most ${peak}`;
+  element("spark").setAttribute("aria-label", said);
   element("spark-note").textContent = `tokens/s, last three minutes, at most ${peak}`;
 }
+
+const STATES = {
+  unreachable: "not reachable", loading: "model is loading", draining: "stopping", failed: "engine is down",
+};
 
 async function lookWhetherReady() {
   let state = "unreachable";
   try {
     state = (await (await fetch("ready", { cache: "no-store", signal: AbortSignal.timeout(5000) })).json()).status;
   } catch { /* said by the word */ }
-  const words = { unreachable: "not reachable", loading: "model is loading", draining: "stopping", failed: "engine is down" };
   const was = element("state").dataset.state;
   element("state").dataset.state = state;
-  document.querySelector("#state .label").textContent = words[state] ?? state;
+  document.querySelector("#state .label").textContent = STATES[state] ?? state;
   // What the engine can do is known once it is ready. Whoever has no key is not asked again and again.
   if (state === "ready" && (was !== "ready" || !cards.length) && !isLockedOut) connect();
 }
@@ -99,7 +105,8 @@ function countReply(reply, card) {
   if (!reply.usage && reply.wasTaken) session.isExact = false;
   if (prices) {
     session.isPriced = true;
-    session.usd += (prompt * prices.usd_per_million_prompt_tokens + answer * prices.usd_per_million_completion_tokens) / 1e6;
+    const { usd_per_million_prompt_tokens: usdIn, usd_per_million_completion_tokens: usdOut } = prices;
+    session.usd += (prompt * usdIn + answer * usdOut) / 1e6;
   }
   drawSession(card);
 }
@@ -109,10 +116,13 @@ function drawSession(card) {
   element("prompt-tokens").textContent = atLeast + whole(session.promptTokens);
   element("answer-tokens").textContent = atLeast + whole(session.answerTokens);
   element("cost").textContent = session.isPriced || prices ? atLeast + money(session.usd) : "no price configured";
-  element("price").textContent = prices
-    ? `${price(prices.usd_per_million_prompt_tokens)} a million tokens in, ${price(prices.usd_per_million_completion_tokens)} out`
-    : "";
-  if (!session.isExact) element("price").textContent += `${prices ? ". " : ""}A stopped answer does not tell its whole usage.`;
+  const words = [];
+  if (prices) {
+    const { usd_per_million_prompt_tokens: usdIn, usd_per_million_completion_tokens: usdOut } = prices;
+    words.push(`${price(usdIn)} a million tokens in, ${price(usdOut)} out`);
+  }
+  if (!session.isExact) words.push("a stopped answer does not tell its whole usage");
+  element("price").textContent = words.join(" · ");
 }
 
 // What the key has left, from the headers of an answer (OpenAI's x-ratelimit-*).

@@ -1,4 +1,4 @@
-// A model's words as page elements. They are only ever set as text: no word of a model becomes HTML, a link or an image.
+// A model's words as page elements. They are only ever set as text: none becomes HTML, a link or an image.
 
 const element = id => document.getElementById(id);
 
@@ -98,8 +98,8 @@ function elementOf({ kind, lines, language }) {
   if (kind === "table") return table(lines);
   if (kind === "rule") return make("hr");
   if (kind === "heading") return make("h4", {}, ...inline(lines[0].replace(/^#+\s+/, "").replace(/\s+#+\s*$/, "")));
-  if (kind === "quote") return make("blockquote", {}, ...inline(lines.map(line => line.replace(/^\s*>\s?/, "")).join("\n")));
-  return make("p", {}, ...inline(lines.join("\n")));
+  const text = (kind === "quote" ? lines.map(line => line.replace(/^\s*>\s?/, "")) : lines).join("\n");
+  return make(kind === "quote" ? "blockquote" : "p", {}, ...inline(text));
 }
 
 // Brings `node` to show `markdown`; blocks that did not change keep their elements, so a long stream stays cheap and

@@ -1,6 +1,10 @@
 // Two sides, each with a model and its settings. An empty setting is not sent: then the model's own holds.
 
 const FIELDS = ["system", "temperature", "top_p", "max_tokens", "seed", "stop", "is_json", "schema"];
+const NUMBERS = [  // field, member of a request, word in a summary
+  ["temperature", "temperature", "temperature"], ["top_p", "top_p", "top-p"],
+  ["max_tokens", "max_completion_tokens", "max tokens"], ["seed", "seed", "seed"],
+];
 const EXAMPLE_SCHEMA = JSON.stringify({
   type: "object",
   properties: { answer: { type: "string" }, is_certain: { type: "boolean" } },
@@ -25,8 +29,7 @@ const canJson = side => cardOf(side)?.nexus?.features?.includes("json_schema") ?
 // The members of a request that a side's settings make, without its messages. Throws where they are no valid settings.
 function parametersOf(side) {
   const body = {};
-  for (const [field, name] of [["temperature", "temperature"], ["top_p", "top_p"], ["max_tokens", "max_completion_tokens"], ["seed", "seed"]])
-    if (side[field] !== "") body[name] = Number(side[field]);
+  for (const [field, name] of NUMBERS) if (side[field] !== "") body[name] = Number(side[field]);
   const stop = side.stop.split("\n").filter(Boolean);
   if (stop.length) body.stop = stop;
   if (side.is_json && canJson(side)) {
@@ -54,9 +57,9 @@ function wrongWith(side, field) {
   const number = Number(value), min = Number(limit.min || -Infinity), max = Number(limit.max || Infinity);
   if (value === "?" || Number.isNaN(number)) return "A number is needed here.";
   if (limit.step === "1" && !Number.isInteger(number)) return "A whole number is needed here.";
-  if (number < min || number > max)
-    return field === "top_p" ? "Between 0 (excluded) and 1." : max === Infinity ? `At least ${min}.` : `Between ${min} and ${whole(max)}.`;
-  return "";
+  if (number >= min && number <= max) return "";
+  if (field === "top_p") return "Above 0, and at most 1.";
+  return max === Infinity ? `At least ${min}.` : `Between ${min} and ${whole(max)}.`;
 }
 
 const firstWrong = side => FIELDS.find(field => wrongWith(side, field));
@@ -65,8 +68,7 @@ function summaryOf(side) {
   if (side.letter === "B" && FIELDS.every(field => side[field] === sides[0][field])) return "same settings as A";
   const words = [];
   if (side.system) words.push("system prompt");
-  for (const [field, word] of [["temperature", "temperature"], ["top_p", "top-p"], ["max_tokens", "at most"], ["seed", "seed"]])
-    if (side[field] !== "") words.push(`${word} ${side[field]}${field === "max_tokens" ? " tokens" : ""}`);
+  for (const [field, , word] of NUMBERS) if (side[field] !== "") words.push(`${word} ${side[field]}`);
   if (side.stop.trim()) words.push("stop texts");
   if (side.is_json && canJson(side)) words.push("JSON");
   return words.join(" · ") || "default settings";
@@ -78,7 +80,7 @@ function drawSides() {
   while (bars.children.length > sides.length) bars.lastElementChild.remove();
   while (bars.children.length < sides.length) bars.append(newBar(bars.children.length));
   sides.forEach((side, index) => {
-    const select = bars.children[index].querySelector("select"), summary = bars.children[index].querySelector(".summary");
+    const [select, summary] = ["select", ".summary"].map(part => bars.children[index].querySelector(part));
     const listed = [...select.options].map(option => option.value).join("\n");
     if (listed !== cards.map(card => card.id).join("\n")) {
       select.replaceChildren(...cards.map(card =>
