@@ -227,8 +227,9 @@ def test_nothing_is_cut_off_at_any_width_and_fingers_can_hit_it(
         assert page.run(wide) == []
         small = (
             "return [...document.querySelectorAll('button, select, input, textarea')]"
-            ".filter(one => one.checkVisibility() && one.type !== 'checkbox').filter(one => { const box = one.getBoundingClientRect();"
-            " return box.width < 24 || box.height < 24; }).map(one => one.outerHTML)"
+            ".filter(one => one.checkVisibility() && one.type !== 'checkbox')"
+            ".filter(one => Math.min(one.getBoundingClientRect().width, one.getBoundingClientRect().height) < 24)"
+            ".map(one => one.outerHTML)"
         )
         assert page.run(small) == []  # WCAG 2.5.8; the checkbox's label is its target, too
 
