@@ -52,7 +52,7 @@ def test_escape_ends_an_answer_and_frees_the_engine(page: ChatPage, start: Start
     page.press("\ue00c")
     page.wait_until_idle()
     text = page.text(".words")
-    assert "stopped" in page.text(".facts")
+    assert page.text(".ending") == "stopped"
     page.wait(lambda: 'num_requests_running{model_name="echo"} 0.0' in httpx.get(f"{server.url}/metrics").text)
     assert page.text(".words") == text
     assert len(text) < 1_000  # of 1,024 tokens
@@ -110,7 +110,7 @@ def test_settings_reach_the_model_and_empty_ones_are_not_sent(page: ChatPage, ec
     assert page.text(".summary") == "system prompt · temperature 0.5 · top-p 0.9 · max tokens 12 · seed 0"
     page.ask("Hi")
     assert page.text(".words") == "system\nBe b"  # twelve bytes; the first token is the control token
-    assert "cut at the length limit" in page.text(".facts")
+    assert page.text(".ending") == "cut at the limit"
     page.click("#new")
     page.click("#reset")
     page.type("#stop", "lo\nnever")

@@ -182,7 +182,7 @@ def test_the_keyboard_alone_is_enough(page: ChatPage, start: StartServer, tokeni
     assert page.find("#send").get_attribute("aria-label") == "Stop"
     page.press(ESCAPE)
     page.wait_until_idle()
-    assert "stopped" in page.text(".facts")
+    assert page.text(".ending") == "stopped"
     assert page.focused() == "text"
     page.find("#key-button").send_keys(ENTER)
     assert page.focused() == "key"
@@ -251,13 +251,15 @@ def test_nothing_is_cut_off_at_any_width_and_fingers_can_hit_it(
 
 def test_nothing_jumps_while_an_answer_streams(page: ChatPage, start: StartServer, tokenizer: ChatTokenizer) -> None:
     said = SAID + "\n- item\n- item\n\n" + "Some words of an answer. " * 8
-    page.open(start(end_token_id=2, script=tokenizer.encode_text(said), step_seconds=0.01).url)
+    page.open(start(script=tokenizer.encode_text(said), step_seconds=0.01).url, width=1100)
+    page.type("#max_tokens", "300")
     page.run(
         "window.shifts = []; new PerformanceObserver(list => shifts.push(...list.getEntries()"
         ".filter(one => !one.hadRecentInput).map(one => one.value))).observe({ type: 'layout-shift' })"
     )
     page.click("#compare")
     page.ask("A question")
+    assert page.texts(".ending") == ["cut at the limit"] * 2
     assert sum(page.run("return shifts")) < 0.01  # 0.1 is what web.dev calls good (read 2026-11)
 
 

@@ -109,26 +109,25 @@ function answer(turn, index) {
 
 // Brings the words to the screen, at most once a frame.
 function drawer(card, reply) {
-  const words = card.querySelector(".words"), facts = card.querySelector(".facts");
+  const [words, facts, ending] = [".words", ".facts", ".ending"].map(part => card.querySelector(part));
   let isDue = false;
   const now = () => {
     isDue = false;
     const isAtEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 90;
     show(words, reply.request.response_format && reply.text ? `\`\`\`json\n${reply.text}` : reply.text);
     facts.textContent = factsOf(reply);
+    ending.textContent = { length: "cut at the limit", stopped: "stopped" }[reply.reason] ?? "";
     if (isAtEnd) scroll.scrollTop = scroll.scrollHeight;
   };
   return { now, soon: () => { if (!isDue) { isDue = true; requestAnimationFrame(now); } } };
 }
 
 function factsOf(reply) {
-  const why = { length: "cut at the length limit", stopped: "stopped" }[reply.reason];
   const tokens = reply.usage?.completion_tokens ?? reply.pieces, speed = speedOf(reply);
   return [
     reply.first && `first token ${((reply.first - reply.asked) / 1000).toFixed(2)} s`,
     speed && `${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s`,
     reply.first && `${whole(tokens)} tokens`,
-    why,
   ].filter(Boolean).join(" · ");
 }
 
