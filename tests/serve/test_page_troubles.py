@@ -48,6 +48,7 @@ def test_a_key_is_asked_for_kept_in_the_tab_alone_and_nowhere_shown(
     assert page.text("#key-title") == "This server asks for an API key"
     assert page.focused() == "key"
     assert page.find("#key").get_attribute("type") == "password"
+    assert page.text("#cost") == "not known yet"
     page.picture("key")
     use_key(page, "sk-nexus-nonsense")
     page.wait(lambda: "not known here" in page.text("#key-wrong"))
@@ -135,6 +136,24 @@ def test_an_answer_that_breaks_off_says_so_and_can_be_asked_for_again(
     page.wait_until_idle()
     assert page.text(".words") == "user\nA longer question"
     assert page.texts(".error") == []
+
+
+def test_a_stream_that_just_ends_is_no_whole_answer(page: ChatPage, echo_server: RunningServer) -> None:
+    page.open(echo_server.url)
+    read = """
+    const read = async text => {
+      const seen = [];
+      try {
+        for await (const event of events(new Response(text))) seen.push(event);
+      } catch (error) { seen.push(error.detail); }
+      return seen;
+    };
+    return (async () => [await read(arguments[0]), await read(arguments[1])])();
+    """
+    whole = 'data: {"n": 1}\n\ndata: {"n": 2}\n\n'
+    ended, cut = page.run(read, whole + "data: [DONE]\n\n", whole)
+    assert ended == [{"n": 1}, {"n": 2}]
+    assert cut == [{"n": 1}, {"n": 2}, "The connection ended before the answer did."]
 
 
 def test_a_conversation_too_long_is_explained_in_numbers(page: ChatPage, start: StartServer) -> None:

@@ -19,6 +19,7 @@ async function connect(key = storedKey()) {
   }
   isLockedOut = false;
   element("unlock").hidden = true;
+  element("ideas").hidden = false;
   for (const side of sides) if (!cardOf(side)) side.model = cards[0]?.id ?? "";
   drawSettings();
   update();
@@ -217,7 +218,8 @@ function announceReply(name, reply) {
 
 function lockOut(wrong) {
   isLockedOut = true;
-  element("unlock").hidden = false;
+  element("unlock").hidden = cards.length > 0;
+  element("ideas").hidden = cards.length === 0;
   askForKey(wrong);
 }
 

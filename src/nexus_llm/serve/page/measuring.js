@@ -115,7 +115,8 @@ function drawSession(card) {
   const atLeast = session.isExact ? "" : "at least ", prices = card?.nexus?.prices;
   element("prompt-tokens").textContent = atLeast + whole(session.promptTokens);
   element("answer-tokens").textContent = atLeast + whole(session.answerTokens);
-  element("cost").textContent = session.isPriced || prices ? atLeast + money(session.usd) : "no price configured";
+  const unpriced = card ? "no price configured" : "not known yet";
+  element("cost").textContent = session.isPriced || prices ? atLeast + money(session.usd) : unpriced;
   const words = [];
   if (prices) {
     const { usd_per_million_prompt_tokens: usdIn, usd_per_million_completion_tokens: usdOut } = prices;

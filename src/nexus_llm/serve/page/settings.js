@@ -86,6 +86,7 @@ function drawSides() {
       select.replaceChildren(...cards.map(card =>
         make("option", { value: card.id, textContent: card.nexus?.is_adapter ? `${card.id} (adapter)` : card.id })));
     }
+    if (!cards.length) select.replaceChildren(make("option", { value: "", textContent: "no model known yet" }));
     select.value = side.model;
     const name = sides.length > 1 ? ` ${side.letter}` : "";
     select.setAttribute("aria-label", `Model${name}`);
