@@ -38,8 +38,9 @@ const behind = node => {
   return layers.reverse().reduce((below, top) => over(top, below), { r: 255, g: 255, b: 255, a: 1 });
 };
 const dialog = document.querySelector("dialog[open]");
-const isShown = node => node.checkVisibility({ visibilityProperty: true }) && node.getBoundingClientRect().width > 1
-  && !node.closest(".away, [inert], option") && (!dialog || dialog.contains(node)) && !node.closest(":disabled:not(.retry)");
+const isShown = node => node.checkVisibility() && node.getBoundingClientRect().width > 1
+  && !node.closest(".away, [inert], option") && (!dialog || dialog.contains(node))
+  && !node.closest(":disabled:not(.retry)");  // a button that counts down tells something
 const weak = [];
 let looked = 0;
 const check = (what, colour, back, least) => {
