@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -220,6 +221,9 @@ def test_a_fault_of_our_own_is_a_500_without_its_text(
     answer = post(server, {"model": "echo", "prompt": "canary-9d"}, path="/v1/completions")
     assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
     assert "canary-9d" not in answer.text
+    deadline = time.monotonic() + 10  # it is logged behind the answer
+    while "request.failed" not in caplog.messages and time.monotonic() < deadline:
+        time.sleep(0.01)
     (failed,) = [record for record in caplog.records if record.getMessage() == "request.failed"]
     assert "RuntimeError at" in vars(failed)["error"]
     assert "canary-9d" not in str(vars(failed))

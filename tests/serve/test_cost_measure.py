@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lying_server import lying_server, status
+from lying_api import lying_api, status
 from nexus_llm.cli.cost_calibrate import server_measure
 from nexus_llm.cost.capacity.calibration import LoadTest
 from nexus_llm.errors import ServingError
@@ -35,5 +35,5 @@ def test_a_load_test_with_failed_requests_is_no_measurement() -> None:
     async def refuse(writer, body, number) -> None:  # type: ignore[no-untyped-def]
         writer.write(status(500))
 
-    with lying_server(refuse) as lying, pytest.raises(ServingError, match="only 0 of 4"):
+    with lying_api(refuse) as lying, pytest.raises(ServingError, match="only 0 of 4"):
         server_measure(lying.url, None, api_key="none")(LoadTest("fitted", 20, 2, 4, concurrency=2))

@@ -231,7 +231,7 @@ def test_bodies_of_all_open_requests_together_are_bounded() -> None:
     async def crowd() -> None:
         metrics = ServerMetrics("m", engine="fake")
         edge = Edge(app, metrics=metrics, telemetry=Telemetry.open(ServeRecipe(), model_name="m", metrics=metrics))
-        scope = {"type": "http", "headers": [], "method": "POST"}
+        scope = {"type": "http", "headers": [], "method": "POST", "path": "/v1/completions"}
 
         async def receive() -> Message:
             return {"type": "http.request", "body": piece, "more_body": True}

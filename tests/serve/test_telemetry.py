@@ -211,14 +211,26 @@ def test_a_missing_exporter_stops_a_recipe_that_wants_it_but_not_a_platform_that
         Telemetry.open(wanting, model_name="m", metrics=metrics)
 
 
+def logged(logs: pytest.LogCaptureFixture, event: str, *, path: str) -> dict[str, Any]:
+    """The only line of this event about `path`; it is written behind the answer, so it may take a moment."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = [one for one in list(logs.records) if one.getMessage() == event and vars(one).get("route") == path]
+        if found:
+            (record,) = found
+            line: dict[str, Any] = json.loads(JsonLines().format(record))
+            return line
+        time.sleep(0.01)
+    raise AssertionError(f"no {event} about {path}")
+
+
 def test_the_access_log_tells_who_what_how_long_and_how_many_tokens(
     start: StartServer, all_logs: pytest.LogCaptureFixture
 ) -> None:
     server = start(end_token_id=2, recipe=ServeRecipe(telemetry=TelemetryRecipe(slow_request_seconds=1e-6)))
     ask(server, headers={"traceparent": CALLER, "x-request-id": "r-18"})
     for event in ("request.answered", "request.slow"):
-        (record,) = [one for one in all_logs.records if one.getMessage() == event and one.request_id == "r-18"]  # type: ignore[attr-defined]
-        line = json.loads(JsonLines().format(record))
+        line = logged(all_logs, event, path="/v1/chat/completions")
         assert line.pop("seconds") >= line.pop("ttft_seconds") > 0
         assert line == {
             "time": line["time"],
@@ -237,8 +249,7 @@ def test_the_access_log_tells_who_what_how_long_and_how_many_tokens(
         }
     all_logs.clear()
     httpx.post(f"{server.url}/v1/chat/completions", json=CHAT | {"model": "other"})
-    (record,) = [one for one in all_logs.records if one.getMessage() == "request.answered"]
-    line = json.loads(JsonLines().format(record))
+    line = logged(all_logs, "request.answered", path="/v1/chat/completions")
     assert (line["status"], line["error_code"]) == (404, "model_not_found")
     assert "model" not in line
 
@@ -358,7 +369,7 @@ def test_every_answer_names_its_weights_and_the_model_tells_their_lineage(
         assert ask(server, stream=is_stream).headers["x-nexus-receipt"] == expected
     assert "x-nexus-receipt" not in ask(server, n=0).headers
     document = httpx.get(f"{server.url}/v1/models/echo").json()
-    assert document["nexus"] == RECEIPT.document()
+    assert RECEIPT.document().items() <= document["nexus"].items()
     assert document["nexus"]["made_of"] == {"data": "d1"}
 
 

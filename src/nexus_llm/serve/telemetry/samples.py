@@ -53,8 +53,8 @@ class Sample:
 def is_chosen(request_id: str, share: float) -> bool:
     """Whether a request is among those to keep: decided by its id alone, so that replicas and retries agree.
 
-    >>> [is_chosen(f"r{number}", 0.5) for number in range(4)], is_chosen("r1", 0.0), is_chosen("r1", 1.0)
-    ([True, False, False, False], False, True)
+    >>> [is_chosen(f"r{number}", 0.5) for number in range(4, 8)], is_chosen("r1", 0.0), is_chosen("r1", 1.0)
+    ([False, True, True, False], False, True)
     """
     digest = hashlib.sha256(request_id.encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
