@@ -181,7 +181,7 @@ def test_asking_a_run_to_stop_is_no_reason_to_reject_a_library() -> None:
     st.lists(
         st.tuples(
             st.integers(0, 300),
-            st.text(st.characters() | st.sampled_from("\0\t\x1f ~\x7f\x80é\u0378"), max_size=4),
+            st.text(st.characters(codec="utf-8") | st.sampled_from("\0\t\x1f ~\x7f\x80é\u0378"), max_size=4),
         ).map(lambda parts: "x" * parts[0] + parts[1] + "y" * (parts[0] % 7)),
         max_size=6,
     )
