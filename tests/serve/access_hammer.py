@@ -1,7 +1,8 @@
 """A process that admits and settles as fast as it can until the limit is reached: several of them share a database.
 
 Usage: python access_hammer.py DATABASE KEY_ID PROMPT_TOKENS COMPLETION_TOKENS SECONDS.
-Prints how many got in and of how many it does not know.
+Says `ready`, waits for a line on its input so that all begin together, and prints how many got in and of how many it
+does not know.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def main(place: str, key_id: str, prompt_tokens: int, completion_tokens: int, se
     database = open_database(place)
     key = find_key(database, key_id)
     assert key is not None
+    print("ready", flush=True)
+    sys.stdin.readline()
     ledger, deadline = Ledger(database, Prices()), time.monotonic() + seconds
     passed = unknown = 0
     while time.monotonic() < deadline:

@@ -127,7 +127,13 @@ def test_replicas_never_spend_more_than_the_budget_and_usage_adds_up(fleet: Flee
 def test_processes_that_do_nothing_but_admit_stop_exactly_at_the_limit(database_place: str, fleet: Fleet) -> None:
     _, record = create_key(fleet.database, "hammer", limits=Limits(tokens_per_minute=TOKENS * 60 + TOKENS - 1))
     command = [sys.executable, str(HAMMER), database_place, record.id, "10", str(TOKENS - 10), "40"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(REPLICAS)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(REPLICAS)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
     told = [process.communicate(timeout=60)[0].split() for process in processes]
     passed, unknown = [int(one[0]) for one in told], sum(int(one[1]) for one in told)
     assert 60 - unknown <= sum(passed) <= 60
