@@ -1,6 +1,7 @@
 """A process that admits and settles as fast as it can until the limit is reached: several of them share a database.
 
-Usage: python access_hammer.py DATABASE KEY_ID PROMPT_TOKENS COMPLETION_TOKENS SECONDS.
+Usage: python access_hammer.py DATABASE KEY_ID PROMPT_TOKENS COMPLETION_TOKENS MOST SECONDS, where MOST is how many it
+takes itself: the database serves whom it likes, and one process alone must not be able to use up the limit.
 Says `ready`, waits for a line on its input so that all begin together, and prints how many got in and of how many it
 does not know.
 """
@@ -17,7 +18,7 @@ from nexus_llm.serve.access.ledger import Ledger, LimitReachedError, Outcome
 from nexus_llm.serve.access.limits import Prices
 
 
-def main(place: str, key_id: str, prompt_tokens: int, completion_tokens: int, seconds: float) -> None:
+def main(place: str, key_id: str, prompt_tokens: int, completion_tokens: int, most: int, seconds: float) -> None:
     database = open_database(place)
     key = find_key(database, key_id)
     assert key is not None
@@ -25,7 +26,7 @@ def main(place: str, key_id: str, prompt_tokens: int, completion_tokens: int, se
     sys.stdin.readline()
     ledger, deadline = Ledger(database, Prices()), time.monotonic() + seconds
     passed = unknown = 0
-    while time.monotonic() < deadline:
+    while passed < most and time.monotonic() < deadline:
         try:
             admitted, _ = ledger.admit(key, model="m", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         except LimitReachedError:
@@ -41,4 +42,4 @@ def main(place: str, key_id: str, prompt_tokens: int, completion_tokens: int, se
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))

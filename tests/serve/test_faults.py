@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -107,6 +109,17 @@ def test_a_killed_engine_is_started_again_while_the_server_stays_healthy(start: 
     assert httpx.get(f"{server.url}/health").status_code == 200
     eventually(lambda: httpx.get(f"{server.url}/ready").status_code == 200)
     assert server.engine_pid != first
+
+
+def test_an_engine_starts_under_a_gateway_with_a_thousand_open_connections(start: StartServer) -> None:
+    """`select` takes no descriptor above 1,023, and the engine inherits its socket's number."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most < 1_500:
+        pytest.skip(f"this user may open {most} files at once; raise it with: ulimit -n 4096")
+    with contextlib.ExitStack() as held:
+        for _ in range(1_100):
+            held.enter_context(Path(os.devnull).open())
+        assert ask(start(end_token_id=2)).choices
 
 
 def test_requests_that_come_while_the_engine_restarts_wait_for_it(start: StartServer) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -281,10 +282,14 @@ def peer_of(connection: socket.socket) -> socket.socket:
     while time.monotonic() < deadline:
         for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
             with contextlib.suppress(OSError):
+                if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    continue
                 theirs = socket.socket(fileno=os.dup(fd))
-                if theirs.getpeername() == connection.getsockname():
-                    return theirs
+                with contextlib.suppress(OSError):
+                    if theirs.getpeername() == connection.getsockname():
+                        return theirs
                 theirs.close()
+        time.sleep(0.02)
     raise AssertionError("the server never accepted")
 
 

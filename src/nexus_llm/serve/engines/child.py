@@ -72,9 +72,11 @@ def work(engine: Engine, gateway: socket.socket) -> None:
     live: set[int] = set()
     told_at = time.monotonic()
     has_cancelled = False  # an engine frees what was cancelled in its next step, so there has to be one
+    # Not `select`: under a gateway with a thousand open connections our descriptor has a number that it cannot take.
+    news = select.poll()
+    news.register(gateway, select.POLLIN)
     while True:
-        readable, _, _ = select.select([gateway], [], [], 0 if live or has_cancelled else None)
-        if readable:
+        if news.poll(0 if live or has_cancelled else None):
             data = gateway.recv(RECEIVE_BYTES)
             if not data:
                 return
