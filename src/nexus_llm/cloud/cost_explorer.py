@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-from nexus_llm.cloud.sagemaker_errors import explained
+from nexus_llm.cloud.aws_errors import explained
 
 USD_PER_REQUEST = 0.01
 REGION = "us-east-1"  # its only endpoint
@@ -28,7 +28,7 @@ def daily_costs(client: Callable[[str], Any], *, start: date, end: date, tag: tu
     if tag:
         request["Filter"] = {"Tags": {"Key": tag[0], "Values": [tag[1]], "MatchOptions": ["EQUALS"]}}
     found: list[Any] = []
-    with explained("ce:GetCostAndUsage", "costs", region=REGION):
+    with explained("ce:GetCostAndUsage", "costs"):
         explorer = client("ce")
         for _ in range(MAX_PAGES):
             answer = explorer.get_cost_and_usage(**request)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from nexus_llm.cloud.sagemaker_errors import explained
+from nexus_llm.cloud.aws_errors import explained
 from nexus_llm.cost.money import Price, Unit
 from nexus_llm.cost.prices.offers import (
     EC2_RULES,
@@ -91,7 +91,7 @@ class PriceSources:
             for name, value in {**wanted, "regionCode": region}.items()
         ]
         request: dict[str, Any] = {"ServiceCode": code, "Filters": filters, "FormatVersion": "aws_v1"}
-        with explained("pricing:GetProducts", code, region=PRICING_REGION):
+        with explained("pricing:GetProducts", code):
             client = self.client("pricing", PRICING_REGION)
             while True:
                 answer = client.get_products(**request)
@@ -101,7 +101,7 @@ class PriceSources:
                 request["NextToken"] = answer["NextToken"]
 
     def _spot(self, name: str, region: str) -> list[Price]:
-        with explained("ec2:DescribeSpotPriceHistory", name, region=region):
+        with explained("ec2:DescribeSpotPriceHistory", name):
             answer = self.client("ec2", region).describe_spot_price_history(
                 InstanceTypes=[name],
                 ProductDescriptions=["Linux/UNIX"],
@@ -111,7 +111,7 @@ class PriceSources:
 
     def _savings(self, name: str, region: str) -> list[Price]:
         filters = {"region": region, "instanceType": name, "productDescription": "Linux/UNIX", "tenancy": "shared"}
-        with explained("savingsplans:DescribeSavingsPlansOfferingRates", name, region=region):
+        with explained("savingsplans:DescribeSavingsPlansOfferingRates", name):
             answer = self.client("savingsplans", PRICING_REGION).describe_savings_plans_offering_rates(
                 savingsPlanPaymentOptions=["No Upfront"],
                 savingsPlanTypes=["Compute"],

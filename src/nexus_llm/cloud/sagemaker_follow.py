@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nexus_llm.cloud.aws_errors import error_code, is_busy
 from nexus_llm.cloud.metrics_progress import MetricsProgress
-from nexus_llm.cloud.sagemaker_errors import error_code, explained, is_busy, is_missing
+from nexus_llm.cloud.sagemaker_errors import explained, is_missing
 from nexus_llm.errors import TrainingError, TryAgainError
 from nexus_llm.ports import Progress
 
