@@ -53,6 +53,7 @@ def web_server(app: ASGIApp, generator: Generator) -> WebServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here asks for the client's address
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     )

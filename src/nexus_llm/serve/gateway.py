@@ -15,6 +15,7 @@ from nexus_llm.serve.access.admin import add_admin_routes
 from nexus_llm.serve.access.caller import current_caller
 from nexus_llm.serve.access.gate import AccessGate
 from nexus_llm.serve.answers import DIALECTS, AnswerWriter
+from nexus_llm.serve.body_route import add_body_route
 from nexus_llm.serve.dialects import anthropic, brief_generate, openai_responses
 from nexus_llm.serve.edge import Edge
 from nexus_llm.serve.embeddings import EmbeddingWriter
@@ -70,20 +71,21 @@ def _add_model_routes(app: FastAPI, generator: Generator, keys: KeysRecipe) -> N
 
 
 def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
-    @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest) -> Response:
         return await openai_answer(body, generator)
 
-    @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest) -> Response:
         return await openai_answer(body, generator)
 
-    @app.post("/v1/embeddings", response_model=None)
     async def embeddings(body: EmbeddingRequest) -> Response:
         if generator.relay is not None:
             return await relayed("embeddings", body, generator)
         writer = EmbeddingWriter(generator.model.name, is_base64=body.encoding_format == "base64")
         return GenerationResponse(await generator.open(body), writer, generator=generator, is_stream=False)
+
+    add_body_route(app, "/v1/chat/completions", chat_completions)
+    add_body_route(app, "/v1/completions", completions)
+    add_body_route(app, "/v1/embeddings", embeddings)
 
 
 async def openai_answer(body: ChatRequest | CompletionRequest, generator: Generator) -> Response:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nexus_llm.serve.relay import Relay
 
 LOADING_RETRY_SECONDS = 2
+SHORT_TEXT_CHARACTERS = 2_048  # less than 1 ms of encoding, half of which a thread would cost
 LONG_TEXT_CHARACTERS = 65_536  # some 50 ms of encoding: longer texts go to a thread of their own
 
 Value = TypeVar("Value")
@@ -204,7 +205,7 @@ class Generator:
             return self.admission.arrive(key=owner, places=count, priority=priority, deadline=current_deadline())
 
     async def _encode(self, request: AnyRequest) -> list[list[int]]:
-        """Token ids of each prompt, made beside the event loop: a long prompt must not stop other streams."""
+        """Token ids of each prompt; long ones are made beside the event loop, or they would stop other streams."""
         tokenizer = self.model.tokenizer
         if isinstance(request, ChatRequest):
             conversation, tools = request.conversation(), request.offered_tools()
@@ -244,6 +245,8 @@ class Generator:
             )
 
     async def _beside(self, work: Callable[[], Value], *, characters: int) -> Value:
+        if characters < SHORT_TEXT_CHARACTERS:
+            return work()
         encoder = self._encoder if characters < LONG_TEXT_CHARACTERS else self._long_encoder
         return await asyncio.get_running_loop().run_in_executor(encoder, work)
 

@@ -10,7 +10,6 @@ here, and its errors come out as ours: only their own messages about the request
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
@@ -29,7 +28,8 @@ from nexus_llm.serve.answers import STREAM_END, Usage
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.fair_queue import Ticket
 from nexus_llm.serve.metrics import ServerMetrics
-from nexus_llm.serve.responses import EVENT_STREAM_HEADERS, send_body, send_document, send_start, until_departure
+from nexus_llm.serve.presence import WhilePresent
+from nexus_llm.serve.responses import EVENT_STREAM_HEADERS, send_body, send_document, send_start
 from nexus_llm.serve.telemetry.record import DISCONNECTED, current_record
 
 log = logging.getLogger("nexus_llm.serve.relay")
@@ -209,20 +209,15 @@ class RelayResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         self._relay.open_answers += 1
-        answer = asyncio.create_task(self._answer(send))
-        departure = asyncio.create_task(until_departure(receive))
+        client = WhilePresent(receive)
         try:
-            await asyncio.wait({answer, departure}, return_when=asyncio.FIRST_COMPLETED)
+            async with client:
+                await self._answer(send)
         finally:
-            answer.cancel()
-            departure.cancel()
-            await asyncio.gather(answer, departure, return_exceptions=True)
             self._relay.leave(self._ticket)
             self._relay.open_answers -= 1
             self._settle()
-            self._tell(is_left=answer.cancelled())
-        if answer.done() and not answer.cancelled():
-            answer.result()
+            self._tell(is_left=client.has_left)
 
     def _tell(self, *, is_left: bool) -> None:
         self._record.mark("ended")

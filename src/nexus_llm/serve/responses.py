@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,6 +13,7 @@ from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.generation import ChoiceDelta, Generation
 from nexus_llm.serve.generator import Generator
+from nexus_llm.serve.presence import WhilePresent
 from nexus_llm.serve.telemetry.record import DISCONNECTED, current_record
 from nexus_llm.serve.text import AnsweredCall, TokenLogprob
 
@@ -67,21 +67,15 @@ class GenerationResponse(Response):
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        answer = asyncio.create_task(self._answer(send))
-        departure = asyncio.create_task(until_departure(receive))
         try:
-            await asyncio.wait({answer, departure}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
+            async with WhilePresent(receive) as client:
+                await self._answer(send)
+            if client.has_left:
                 self._generator.metrics.disconnects.inc()
                 current_record().error_code = DISCONNECTED
                 log.info("request.disconnected", extra={"completion_tokens": self._generation.completion_tokens})
         finally:
-            answer.cancel()
-            departure.cancel()
-            await asyncio.gather(answer, departure, return_exceptions=True)
             self._generation.close()
-        if answer.done() and not answer.cancelled():
-            answer.result()
 
     async def _answer(self, send: Send) -> None:
         try:
@@ -151,9 +145,3 @@ async def send_start(send: Send, status: int, headers: dict[str, str]) -> None:
 async def send_body(send: Send, body: bytes, *, more: bool) -> None:
     """A piece of the body, the last one unless `more`."""
     await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def until_departure(receive: Receive) -> None:
-    """Returns when the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

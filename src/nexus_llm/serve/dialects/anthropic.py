@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
+from nexus_llm.serve.body_route import add_body_route
 from nexus_llm.serve.dialects.anthropic_answer import MessageWriter
 from nexus_llm.serve.dialects.anthropic_body import NAMES, CountTokensRequest, MessagesRequest
 from nexus_llm.serve.dialects.conversion import answer, errors_named
@@ -24,7 +25,6 @@ class TokenCount(BaseModel):
 def add_routes(app: FastAPI, generator: Generator) -> None:
     """Adds both routes."""
 
-    @app.post(PATHS, response_model=None)
     async def messages(body: MessagesRequest) -> Response:
         """A conversation in, the next message out; streams with `stream: true`."""
         request = body.chat_request()
@@ -33,6 +33,8 @@ def add_routes(app: FastAPI, generator: Generator) -> None:
             return MessageWriter(model=body.model, prompt_tokens=generation.prompt_tokens)
 
         return await answer(generator, request, writer=writer, names=NAMES)
+
+    add_body_route(app, PATHS, messages)
 
     @app.post(f"{PATHS}/count_tokens")
     async def count_tokens(body: CountTokensRequest) -> TokenCount:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from nexus_llm.serve.answers import Usage, WholeChoice
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.body_route import add_body_route
 from nexus_llm.serve.dialects.conversion import DialectBody, Support, answer, converted
 from nexus_llm.serve.dialects.events import compact
 from nexus_llm.serve.generation import ChoiceDelta, Generation
@@ -84,10 +85,11 @@ async def generate_answer(body: GenerateRequest, generator: Generator) -> Genera
 def add_routes(app: FastAPI, generator: Generator) -> None:
     """Adds the route."""
 
-    @app.post("/generate", response_model=None)
     async def generate(body: GenerateRequest) -> Response:
         """A prompt in, its continuation out."""
         return await generate_answer(body, generator)
+
+    add_body_route(app, "/generate", generate)
 
 
 def _data(document: dict[str, object]) -> str:

@@ -1,0 +1,66 @@
+"""Routes whose only input is a JSON body: checked by its model and handed to the endpoint, without FastAPI's search
+for parameters and dependencies, which costs a short request a tenth of the gateway's time.
+
+This is FastAPI's own hook for it ("Custom Request and APIRoute class", read 2026-11); its OpenAPI document stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+Model = TypeVar("Model", bound=BaseModel)
+BodyEndpoint = Callable[[Any], Awaitable[Response]]
+"""Takes the checked body, whose class its annotation names, and gives the whole response."""
+
+
+class _BodyRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        assert self.body_field is not None
+        model: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
+        endpoint: BodyEndpoint = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            return await endpoint(read_body(await request.body(), request.headers.get("content-type", ""), model))
+
+        return handle
+
+
+def add_body_route(app: FastAPI, path: str, endpoint: BodyEndpoint) -> None:
+    """Adds `POST path`."""
+    app.router.add_api_route(path, endpoint, methods=["POST"], response_model=None, route_class_override=_BodyRoute)
+
+
+def read_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
+    """The body of a request.
+
+    Raises:
+        RequestValidationError: it is no JSON, or not of this form.
+        HTTPException: 400, it cannot be read at all: no UTF-8, or nested too deeply.
+    """
+    try:
+        document = json.loads(raw) if _is_json(content_type) else None
+        return model.model_validate(document)
+    except json.JSONDecodeError as error:
+        raise RequestValidationError([{"type": "json_invalid", "loc": ("body", error.pos), "msg": error.msg}]) from None
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in problems]) from None
+    except (UnicodeDecodeError, RecursionError):
+        raise HTTPException(400) from None
+
+
+def _is_json(content_type: str) -> bool:
+    """
+    >>> _is_json("application/json; charset=utf-8"), _is_json("application/vnd.api+json"), _is_json("text/plain")
+    (True, True, False)
+    """
+    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
