@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -32,63 +33,47 @@ def unfinished(kind: str, pattern: str) -> Moment:
     return reached
 
 
-MOMENTS: dict[str, Moment] = {
-    "data, while it works": unfinished("data", "work"),
-    "data, while it writes": unfinished("data", "*.npy"),
-    "train, before the first checkpoint": unfinished("train", "work"),
-    "train, between checkpoints": unfinished("train", "step-*"),
-    "train, in the middle of a checkpoint": unfinished("train", ".partial-*"),
-    "package, while it writes": unfinished("package", "*.safetensors"),
+MOMENTS: dict[str, tuple[Moment, signal.Signals, int]] = {
+    "data, while it writes": (unfinished("data", "*.npy"), signal.SIGKILL, -signal.SIGKILL),
+    "train, between checkpoints": (unfinished("train", "step-*"), signal.SIGTERM, 75),
+    "train, in the middle of a checkpoint": (unfinished("train", ".partial-*"), signal.SIGKILL, -signal.SIGKILL),
+    "package, while it writes": (unfinished("package", "*.safetensors"), signal.SIGKILL, -signal.SIGKILL),
 }
+"""When the run is ended, by which signal, and how it ends then. Killing at random moments is tested in `train/`."""
 
 
-def start_and_kill(root: Path, moment: Moment) -> bool:
-    """True where the run was still going when the moment came, and was killed in it."""
+def start_and_end(root: Path, moment: Moment, by: signal.Signals) -> tuple[int, str]:
+    """Exit code and last words of a run that was still going when the moment came, and was ended in it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "nexus_llm.cli", "run", str(QUICKSTART), *settings(SMALL)],
         cwd=root,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )
     try:
-        while process.poll() is None:
-            if moment(root):
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                return True
+        while process.poll() is None and not moment(root):
             time.sleep(0.002)
-        return False
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself, which its exit code tells
+            if by is signal.SIGKILL:
+                os.killpg(process.pid, by)  # workers, too
+            else:
+                process.send_signal(by)
+        _, said = process.communicate(timeout=120)
+        return process.returncode, said
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def test_a_run_killed_in_every_stage_gives_the_ids_of_an_undisturbed_run(tmp_path: Path, small_run: Run) -> None:
-    for name, moment in MOMENTS.items():
-        assert start_and_kill(tmp_path, moment), f"the run ended before: {name}"
+def test_a_run_ended_in_every_stage_gives_the_ids_of_an_undisturbed_run(tmp_path: Path, small_run: Run) -> None:
+    for name, (moment, by, code) in MOMENTS.items():
+        ended, said = start_and_end(tmp_path, moment, by)
+        assert ended == code, f"{name}: {said[-2000:]}"
+        if by is signal.SIGTERM:
+            assert "the same command continues at the next step" in said
     done = nexus("run", str(QUICKSTART), "--json", *settings(SMALL), cwd=tmp_path)
     assert done.returncode in (0, 3, 4), done.stderr
     assert {row["stage"]: row["id"] for row in done.json["stages"]} == small_run.ids
-
-
-def test_a_run_stopped_by_sigterm_while_training_says_so_and_continues(tmp_path: Path, small_run: Run) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nexus_llm.cli", "run", str(QUICKSTART), *settings(SMALL)],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    reached = unfinished("train", "step-*")
-    while process.poll() is None and not reached(tmp_path):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75, errors
-    assert "the same command continues at the next step" in errors
-    done = nexus("train", str(QUICKSTART), "--json", *settings(SMALL), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    ids = {row["stage"]: row["id"] for row in done.json["stages"]}
-    assert ids["train"] == small_run.ids["train"]

@@ -108,9 +108,9 @@ def test_markdown_never_seen_by_the_authors_improves_too(tmp_path: Path, small_m
         pytest.skip("needs the Markdown corpus awsdocs-s3, which does not ship with the project")
     recipe = tmp_path / "docs.yaml"
     recipe.write_text(
-        f"name: docs\ndata:\n  sources:\n    - {{type: files, path: {text}}}\n  max_documents: 150\n"
-        "train: {max_steps: 10, learning_rate: 5e-4, warmup_steps: 2}\n"
-        "evaluate: {domain_documents: 16, max_new_tokens: 8}\n"
+        f"name: docs\ndata:\n  sources:\n    - {{type: files, path: {text}}}\n  max_documents: 60\n"
+        "train: {max_steps: 5, per_device_train_batch_size: 2, learning_rate: 5e-4, warmup_steps: 1}\n"
+        "evaluate: {domain_documents: 8, max_new_tokens: 8}\n"
     )
     done = nexus("run", str(recipe), "--json", cwd=tmp_path)
     assert done.returncode in (0, 4), done.stderr

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from nexus_llm.errors import ServingError
+from nexus_llm.recipe import ServeRecipe, TimeoutsRecipe
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.relay import Upstream
@@ -83,9 +84,9 @@ def bad() -> Iterator[tuple[FastAPI, str]]:
         thread.join(10)
 
 
-def relay_to(url: str, **changes: Any) -> Any:
+def relay_to(url: str, *, recipe: ServeRecipe | None = None, **changes: Any) -> Any:
     values = {"url": url, "model": "there", "key": KEY, "timeout_seconds": 1.0, **changes}
-    return running_server(relayed_model("here"), RELAY_COMMAND, upstream=Upstream(**values))
+    return running_server(relayed_model("here"), RELAY_COMMAND, upstream=Upstream(**values), recipe=recipe)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,27 @@ def test_a_client_that_leaves_stops_the_upstream(to_bad: RunningServer, bad: tup
     while bad[0].state.left == before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert bad[0].state.left == before + 1
+
+
+@pytest.mark.parametrize(
+    ("wish", "timeouts", "headers", "code"),
+    [
+        ("slow", {"first_token_seconds": 0.3}, {}, "first_token_timeout"),
+        ("endless", {"answer_seconds": 0.5}, {}, "answer_timeout"),
+        ("slow", {}, {"x-request-timeout-ms": "300"}, "deadline_timeout"),
+    ],
+)
+def test_each_phase_of_a_relayed_answer_has_its_end_too(
+    bad: tuple[FastAPI, str], wish: str, timeouts: dict[str, float], headers: dict[str, str], code: str
+) -> None:
+    recipe = ServeRecipe(timeouts=TimeoutsRecipe(**timeouts))
+    body = {"model": "here", "messages": [{"role": "user", "content": wish}], "stream": True}
+    with relay_to(bad[1], timeout_seconds=20.0, recipe=recipe) as server:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        page = httpx.get(f"{server.url}/metrics").text
+    assert answer.status_code == (200 if wish == "endless" else 504)
+    assert f'"{code}"' in answer.text
+    assert f'phase="{code.removesuffix("_timeout")}"}} 1.0' in page
 
 
 def test_an_upstream_that_refuses_the_key_or_is_not_there_stops_the_start(bad: tuple[FastAPI, str]) -> None:

@@ -10,9 +10,10 @@ here, and its errors come out as ours: only their own messages about the request
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import time
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,13 @@ import httpx
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from nexus_llm.recipe import TimeoutsRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.caller import Caller, Charge
 from nexus_llm.serve.admission import Admission, refusals_told
 from nexus_llm.serve.answers import STREAM_END, Usage
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.deadlines import current_deadline
 from nexus_llm.serve.fair_queue import Ticket
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.presence import WhilePresent
@@ -59,8 +62,17 @@ class Upstream:
 class Relay:
     """Passes requests on to one upstream."""
 
-    def __init__(self, upstream: Upstream, *, served_name: str, admission: Admission, metrics: ServerMetrics) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        served_name: str,
+        admission: Admission,
+        metrics: ServerMetrics,
+        timeouts: TimeoutsRecipe,
+    ) -> None:
         self.open_answers = 0
+        self.timeouts = timeouts
         self._upstream = upstream
         self._served_name = served_name
         self._admission = admission
@@ -152,6 +164,10 @@ class Relay:
         self._metrics.e2e_latency.observe(seconds)
         self._metrics.finished("stop")
 
+    def timed_out(self, phase: str) -> None:
+        """Counts an answer that took too long."""
+        self._metrics.timed_out(phase)
+
     def measure_first(self, seconds: float) -> None:
         """Counts the time to the first piece of an answer."""
         self._metrics.time_to_first_token.observe(seconds)
@@ -176,7 +192,9 @@ class RelayResponse(Response):
         self.most_tokens = self._prompt_tokens + self._completion_tokens
         """Of prompt and answers, by a guess."""
         self._has_answered = self._has_started = False
-        self._arrived_at = time.monotonic()
+        self._clock = asyncio.get_running_loop().time
+        self._arrived_at = self._submitted_at = self._clock()
+        self._deadline = current_deadline()
         self._record = current_record()
         self._record.provider = "openai"
         self._record.mark("queued")
@@ -230,15 +248,16 @@ class RelayResponse(Response):
     async def _answer(self, send: Send) -> None:
         try:
             await self._relay.wait(self._ticket)
+            self._submitted_at = self._clock()
             self._record.mark("submitted")
-            response = await self._relay.send(self._request)
-            self._has_answered = True
+            at, phase = self._due()
             try:
-                await (self._stream(response, send) if self._is_stream else self._whole(response, send))
-            except httpx.HTTPError as error:
-                raise _unreachable(error) from None
-            finally:
-                await response.aclose()
+                async with asyncio.timeout_at(at) as patience:
+                    await self._pass_on(send, patience)
+            except TimeoutError:
+                phase = "answer" if self._has_started else phase
+                self._relay.timed_out(phase)
+                raise api_errors.timed_out(phase) from None
         except ApiError as error:
             # An upstream's own code for a bad request (4xx) is text of its making, and may quote what it refuses.
             code = self._record.error_code = "upstream_refused" if error.status in (400, 413) else error.code
@@ -249,7 +268,30 @@ class RelayResponse(Response):
                 await send_document(send, error.status, error.body(), headers=error.headers)
             return
         if self.usage is not None:
-            self._relay.measure(self.usage, seconds=time.monotonic() - self._arrived_at)
+            self._relay.measure(self.usage, seconds=self._clock() - self._arrived_at)
+
+    def _due(self) -> tuple[float, str]:
+        """When patience ends, and with which phase: a whole answer begins with its end."""
+        timeouts = self._relay.timeouts
+        due = [(self._arrived_at + timeouts.answer_seconds, "answer")]
+        if not self._has_started:
+            due.append((self._deadline or math.inf, "deadline"))
+        if self._is_stream and not self._has_started:
+            due.append((self._submitted_at + timeouts.first_token_seconds, "first_token"))
+        return min(due)
+
+    async def _pass_on(self, send: Send, patience: asyncio.Timeout) -> None:
+        response = await self._relay.send(self._request)
+        self._has_answered = True
+        try:
+            if self._is_stream:
+                await self._stream(response, send, patience)
+            else:
+                await self._whole(response, send)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+        finally:
+            await response.aclose()
 
     async def _whole(self, response: httpx.Response, send: Send) -> None:
         content = await _read(response, MAX_ANSWER_BYTES)
@@ -258,7 +300,7 @@ class RelayResponse(Response):
         self._record.finish_reasons += _finish_reasons(document)
         await send_document(send, 200, json.dumps(self._relay.renamed(document), ensure_ascii=False).encode())
 
-    async def _stream(self, response: httpx.Response, send: Send) -> None:
+    async def _stream(self, response: httpx.Response, send: Send, patience: asyncio.Timeout) -> None:
         async for event in _events(response):
             if event == "[DONE]":
                 await send_body(send, STREAM_END, more=False)
@@ -274,10 +316,11 @@ class RelayResponse(Response):
                     continue
                 document.pop("usage")
             if not self._has_started:
-                self._relay.measure_first(time.monotonic() - self._arrived_at)
+                self._relay.measure_first(self._clock() - self._arrived_at)
                 self._record.mark("first_token")
                 await send_start(send, 200, EVENT_STREAM_HEADERS)
                 self._has_started = True
+                patience.reschedule(self._due()[0])
             piece = json.dumps(self._relay.renamed(document), ensure_ascii=False, separators=(",", ":"))
             await send_body(send, f"data: {piece}\n\n".encode(), more=True)
         raise _bad("ended its stream before the answer was whole")

@@ -293,7 +293,13 @@ class Server:
         telemetry.start(lambda: admission.waiting)
         relay = None
         if self._upstream is not None and isinstance(self.engine, UpstreamEngine):
-            relay = Relay(self._upstream, served_name=self._model.name, admission=admission, metrics=metrics)
+            relay = Relay(
+                self._upstream,
+                served_name=self._model.name,
+                admission=admission,
+                metrics=metrics,
+                timeouts=recipe.timeouts,
+            )
             self.engine.relay = relay
         return Generator(
             self._model,
