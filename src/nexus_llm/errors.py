@@ -13,6 +13,7 @@
     ├── ServingError ........... 1   the server or its engine cannot start
     ├── CostError .............. 1   a price is missing or stale, or no machine meets the objective
     ├── BudgetError ............ 5   it would cost more than was allowed, or more than was locked
+    ├── PreflightError ......... 6   something that was asked for would fail later
     ├── GateFailedError ........ 3   measured, and worse than the gate allows
     ├── GateInconclusiveError .. 4   measured, and the data cannot tell
     └── TryAgainError .......... 75  stopped half-way; the same command continues
@@ -96,6 +97,12 @@ class BudgetError(NexusError):
     """Something costs more than its budget or its lock allows."""
 
     exit_code = 5
+
+
+class PreflightError(NexusError):
+    """A check before the start says that something would fail later; nothing was made."""
+
+    exit_code = 6
 
 
 class GateFailedError(NexusError):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 import nexus_llm
-from nexus_llm.cli import artifacts, bench, chat, cost, data, keys, model, recipe, run, serve, train, usage
+from nexus_llm.cli import artifacts, aws, bench, chat, cost, data, keys, model, recipe, run, serve, train, usage
 from nexus_llm.cli.console import Stopped, print_error
 from nexus_llm.errors import NexusError, TryAgainError, UsageError
 
@@ -49,13 +49,14 @@ cost.register(app)
 artifacts.register(app)
 recipe.register(app)
 model.register(app)
+aws.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with the documented exit code.
 
     0 done · 1 failure · 2 recipe or usage error · 3 gate failed · 4 gate inconclusive · 5 budget refused ·
-    75 try again
+    6 preflight failed · 75 try again
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     sys.exit(run_command(given or ["--help"]))

@@ -10,6 +10,10 @@ from nexus_llm.errors import NexusError, RecipeError, StorageError, TryAgainErro
 # Busy, not wrong: the same request succeeds later.
 BUSY = frozenset(
     {
+        "500",
+        "502",
+        "503",
+        "504",
         "InternalFailure",
         "InternalServerError",
         "InternalServerException",
@@ -29,7 +33,7 @@ _EXPIRED = frozenset(
 )
 _NO_CREDENTIALS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "SSOTokenLoadError",
-     "UnauthorizedSSOTokenError", "CredentialRetrievalError", "LoginRefreshRequired"}
+     "UnauthorizedSSOTokenError", "CredentialRetrievalError", "LoginRefreshRequired", "ProfileNotFound"}
 )  # fmt: skip
 _NO_WAY = frozenset(
     {"ConnectTimeoutError", "ConnectionClosedError", "EndpointConnectionError", "ProxyConnectionError",
@@ -57,6 +61,8 @@ def message_of(error: BaseException) -> str:
     """What AWS says, on one line."""
     response = getattr(error, "response", None)
     text = response.get("Error", {}).get("Message") if isinstance(response, dict) else None
+    if text and text.lstrip().startswith("<"):  # a balancer's or an emulator's page, not AWS' words
+        return f"HTTP {error_code(error)}"
     return " ".join(str(text or error).split())
 
 
@@ -105,7 +111,9 @@ def _unheard(error: Exception, asked: str, message: str, fix: str | None) -> Nex
     """The error where AWS did not get as far as the request: no region, no credentials, no time, no way."""
     kind = type(error).__name__
     if kind == "NoRegionError":
-        return RecipeError(f"{asked}: no AWS region is set", fix="--set train.sagemaker.region=…, or set AWS_REGION")
+        return RecipeError(
+            f"{asked}: no AWS region is set", fix="--set train.sagemaker.region=…, or set AWS_DEFAULT_REGION"
+        )
     if error_code(error) in _EXPIRED or kind in _NO_CREDENTIALS:
         return StorageError(
             f"{asked}: AWS does not know who asks ({message})",
@@ -119,6 +127,12 @@ def _unheard(error: Exception, asked: str, message: str, fix: str | None) -> Nex
 
 
 def _permission(call: str, message: str) -> str:
-    """The action that AWS says is missing; its message may name another one than the call's (iam:PassRole)."""
+    """The action that AWS says is missing, and where to add it: its message may name another action than the call's
+    (iam:PassRole), who was refused, and a policy that forbids it, which no further permission overrules."""
     named = re.search(r"perform: (?P<action>[a-z0-9-]+:\w+)", message)
-    return f"give the caller the action {named['action'] if named else call}"
+    action = named["action"] if named else call
+    if denied := re.search(r"explicit deny in an? (?P<policy>[a-z][a-z -]*?(policy|boundary))", message):
+        return f"{action} is forbidden by a {denied['policy']}: ask its owner to except this caller"
+    who = re.search(r"User: arn:[\w-]+:(?:iam|sts)::\d+:(?P<kind>user|assumed-role|role)/(?P<name>[^/\s]+)", message)
+    where = f", in a policy of the {who['kind'].removeprefix('assumed-')} {who['name']}" if who else ""
+    return f"give the caller the action {action}{where}"

@@ -50,7 +50,7 @@ def submit(
         DataError, StorageError, TryAgainError: see `DataJobs`.
     """
     aws, engine = recipe.data.aws, recipe.data.engine
-    _check(recipe)
+    check(recipe)
     plan = plan_of(recipe)
     resolved = folder / "recipe.yaml"
     resolved.write_text(recipe_yaml(recipe), encoding="utf-8")
@@ -132,7 +132,12 @@ def plan_of(recipe: Recipe) -> CloudDataPlan:
     )
 
 
-def _check(recipe: Recipe) -> None:
+def check(recipe: Recipe) -> None:
+    """Refuses a recipe whose job would have nowhere to work, or nothing to read.
+
+    Raises:
+        RecipeError: `data.aws` lacks what the engine needs, or a source lies on this machine.
+    """
     aws, engine = recipe.data.aws, recipe.data.engine
     needed = {"bucket": aws.bucket, "role_arn": aws.role_arn}
     if engine == "batch":

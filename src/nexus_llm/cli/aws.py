@@ -1,0 +1,16 @@
+"""`nexus aws`: the account, looked at before, made, and taken down again. One file a verb."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group to the command line."""
+    from nexus_llm.cli import aws_preflight
+
+    group = typer.Typer(
+        help="Your AWS account: what it lacks, what was made in it, what is left.", rich_markup_mode=None
+    )
+    aws_preflight.register(group)
+    app.add_typer(group, name="aws")
