@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from nexus_llm.deploy.facts import Facts, MachineFact, NotKnown, QuotaFact
+from nexus_llm.deploy.facts import NOT_ASKED, Facts, MachineFact, NotKnown, QuotaFact
 from nexus_llm.deploy.needs import Needs, QuotaNeed
 from nexus_llm.deploy.quotas import increase_command
 
@@ -51,7 +51,7 @@ def _quota_check(need: QuotaNeed, needs: Needs, facts: Facts, region: str) -> Ch
         return unknown(name, f"{need.least:g} tasks on {need.machine}", amounts)
     least, wanted = amounts
     needed = _needed_words(least, wanted, need.quota.unit)
-    fact = facts.quotas.get(need.quota)
+    fact = facts.quotas.get(need.quota, NOT_ASKED)
     if isinstance(fact, NotKnown):
         return unknown(name, needed, fact)
     if fact is None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nexus_llm.deploy.checks import Check, Verdict, machines_for, quota_checks, unknown
-from nexus_llm.deploy.facts import Facts, NotKnown
+from nexus_llm.deploy.facts import NOT_ASKED, Facts, NotKnown
 from nexus_llm.deploy.needs import Needs
 
 _ENGINES = ("openvino", "vllm", "openai")  # stages/2-serving, engine.kind
@@ -192,7 +192,7 @@ def _images(needs: Needs, facts: Facts) -> list[Check]:
         rows.append(unknown("images of the platform", "images in its repositories", reason))
     for image in needs.images:
         folder = image.partition("@")[0].split("/")[-1].split(":")[0]
-        name, answer = f"image {image.split('/', 1)[-1]}", facts.images.get(image, NotKnown("not asked", ""))
+        name, answer = f"image {image.split('/', 1)[-1]}", facts.images.get(image, NOT_ASKED)
         if isinstance(answer, NotKnown):
             rows.append(unknown(name, needed, answer))
             continue
@@ -207,7 +207,7 @@ def _buckets(needs: Needs, facts: Facts) -> list[Check]:
     own = {f"{prefix}-{kind}-{account}" for kind in ("data", "models")}
     rows, needed = [], "a bucket that exists"
     for bucket in needs.buckets:
-        name, answer = f"bucket {bucket}", facts.buckets.get(bucket, NotKnown("not asked", ""))
+        name, answer = f"bucket {bucket}", facts.buckets.get(bucket, NOT_ASKED)
         if isinstance(answer, NotKnown):
             rows.append(unknown(name, needed, answer))
         elif answer:
