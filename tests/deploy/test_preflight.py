@@ -172,6 +172,7 @@ def test_no_quota_passes_that_cannot_hold_the_service(value: int, used: int, has
 
 def test_quotas_without_a_confirmed_code_are_looked_up_by_name() -> None:
     assert quotas.machine_quota("p5.48xlarge", is_spot=True).code is None
+    assert quotas.machine_quota("p5.48xlarge", is_spot=False).code == "L-417A185B"
     assert quotas.machine_quota("p4d.24xlarge", is_spot=True).code == "L-7212CCBC"
     assert quotas.machine_quota("gr6.4xlarge", is_spot=False).code == "L-DB2E81BA"
     assert quotas.machine_quota("im4gn.large", is_spot=False).code == "L-1216C47A"
@@ -286,6 +287,9 @@ def test_a_bucket_that_the_platform_will_make_is_fine_and_any_other_missing_one_
     checks = preflight(needs, replace(plenty(needs), buckets={own: False, other: False}), LOCAL)
     assert row(checks, f"bucket {own}").verdict == "ok"
     assert row(checks, f"bucket {other}").verdict == "fail"
+    later = needs_of(job, "small", platform=PLATFORM)  # it stands, and its bucket is gone
+    checks = preflight(later, replace(plenty(later), buckets={own: False, other: True}), LOCAL)
+    assert row(checks, f"bucket {own}").verdict == "fail"
 
 
 # What is known here.
@@ -348,6 +352,7 @@ def test_an_environment_is_as_large_as_its_variables_say(name: EnvironmentName) 
     per_zone = re.search(r'nat\s*= "(\w+)"', text)[1] == "per_zone"  # type: ignore[index]
     assert environment.nat_gateways == (environment.zones if per_zone else 1)
     assert f"usd_per_month = {environment.budget_usd:g}" in text
+    assert f'"nexus-{name}"' in text  # the prefix of its buckets
     assert re.findall(r'replica_region = "([^"]+)"', text) == [one for one in [environment.replica_region] if one]
     queues = text if "batch_queues" in text else (INFRA / "modules/batch/variables.tf").read_text()
     for kind, queue in environment.queues.items():

@@ -131,16 +131,20 @@ def report(title: str, rows: Sequence[Check], *, as_json: bool) -> int:
         PreflightError: one of them failed, and people read it; a program reads it in the document.
     """
     from nexus_llm.deploy.checks import document
+    from nexus_llm.deploy.facts import NOT_ASKED
 
     failed = [one for one in rows if one.verdict == "fail"]
     if as_json:
         print_json(document(rows))
         return PreflightError.exit_code if failed else 0
     print(f"{title}: {len(rows)} checks, nothing made\n")
-    for one in rows:
+    unasked = [one for one in rows if one.found == NOT_ASKED.why]
+    for one in (one for one in rows if one not in unasked):
         print(f"{one.verdict:<8}{one.name}: {one.found}" + ("" if one.verdict == "ok" else f"; needed: {one.needed}"))
         if one.fix:
             print(f"{'':<8}→ {one.fix}")
+    if unasked:
+        print(f"unknown {NOT_ASKED.why}: {'; '.join(one.name for one in unasked)}\n{'':<8}→ {NOT_ASKED.fix}")
     counts = {verdict: sum(one.verdict == verdict for one in rows) for verdict in ("fail", "unknown", "warn", "ok")}
     print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
     if failed:
