@@ -1,9 +1,10 @@
 """Which of AWS' service quotas a machine, a job or an address counts against, and the command that asks for more.
 
 Codes are those of the list that Gruntwork generates from AWS' own ListAWSDefaultServiceQuotas
-(github.com/gruntwork-io/terraform-aws-utilities, docs/quotas.md, stored copy read 2026-11-22), compared with the names
-in the EC2 user guide ("Amazon EC2 instance type quotas", "Spot Instance quotas", read 2026-11-22). A quota whose code
-was not found in both is looked up by its name when it is needed: SageMaker has one for each type and use, over 1,500.
+(github.com/gruntwork-io/terraform-aws-utilities, docs/quotas.md, stored copy read 2026-11-22; VPC's is from moto
+5.2.5's copy of AWS' list). EC2's names are compared with its user guide ("Spot Instance quotas", read 2026-11-22). A
+quota whose code was not found so is looked up by its name when it is needed: SageMaker has one for each type and use,
+over 1,500.
 """
 
 from __future__ import annotations
