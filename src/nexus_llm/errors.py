@@ -13,7 +13,9 @@
     ├── ServingError ........... 1   the server or its engine cannot start
     ├── CostError .............. 1   a price is missing or stale, or no machine meets the objective
     ├── BudgetError ............ 5   it would cost more than was allowed, or more than was locked
+    ├── DeploymentError ........ 1   AWS or terraform refused
     ├── PreflightError ......... 6   something that was asked for would fail later
+    ├── LeftoversError ......... 7   something was not taken down, and may cost
     ├── GateFailedError ........ 3   measured, and worse than the gate allows
     ├── GateInconclusiveError .. 4   measured, and the data cannot tell
     └── TryAgainError .......... 75  stopped half-way; the same command continues
@@ -99,10 +101,20 @@ class BudgetError(NexusError):
     exit_code = 5
 
 
+class DeploymentError(NexusError):
+    """What was to be made or taken down in an AWS account was refused."""
+
+
 class PreflightError(NexusError):
     """A check before the start says that something would fail later; nothing was made."""
 
     exit_code = 6
+
+
+class LeftoversError(NexusError):
+    """Something that was made is still there after all was taken down."""
+
+    exit_code = 7
 
 
 class GateFailedError(NexusError):

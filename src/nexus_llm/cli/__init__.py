@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with the documented exit code.
 
     0 done · 1 failure · 2 recipe or usage error · 3 gate failed · 4 gate inconclusive · 5 budget refused ·
-    6 preflight failed · 75 try again
+    6 preflight failed · 7 leftovers · 75 try again
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     sys.exit(run_command(given or ["--help"]))
