@@ -113,8 +113,8 @@ def _call(environ: dict[str, Any]) -> Call:
     elif action := parse_qs(body[:200].decode("latin-1")).get("Action"):
         name = action[0]
     else:
-        asked = re.match(r"[a-z-]+", environ.get("QUERY_STRING", ""))
-        name = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}{f'?{asked[0]}' if asked else ''}"
+        asked = sorted(set(parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)) - {"x-id"})
+        name = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO'].rstrip('/') or '/'}?{'&'.join(asked)}".rstrip("?")
     return Call(scope[1] if scope else "", name, body, environ)
 
 
@@ -193,6 +193,33 @@ def _subscribers(call: Call, memory: Memory, moto: Moto) -> Answer:
     return _json({"Subscribers": memory.get(_notification(asked["BudgetName"], asked["Notification"]), [])})
 
 
+def _budget_tags(call: Call, memory: Memory, moto: Moto) -> Answer:
+    asked = call.document
+    if call.name == "CreateBudget":
+        memory["tags", asked["Budget"]["BudgetName"]] = asked.get("ResourceTags", [])
+        return _subscribers(call, memory, moto)
+    return _json({"ResourceTags": memory.get(("tags", asked["ResourceARN"].rpartition("/")[2]), [])})
+
+
+def _anomalies(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    """Cost Explorer's monitors and subscriptions, given back as they were sent."""
+    asked = call.document
+    if call.name == "ListTagsForResource":
+        return _json({"ResourceTags": memory.get(("tags", asked["ResourceArn"]), [])})
+    kind = "Monitor" if "Monitor" in call.name else "Subscription"
+    if call.name.startswith("Create"):
+        arn = f"arn:aws:ce::123456789012:anomaly{kind.lower()}/{uuid.uuid4()}"
+        memory["anomaly", kind, arn] = asked[f"Anomaly{kind}"] | {f"{kind}Arn": arn, "AccountId": "123456789012"}
+        memory["tags", arn] = asked.get("ResourceTags", [])
+        return _json({f"{kind}Arn": arn})
+    if call.name.startswith("Delete"):
+        memory.pop(("anomaly", kind, asked[f"{kind}Arn"]), None)
+        return _json({})
+    wanted = asked.get(f"{kind}ArnList")
+    found = [value for key, value in memory.items() if key[:2] == ("anomaly", kind)]
+    return _json({f"Anomaly{kind}s": [one for one in found if not wanted or one[f"{kind}Arn"] in wanted]})
+
+
 def _notification(budget: str, one: Mapping[str, Any]) -> tuple[str, ...]:
     return ("subscribers", budget, str(one["NotificationType"]), str(float(one["Threshold"])))
 
@@ -232,16 +259,20 @@ def _empty_list(name: str) -> Callable[[Call, Memory, Moto], Answer]:
     return answer
 
 
+def _no_tags(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    return _json({"Tags": {}})
+
+
 def _batch_service_role(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     """AWS makes its service-linked role with the first environment; moto wants one that exists."""
     from moto.backends import get_backend
 
     roles = get_backend("iam")["123456789012"]["aws"]
-    name = "AWSServiceRoleForBatch"
-    if not any(one.name == name for one in roles.get_roles()):
-        roles.create_service_linked_role("batch.amazonaws.com", "", "")
-    role = next(one for one in roles.get_roles() if one.name == name)
-    return moto(replace(call, body=json.dumps({"serviceRole": role.arn} | call.document).encode()))
+    found = [one for one in roles.get_roles() if one.path.startswith("/aws-service-role/batch")]
+    role = found[0] if found else roles.create_service_linked_role("batch.amazonaws.com", "", "")
+    document = call.document
+    document["serviceRole"] = document.get("serviceRole") or role.arn
+    return moto(replace(call, body=json.dumps(document).encode()))
 
 
 def _emr_created(call: Call, memory: Memory, moto: Moto) -> Answer:
@@ -263,21 +294,27 @@ PATCHES = (
     Patch("s3", r"(GET|PUT|DELETE) /[^/?]+\?policy",
           "moto judges StringEquals only and takes any other condition for fulfilled: `deny without TLS` denies all",
           ("aws_s3_bucket_policy",), _bucket_policy),
-    Patch("s3", r"(GET|PUT|DELETE) /[^/?]+/?\?lifecycle", "moto forgets filters by object size",
+    Patch("s3", r"(GET|PUT|DELETE) /[^/?]+\?lifecycle", "moto forgets filters by object size",
           ("aws_s3_bucket_lifecycle_configuration",), _bucket_document(_no_document("NoSuchLifecycleConfiguration"))),
-    Patch("s3", r"(GET|PUT|DELETE) /[^/?]+/?\?intelligent-tiering", "moto takes it for the making of a bucket",
+    Patch("s3", r"(GET|PUT|DELETE) /[^/?]+\?id&intelligent-tiering", "moto takes it for the making of a bucket",
           ("aws_s3_bucket_intelligent_tiering_configuration",), _bucket_document(_no_document("NoSuchConfiguration"))),
-    Patch("s3", r"(GET|PUT) /[^/?]+/?\?logging", "moto does not see the bucket policy that lets S3 deliver logs",
+    Patch("s3", r"(GET|PUT) /[^/?]+\?logging", "moto does not see the bucket policy that lets S3 deliver logs",
           ("aws_s3_bucket_logging",), _bucket_document(Answer(200, b"<BucketLoggingStatus/>", _XML))),
     Patch("kms", "EnableKeyRotation|GetKeyRotationStatus", "moto forgets the period",
           ("aws_kms_key",), _rotation_period),
-    Patch("budgets", "CreateBudget|CreateNotification|DescribeSubscribersForNotification",
+    Patch("budgets", "CreateBudget|ListTagsForResource", "moto keeps no tags of budgets",
+          ("aws_budgets_budget",), _budget_tags),
+    Patch("budgets", "CreateNotification|DescribeSubscribersForNotification",
           "moto cannot list who hears of a notification", ("aws_budgets_budget",), _subscribers),
-    Patch("backup", r"(PUT|GET|DELETE) /backup/plans/[^/]+/selections/?[^/?]*", "moto has no selections",
+    Patch("ce", "(Create|Get|Delete)Anomaly(Monitor|Subscription)s?|ListTagsForResource", "moto has no anomalies",
+          ("aws_ce_anomaly_monitor", "aws_ce_anomaly_subscription"), _anomalies),
+    Patch("application-autoscaling", "ListTagsForResource", "moto keeps no tags of targets",
+          ("aws_appautoscaling_target",), _no_tags),
+    Patch("backup", r"(PUT|GET|DELETE) /backup/plans/[^/]+/selections(/[^/?]+)?", "moto has no selections",
           ("aws_backup_selection",), _backup_selection),
     Patch("backup", r"(PUT|GET|DELETE) /backup-vaults/[^/]+/notification-configuration", "moto has none",
           ("aws_backup_vault_notifications",), _vault_notifications),
-    Patch("backup", r"GET /backup-vaults/[^/]+/recovery-points/?.*", "moto keeps no recovery points", (),
+    Patch("backup", r"GET /backup-vaults/[^/]+/recovery-points.*", "moto keeps no recovery points", (),
           _empty_list("RecoveryPoints")),
     Patch("batch", "POST /v1/createcomputeenvironment", "moto refuses environments with the service-linked role",
           ("aws_batch_compute_environment",), _batch_service_role),

@@ -68,7 +68,7 @@ class Terraform:
     progress: Progress = field(default_factory=SilentProgress)
     interrupt: Interrupt = field(default_factory=NeverInterrupted)
     started: Callable[[int], None] = lambda _pid: None
-    """Hears the process id of an apply as soon as there is one: the ledger keeps it."""
+    """Hears the process id of a plan or an apply as soon as there is one: the ledger keeps it."""
 
     def init(self, backend: Mapping[str, str | bool] | None = None) -> None:
         """Fetches the provider and opens the state; `backend` are the settings of its bucket.
@@ -110,6 +110,11 @@ class Terraform:
         """What the state holds; empty where there is no state."""
         return sorted(self._quiet("state", "list", may_fail=True).splitlines())
 
+    def planned_before(self) -> dict[str, Any]:
+        """The plan that was shown last and not finished; empty where there is none."""
+        file = self.folder / "apply.tfplan"
+        return self._document("show", "-json", str(file)) if file.exists() else {}
+
     def unlock(self, lock: str) -> None:
         """Takes the lock with this id away from whoever holds it."""
         self._quiet("force-unlock", "-force", lock)
@@ -146,8 +151,7 @@ class Terraform:
                 stderr=written,
                 start_new_session=True,  # Ctrl-C at the terminal reaches it only through us, and only once
             )
-        if verb == "apply":
-            self.started(process.pid)
+        self.started(process.pid)
         self.progress.start(f"terraform {verb} {self.folder.name}", total=total, unit="resources")
         found: list[dict[str, Any]] = []
         reason = None
@@ -164,6 +168,11 @@ class Terraform:
         if process.returncode != 0:
             if reason:
                 raise TryAgainError(f"terraform {verb} was stopped by {reason}", fix="the same command continues")
+            if process.returncode < 0 and not found:
+                name = signal.Signals(-process.returncode).name
+                raise TryAgainError(
+                    f"{self.folder.name}: somebody killed terraform {verb} ({name})", fix="the same command continues"
+                )
             raise refusal(found, stage=self.folder.name, during=verb)
 
     def _tell(self, event: Mapping[str, Any], found: list[dict[str, Any]]) -> None:

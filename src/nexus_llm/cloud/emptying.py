@@ -1,0 +1,145 @@
+"""What has to be empty before AWS lets it go: buckets with all versions, image repositories, backup vaults.
+
+What there is comes from the plan that destroys it, so nothing else can be emptied by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nexus_llm.cloud.aws_errors import explained
+from nexus_llm.errors import DeploymentError
+
+Clients = Callable[[str, str], Any]
+"""Service and region → boto3's client."""
+_KINDS = {
+    "aws_s3_bucket": ("bucket", "bucket"),
+    "aws_ecr_repository": ("repository", "name"),
+    "aws_backup_vault": ("vault", "name"),
+}
+_PAGE = 1000  # objects that S3 deletes in one request
+_IMAGES = 100  # and images that ECR does
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holder:
+    """Something that keeps data and is about to be destroyed."""
+
+    kind: str
+    """`bucket`, `repository` or `vault`."""
+    name: str
+    region: str
+
+
+def holders(plan: Mapping[str, Any], *, region: str) -> list[Holder]:
+    """What a destroying plan (`terraform show -json`) would destroy that may hold data, sorted.
+
+    `region` is the one of everything whose ARN names none.
+    """
+    found = []
+    for one in plan.get("resource_changes", []):
+        if one["type"] in _KINDS and "delete" in one["change"]["actions"]:
+            kind, name = _KINDS[one["type"]]
+            values = one["change"]["before"]
+            # A bucket's ARN names no region, but the bucket does.
+            place = values.get("region") or next(iter(str(values.get("arn")).split(":")[3:4]), "")
+            found.append(Holder(kind, str(values[name]), place or region))
+    return sorted(found)
+
+
+def contents(holder: Holder, clients: Clients, *, at_most: int = 1) -> int:
+    """How much it holds, counted up to `at_most`."""
+    count = 0
+    for batch in _batches(holder, clients):
+        count += len(batch)
+        if count >= at_most:
+            break
+    return min(count, at_most)
+
+
+def refuse_data(found: list[Holder], clients: Clients) -> None:
+    """Nothing, where all of them are empty: asked before anything is destroyed.
+
+    Raises:
+        DeploymentError: one of them holds something.
+    """
+    full = [one for one in found if contents(one, clients)]
+    if full:
+        names = ", ".join(f"{one.kind} {one.name}" for one in full)
+        raise DeploymentError(
+            f"{names}: data in {'it' if len(full) == 1 else 'them'} would be lost, so nothing was destroyed",
+            fix="copy what you need, then add --yes-delete-data",
+        )
+
+
+def emptied(holder: Holder, clients: Clients) -> int:
+    """How many versions, images or recovery points were deleted; it is empty afterwards.
+
+    Raises:
+        StorageError: AWS refuses: not allowed, or locked until a date.
+    """
+    count = 0
+    for batch in _batches(holder, clients):
+        count += _delete(holder, batch, clients)
+    return count
+
+
+def _batches(holder: Holder, clients: Clients) -> Iterator[list[Any]]:
+    """What it holds, in as many pieces as one request may delete."""
+    call = {"bucket": "s3:ListBucketVersions", "repository": "ecr:ListImages"}.get(
+        holder.kind, "backup:ListRecoveryPointsByBackupVault"
+    )
+    with explained(call, holder.name):
+        if holder.kind == "bucket":
+            for page in (
+                clients("s3", holder.region)
+                .get_paginator("list_object_versions")
+                .paginate(Bucket=holder.name, PaginationConfig={"PageSize": _PAGE})
+            ):
+                found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                if found:
+                    yield [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in found]
+        elif holder.kind == "repository":
+            pages = clients("ecr", holder.region).get_paginator("list_images")
+            for page in pages.paginate(repositoryName=holder.name, PaginationConfig={"PageSize": _IMAGES}):
+                if page["imageIds"]:
+                    yield page["imageIds"]
+        else:
+            pages = clients("backup", holder.region).get_paginator("list_recovery_points_by_backup_vault")
+            for page in pages.paginate(BackupVaultName=holder.name):
+                if page["RecoveryPoints"]:
+                    yield [one["RecoveryPointArn"] for one in page["RecoveryPoints"]]
+
+
+def _delete(holder: Holder, batch: list[Any], clients: Clients) -> int:
+    if holder.kind == "bucket":
+        with explained("s3:DeleteObjectVersion", holder.name):
+            answer = clients("s3", holder.region).delete_objects(
+                Bucket=holder.name, Delete={"Objects": batch, "Quiet": True}
+            )
+        refused = answer.get("Errors", [])
+    elif holder.kind == "repository":
+        with explained("ecr:BatchDeleteImage", holder.name):
+            answer = clients("ecr", holder.region).batch_delete_image(repositoryName=holder.name, imageIds=batch)
+        # An index is deleted before the images in it: those of the next page go then.
+        refused = [
+            {"Key": one["imageId"], "Message": one["failureReason"]}
+            for one in answer.get("failures", [])
+            if one["failureCode"] != "ImageReferencedByManifestList"
+        ]
+    else:
+        refused = []
+        for point in batch:
+            with explained("backup:DeleteRecoveryPoint", point):
+                clients("backup", holder.region).delete_recovery_point(
+                    BackupVaultName=holder.name, RecoveryPointArn=point
+                )
+    if refused:
+        first = refused[0]
+        raise DeploymentError(
+            f"{holder.kind} {holder.name}: {first['Key']} cannot be deleted ({first.get('Message', 'no reason given')})",
+            fix="wait until its lock has run out, then run the same command again",
+        )
+    return len(batch)

@@ -1,0 +1,285 @@
+"""The life of one platform: its stages planned, applied and taken down by terraform, each step in the ledger first.
+
+A deployment has a folder of its own: a copy of `infra/` (the checkout stays clean), the ledger, and what each stage
+handed on. The states of later stages lie in the bucket of stage 0; stage 0's own lies here, with a copy in that bucket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import nexus_llm
+from nexus_llm.cloud.adoption import forget_adopted, write_adopted
+from nexus_llm.cloud.terraform import Planned, Terraform
+from nexus_llm.cloud.terraform_refusals import Lock, LockedError
+from nexus_llm.deploy import stack
+from nexus_llm.deploy.ledger import Condition, Entry, Event, Ledger, condition, last
+from nexus_llm.deploy.stack import STAGES, STATE, Deployment, Stage
+from nexus_llm.errors import DeploymentError, NexusError, UsageError
+from nexus_llm.ports import Interrupt, NeverInterrupted, Progress, SilentProgress
+from nexus_llm.storage import write_atomically
+
+_LEFT_BEHIND = shutil.ignore_patterns(".terraform", ".terraform.lock.hcl", "*.tfstate*", "*.tfplan", "tests", "*.md")
+_LOCKING_SECONDS = 120.0  # from its start until it holds the lock, on a busy machine
+_STATE_COPY = f"{STATE}.tfstate"
+
+
+def infra_folder() -> Path:
+    """The Terraform that ships with this package: inside it where it was installed, beside `src` in a checkout.
+
+    Raises:
+        DeploymentError: it is in neither place.
+    """
+    package = Path(nexus_llm.__file__).parent
+    for folder in (package / "infra", package.parent.parent / "infra"):
+        if (folder / "stages").is_dir():
+            return folder
+    raise DeploymentError(f"no infra/ in {package}", fix="install the package again: its wheel carries infra/")
+
+
+@dataclass
+class StackLife:
+    """One deployment and the tools to work on it."""
+
+    deployment: Deployment
+    folder: Path
+    """`runs/aws/NAME`."""
+    environment: Mapping[str, str] = field(repr=False)
+    """Of terraform; credentials are found as the AWS provider finds them."""
+    now: Callable[[], str]
+    """The time as ISO 8601, UTC."""
+    infra: Path = field(default_factory=infra_folder)
+    given: Mapping[str, Path] = field(default_factory=dict)
+    """Stage → the user's file of variables."""
+    clients: Callable[[str], Any] | None = field(default=None, repr=False)
+    """boto3's clients: keep a copy of stage 0's state in its bucket. Without them it lies only here."""
+    progress: Progress = field(default_factory=SilentProgress)
+    interrupt: Interrupt = field(default_factory=NeverInterrupted)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was begun and finished."""
+        return Ledger(self.folder / "ledger.jsonl")
+
+    def conditions(self) -> dict[str, Condition]:
+        """How far each stage is, as the ledger knows it."""
+        entries = self.ledger.entries()
+        return {one.name: condition(entries, one.name) for one in STAGES}
+
+    def made(self) -> set[str]:
+        """Stages that may hold something: their outputs can be read."""
+        return {one.name for one in STAGES if all((self.folder / f"{name}.json").exists() for name in one.hands_on)}
+
+    def plan(self, stage: Stage, *, destroy: bool = False) -> Planned:
+        """What would be done; a lock of our own that nobody holds any more is opened.
+
+        Raises:
+            LockedError: somebody else works on this state.
+        """
+        terraform = self._opened(stage)
+        adopted = []
+        entry = last([one for one in self.ledger.entries() if one.action != "plan"], stage.name)
+        if not destroy and entry and entry.event is not Event.DONE and entry.action == "apply":
+            adopted = write_adopted(terraform)
+        try:
+            return self._unlocked(stage, terraform, lambda: terraform.plan(self._variables(stage), destroy=destroy))
+        except DeploymentError:
+            if not adopted:
+                raise
+            forget_adopted(terraform.folder)  # what cannot be taken over is made again, or named as taken
+            return terraform.plan(self._variables(stage), destroy=destroy)
+
+    def preview(self, stage: Stage) -> Planned:
+        """What `stage` would make in an empty account, planned before there is a bucket for its state."""
+        copy = replace(self, folder=self.folder / "preview")
+        folder = copy._copied(stage)
+        (folder / "preview_override.tf").write_text('terraform {\n  backend "local" {}\n}\n', encoding="utf-8")
+        terraform = copy._terraform(stage, folder)
+        terraform.init()
+        return terraform.plan(copy._variables(stage))
+
+    def apply(self, stage: Stage, planned: Planned, *, usd_per_month: float | None = None) -> None:
+        """Does what was planned and shown, and writes down what the stage hands on; `destroy` plans, too."""
+        destroys = planned.file.name.startswith("destroy")
+        action = "destroy" if destroys else "apply"
+        self._write(stage, action, Event.INTENT, changes=planned.actions, usd_per_month=usd_per_month)
+        terraform = self._terraform(stage, self._stage_folder(stage))
+        terraform.started = lambda process: self._write(stage, action, Event.RUNNING, process=process)
+        try:
+            terraform.apply(planned)
+        except NexusError as error:
+            self._write(stage, action, Event.FAILED, error=error.what)
+            raise
+        finally:
+            if stage.name == STATE and not destroys:
+                self._keep_state_copy(terraform)
+        forget_adopted(terraform.folder)
+        if destroys:
+            self._forget(stage)
+        else:
+            self.write_outputs(stage)
+        self._write(stage, action, Event.DONE, changes=planned.actions, usd_per_month=usd_per_month)
+
+    def write_outputs(self, stage: Stage) -> None:
+        """`platform.json`, `jobs.json` …: what later stages and other commands read."""
+        found = self._terraform(stage, self._stage_folder(stage)).outputs()
+        for name in stage.hands_on:
+            if name in found:
+                text = json.dumps(found[name], indent=2, sort_keys=True) + "\n"
+                write_atomically(self.folder / f"{name}.json", text.encode())
+
+    def outputs(self, stage: Stage) -> dict[str, Any]:
+        """What the stage handed on; empty where it is not made."""
+        files = {name: self.folder / f"{name}.json" for name in stage.hands_on}
+        return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+
+    def addresses(self, stage: Stage) -> list[str]:
+        """What the stage's state holds."""
+        return self._opened(stage).addresses()
+
+    def can_open(self, stage: Stage) -> bool:
+        """Whether there is a place for the stage's state: a bucket, or for stage 0 a file."""
+        if stage.name != STATE:
+            return (self.folder / "state.json").exists()
+        return (self._stage_folder(stage) / "terraform.tfstate").exists()
+
+    def fetch_state(self) -> bool:
+        """Whether stage 0's state is here now: on another machine than the first it is fetched from its bucket."""
+        file = self._copied(STAGES[0]) / "terraform.tfstate"
+        if not file.exists() and self.clients is not None:
+            from botocore.exceptions import ClientError
+
+            with contextlib.suppress(ClientError):  # no bucket, no copy: nothing was made
+                answer = self.clients("s3").get_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY)
+                write_atomically(file, answer["Body"].read())
+        if file.exists() and not (self.folder / "state.json").exists():
+            self._opened(STAGES[0])
+            self.write_outputs(STAGES[0])
+        return file.exists()
+
+    def _opened(self, stage: Stage) -> Terraform:
+        """Terraform in the stage's folder, with its state."""
+        state = {}
+        if stage.name != STATE:
+            file = self.folder / "state.json"
+            if not file.exists():
+                raise UsageError(
+                    f"{stage.name} keeps its state in the bucket of {STATE}, which is not made yet",
+                    fix=f"nexus aws up --stage {STATE}",
+                )
+            state = json.loads(file.read_text(encoding="utf-8"))
+        terraform = self._terraform(stage, self._copied(stage))
+        terraform.init(stack.backend(stage, state))
+        return terraform
+
+    def _terraform(self, stage: Stage, folder: Path) -> Terraform:
+        def running(process: int) -> None:
+            self._write(stage, "plan", Event.RUNNING, process=process)
+
+        return Terraform(folder, self.environment, self.progress, self.interrupt, running)
+
+    def _stage_folder(self, stage: Stage) -> Path:
+        return self.folder / "work" / "stages" / stage.name
+
+    def _copied(self, stage: Stage) -> Path:
+        """The stage's folder in a copy of infra/: today's files, and what terraform left there."""
+        work, folder = self.folder / "work", self._stage_folder(stage)
+        shutil.rmtree(work / "modules", ignore_errors=True)
+        shutil.copytree(self.infra / "modules", work / "modules", ignore=_LEFT_BEHIND)
+        for old in folder.glob("*.tf"):
+            if old.name != "nexus_adopted.tf":
+                old.unlink()
+        shutil.copytree(self.infra / "stages" / stage.name, folder, ignore=_LEFT_BEHIND, dirs_exist_ok=True)
+        return folder
+
+    def _variables(self, stage: Stage) -> list[Path]:
+        """Files of variables, the later ones win: the environment's, the user's, ours."""
+        short = stage.name.partition("-")[2]
+        files = [self.infra / "environments" / self.deployment.environment / f"{short}.tfvars"]
+        files += [file for name, file in self.given.items() if name == stage.name]
+        own = self._stage_folder(stage) / "nexus.tfvars.json"
+        told = stack.variables(stage, self.deployment, self.folder.resolve())
+        write_atomically(own, json.dumps(told, indent=2, sort_keys=True).encode())
+        return [one.resolve() for one in (*files, own) if one.exists()]
+
+    def _unlocked(self, stage: Stage, terraform: Terraform, work: Callable[[], Planned]) -> Planned:
+        """What `work` gives; a lock that a dead process of ours left is taken away first."""
+        before = [one for one in self.ledger.entries() if one.stage == stage.name]
+        try:
+            return work()
+        except LockedError as error:
+            if error.lock is None or not _is_abandoned(error.lock, before):
+                raise
+            terraform.unlock(error.lock.id)
+            return work()
+
+    def _write(
+        self,
+        stage: Stage,
+        action: str,
+        event: Event,
+        *,
+        process: int = 0,
+        changes: Mapping[str, int] | None = None,
+        usd_per_month: float | None = None,
+        error: str = "",
+    ) -> None:
+        host = socket.gethostname()
+        self.ledger.write(
+            Entry(self.now(), stage.name, action, event, host, process, changes or {}, usd_per_month, error)
+        )
+
+    def _forget(self, stage: Stage) -> None:
+        """What a stage that is gone had handed on."""
+        for name in stage.hands_on:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def _keep_state_copy(self, terraform: Terraform) -> None:
+        """Stage 0's state into its own bucket: another machine can then go on."""
+        file = terraform.folder / "terraform.tfstate"
+        if self.clients is None or not file.exists():
+            return
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with contextlib.suppress(ClientError, BotoCoreError):  # the bucket may be the very thing that was refused
+            self.clients("s3").put_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY, Body=file.read_bytes())
+
+
+def _is_abandoned(lock: Lock, entries: Sequence[Entry]) -> bool:
+    """Whether a lock was left by a terraform that this machine started and that is dead.
+
+    `entries` are those of the stage. While its lock lies there nobody else can have taken it, so a lock that is as old
+    as one of our processes is that process'.
+    """
+    host = socket.gethostname()
+    if lock.who.rpartition("@")[2] != host:
+        return False
+    ours = [one for one in entries if one.process and one.host == host]
+    if any(_is_alive(one.process) for one in ours):
+        return False
+    return any(0 <= _seconds_between(one.at, lock.since) <= _LOCKING_SECONDS for one in ours)
+
+
+def _seconds_between(before: str, after: str) -> float:
+    """Both are UTC and begin with `2026-11-22 10:00:00`, with a space or a T."""
+    first, second = (datetime.fromisoformat(one[:19].replace(" ", "T")) for one in (before, after))
+    return (second - first).total_seconds()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
