@@ -7,10 +7,11 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Adds the group to the command line."""
-    from nexus_llm.cli import aws_preflight
+    from nexus_llm.cli import aws_preflight, aws_up
 
     group = typer.Typer(
         help="Your AWS account: what it lacks, what was made in it, what is left.", rich_markup_mode=None
     )
     aws_preflight.register(group)
+    aws_up.register(group)
     app.add_typer(group, name="aws")

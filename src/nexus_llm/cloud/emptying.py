@@ -139,7 +139,7 @@ def _delete(holder: Holder, batch: list[Any], clients: Clients) -> int:
     if refused:
         first = refused[0]
         raise DeploymentError(
-            f"{holder.kind} {holder.name}: {first['Key']} cannot be deleted ({first.get('Message', 'no reason given')})",
+            f"{holder.kind} {holder.name}: {first['Key']} cannot be deleted ({first.get('Message')})",
             fix="wait until its lock has run out, then run the same command again",
         )
     return len(batch)

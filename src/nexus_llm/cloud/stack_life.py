@@ -12,13 +12,14 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import nexus_llm
 from nexus_llm.cloud.adoption import forget_adopted, write_adopted
+from nexus_llm.cloud.aws_errors import explained
 from nexus_llm.cloud.terraform import Planned, Terraform
 from nexus_llm.cloud.terraform_refusals import Lock, LockedError
 from nexus_llm.deploy import stack
@@ -46,6 +47,68 @@ def infra_folder() -> Path:
     raise DeploymentError(f"no infra/ in {package}", fix="install the package again: its wheel carries infra/")
 
 
+def begun(
+    runs: Path,
+    *,
+    name: str,
+    environment: str | None,
+    account: str | None,
+    region: str | None,
+    zones: tuple[str, ...] = (),
+) -> tuple[Deployment, Path]:
+    """The deployment in `runs/NAME` as it was begun; a new one is written down there.
+
+    Raises:
+        UsageError: a new one lacks account or region, or an old one would get another.
+    """
+    folder = runs / name
+    file = folder / "deployment.json"
+    if file.exists():
+        known = Deployment(**_tuples(json.loads(file.read_text(encoding="utf-8"))))
+        asked = {"environment": environment, "account": account, "region": region, "zones": zones}
+        for key, value in asked.items():
+            if value and value != getattr(known, key):
+                raise UsageError(
+                    f"{name} was begun with {key} {getattr(known, key)}, not {value}",
+                    fix="take another --name, or leave the option out",
+                )
+        return known, folder
+    if not account or not region:
+        raise UsageError(f"{name} is not known here ({file})", fix="say where: --account 123456789012 --region REGION")
+    environment = environment or "small"
+    if not (infra_folder() / "environments" / environment).is_dir():
+        there = ", ".join(sorted(one.name for one in (infra_folder() / "environments").iterdir()))
+        raise UsageError(f"there is no environment {environment!r}", fix=f"--environment is one of: {there}")
+    zones = zones or first_zones(region, count=2 if environment == "small" else 3)
+    new = Deployment(name, environment, account, region, zones)
+    write_atomically(file, (json.dumps(asdict(new), indent=2) + "\n").encode())
+    return new, folder
+
+
+def regional_clients(service: str, region: str) -> Any:
+    """boto3's client of a service in a region, with this process' credentials.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+    """
+    from nexus_llm.cloud.data_jobs import boto3_clients
+
+    return boto3_clients(region)(service)
+
+
+def first_zones(region: str, *, count: int) -> tuple[str, ...]:
+    """Names of the first availability zones that are open to everybody there."""
+    with explained("ec2:DescribeAvailabilityZones", region):
+        answer = regional_clients("ec2", region).describe_availability_zones(
+            Filters=[{"Name": "opt-in-status", "Values": ["opt-in-not-required"]}]
+        )
+    return tuple(sorted(one["ZoneName"] for one in answer["AvailabilityZones"])[:count])
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
 @dataclass
 class StackLife:
     """One deployment and the tools to work on it."""
@@ -60,8 +123,8 @@ class StackLife:
     infra: Path = field(default_factory=infra_folder)
     given: Mapping[str, Path] = field(default_factory=dict)
     """Stage → the user's file of variables."""
-    clients: Callable[[str], Any] | None = field(default=None, repr=False)
-    """boto3's clients: keep a copy of stage 0's state in its bucket. Without them it lies only here."""
+    clients: Callable[[str, str], Any] | None = field(default=None, repr=False)
+    """Service and region → boto3's client: keep a copy of stage 0's state in its bucket. Without, it lies only here."""
     progress: Progress = field(default_factory=SilentProgress)
     interrupt: Interrupt = field(default_factory=NeverInterrupted)
 
@@ -69,6 +132,10 @@ class StackLife:
     def ledger(self) -> Ledger:
         """What was begun and finished."""
         return Ledger(self.folder / "ledger.jsonl")
+
+    def unlock(self, stage: Stage, lock: str) -> None:
+        """Takes a lock away by its id, whoever holds it."""
+        self._opened(stage).unlock(lock)
 
     def conditions(self) -> dict[str, Condition]:
         """How far each stage is, as the ledger knows it."""
@@ -158,8 +225,9 @@ class StackLife:
         if not file.exists() and self.clients is not None:
             from botocore.exceptions import ClientError
 
-            with contextlib.suppress(ClientError):  # no bucket, no copy: nothing was made
-                answer = self.clients("s3").get_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY)
+            s3 = self.clients("s3", self.deployment.region)
+            with contextlib.suppress(ClientError):
+                answer = s3.get_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY)
                 write_atomically(file, answer["Body"].read())
         if file.exists() and not (self.folder / "state.json").exists():
             self._opened(STAGES[0])
@@ -251,7 +319,8 @@ class StackLife:
         from botocore.exceptions import BotoCoreError, ClientError
 
         with contextlib.suppress(ClientError, BotoCoreError):  # the bucket may be the very thing that was refused
-            self.clients("s3").put_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY, Body=file.read_bytes())
+            s3 = self.clients("s3", self.deployment.region)
+            s3.put_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY, Body=file.read_bytes())
 
 
 def _is_abandoned(lock: Lock, entries: Sequence[Entry]) -> bool:
