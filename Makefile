@@ -6,7 +6,7 @@ NEXUS  := $(BIN)/nexus
 # The folder of one artifact of the quickstart run.
 artifact = $$($(BIN)/python -c 'import json; print(json.load(open("runs/quickstart/artifacts.json"))["$(1)"]["path"])')
 
-.PHONY: demo test check docs bench proof-serve clean help
+.PHONY: demo test check docs bench proof-serve proof-aws clean help
 .DEFAULT_GOAL := help
 
 help: ## these words
@@ -41,6 +41,9 @@ bench: $(VENV)/.installed-bench ## measures training and serving against their p
 proof-serve: $(VENV)/.installed-bench ## proves serving under faults and a soak (5 minutes; HOUR=1 for an hour); stores JSON and a page
 	$(NEXUS) model pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/proof_serve.py $(if $(HOUR),--hour)
+
+proof-aws: $(VENV)/.installed-dev ## proves the life of the whole platform on an emulated AWS (5 to 20 minutes); stores JSON
+	$(BIN)/python benchmarks/proof_aws.py
 
 bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peers; PEER=a Python with datatrove, DATA=the folder of real data sets
 	$(NEXUS) model pull smollm2-135m-instruct

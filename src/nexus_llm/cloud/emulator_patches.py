@@ -132,7 +132,8 @@ def _bucket_document(missing: Answer) -> Callable[[Call, Memory, Moto], Answer]:
     """A setting of a bucket that is given back as it was sent."""
 
     def answer(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
-        key = (call.service, call.name.partition(" ")[2], call.environ.get("QUERY_STRING", ""))
+        query = parse_qs(str(call.environ.get("QUERY_STRING", "")))
+        key = (call.service, call.name.partition(" ")[2], *query.get("id", []))
         if call.name.startswith("PUT"):
             smallest = call.environ.get("HTTP_X_AMZ_TRANSITION_DEFAULT_MINIMUM_OBJECT_SIZE", "all_storage_classes_128K")
             sent = Answer(

@@ -87,9 +87,9 @@ class Terraform:
         """What an apply would do; nothing is made. `variables` are files, the later ones win."""
         file = self.folder / ("destroy.tfplan" if destroy else "apply.tfplan")
         options = [f"-var-file={one}" for one in variables] + (["-destroy"] if destroy else [])
-        self._watched("plan", f"-out={file}", "-input=false", *options)
+        self._watched("plan", f"-out={file.name}", "-input=false", *options)
         file.chmod(0o600)  # a plan holds the values of sensitive variables
-        return Planned(file, self._document("show", "-json", str(file)))
+        return Planned(file, self._document("show", "-json", file.name))
 
     def apply(self, planned: Planned) -> None:
         """Does what was planned.
@@ -98,7 +98,7 @@ class Terraform:
             DeploymentError: AWS refused; what was made until then is in the state.
             TryAgainError: stopped, throttled, locked by somebody, or the plan is older than the state.
         """
-        self._watched("apply", "-input=false", str(planned.file), total=len(planned.changes))
+        self._watched("apply", "-input=false", planned.file.name, total=len(planned.changes))
         planned.file.unlink()
 
     def outputs(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Terraform:
     def planned_before(self) -> dict[str, Any]:
         """The plan that was shown last and not finished; empty where there is none."""
         file = self.folder / "apply.tfplan"
-        return self._document("show", "-json", str(file)) if file.exists() else {}
+        return self._document("show", "-json", file.name) if file.exists() else {}
 
     def unlock(self, lock: str) -> None:
         """Takes the lock with this id away from whoever holds it."""

@@ -43,7 +43,7 @@ class Entry:
     """ISO 8601, UTC."""
     stage: str
     action: str
-    """`apply` or `destroy`."""
+    """`apply`, `destroy`, or `plan`, which changes nothing but holds a lock."""
     event: Event
     host: str = ""
     process: int = 0
@@ -99,7 +99,7 @@ def condition(entries: Iterable[Entry], stage: str) -> Condition:
     >>> condition([Entry("2026-11-22T10:00:00Z", "0-state", "apply", Event.INTENT)], "0-state").value
     'half made'
     """
-    entry = last(entries, stage)
+    entry = last([one for one in entries if one.action != "plan"], stage)
     if entry is None:
         return Condition.NOT_MADE
     if entry.event is Event.DONE:

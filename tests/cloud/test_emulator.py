@@ -1,0 +1,76 @@
+"""The emulator's list of gaps, and its patches where Terraform does not look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nexus_llm.cloud.emulator_gaps import GAPS, Gap, judge
+
+ONE = Gap("1-platform", "aws_thing", "colour", "moto forgets it")
+
+
+def plan(*changes: tuple[str, list[str], dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "resource_changes": [
+            {"type": kind, "address": f"{kind}.x", "change": {"actions": actions, "before": before, "after": after}}
+            for kind, actions, before, after in changes
+        ]
+    }
+
+
+def test_a_known_gap_is_met_and_everything_else_is_named() -> None:
+    same: dict[str, Any] = {"colour": "red", "size": 1}
+    found = plan(
+        ("aws_thing", ["update"], same | {"colour": None}, same),
+        ("aws_thing", ["update"], same | {"size": 2}, same),
+        ("aws_other", ["delete", "create"], same, same),
+        ("aws_still", ["no-op"], same, same),
+    )
+    verdict = judge({"1-platform": found}, [ONE])
+    assert verdict.met == (ONE,)
+    assert verdict.unexplained == ("1-platform: aws_thing.x: size", "1-platform: aws_other.x: (delete/create)")
+    assert not verdict.holds
+
+
+def test_a_gap_that_no_longer_appears_fails_unless_its_stage_was_not_planned() -> None:
+    assert judge({"1-platform": plan()}, [ONE]).unused == (ONE,)
+    assert not judge({"1-platform": plan()}, [ONE]).holds
+    assert judge({"0-state": plan()}, [ONE]).holds
+
+
+def test_every_gap_and_every_patch_has_a_reason() -> None:
+    from nexus_llm.cloud.emulator_patches import PATCHES
+
+    assert [one for one in (*GAPS, *PATCHES) if len(one.reason.split()) < 3] == []
+
+
+def test_a_bucket_that_denies_clear_text_can_be_used_and_shows_its_whole_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("moto", reason="needs the extra: pip install 'nexus-llm-platform[rehearse]'")
+    import json
+
+    import boto3
+
+    from nexus_llm.cloud.emulator import REGION, running_emulator
+
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    statement = {
+        "Sid": "NothingInClearText", "Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "s3:*",
+        "Resource": ["arn:aws:s3:::some-bucket", "arn:aws:s3:::some-bucket/*"],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }  # fmt: skip
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    with running_emulator() as emulator:
+        for name, value in emulator.environment.items():
+            monkeypatch.setenv(name, value)
+        s3 = boto3.session.Session().client("s3")
+        s3.create_bucket(Bucket="some-bucket", CreateBucketConfiguration={"LocationConstraint": REGION})
+        s3.put_bucket_policy(Bucket="some-bucket", Policy=json.dumps(policy))
+        s3.put_object(Bucket="some-bucket", Key="k", Body=b"text")
+        assert s3.get_object(Bucket="some-bucket", Key="k")["Body"].read() == b"text"
+        assert json.loads(s3.get_bucket_policy(Bucket="some-bucket")["Policy"]) == policy
+    with running_emulator() as emulator:  # a new one is empty
+        assert boto3.session.Session().client("s3", endpoint_url=emulator.url).list_buckets()["Buckets"] == []
