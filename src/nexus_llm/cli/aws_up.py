@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -170,7 +171,7 @@ def down(
 
     life = _life(root, name, environment, account, region, "", variables)
     life.fetch_state()
-    work = TakingDown(life, regional_clients, may_delete_data=yes_delete_data)
+    work = TakingDown(life, life.clients or regional_clients, may_delete_data=yes_delete_data)
     plans = work.plan(stage)
     for one, planned in plans:
         _show({"stage": one.name, "changes": planned.actions}, "")
@@ -285,7 +286,7 @@ def _life(
         dict(os.environ) | {"AWS_REGION": deployment.region},
         lambda: datetime.now(UTC).isoformat(timespec="seconds"),
         given=_given(variables),
-        clients=regional_clients,
+        clients=functools.cache(regional_clients),
         progress=console_progress(),
         interrupt=interrupt,
     )

@@ -35,6 +35,11 @@ GAPS = (
     Gap("1-platform", "aws_launch_template", "tag_specifications", _LAUNCH_TEMPLATE),
     Gap("1-platform", "aws_vpc_security_group_egress_rule", "description", _REFERENCED),
     Gap("1-platform", "aws_vpc_security_group_ingress_rule", "description", _REFERENCED),
+    Gap("2-serving", "aws_rds_cluster", "scaling_configuration", "moto gives that of the oldest kind of cluster, too"),
+    Gap("2-serving", "aws_rds_cluster_instance", "performance_insights_enabled", "moto forgets it"),
+    Gap("2-serving", "aws_rds_cluster_instance", "performance_insights_kms_key_id", "moto forgets it"),
+    Gap("2-serving", "aws_vpc_security_group_egress_rule", "description", _REFERENCED),
+    Gap("2-serving", "aws_vpc_security_group_ingress_rule", "description", _REFERENCED),
 )
 
 

@@ -260,6 +260,21 @@ def _empty_list(name: str) -> Callable[[Call, Memory, Moto], Answer]:
     return answer
 
 
+def _http_endpoint(call: Call, memory: Memory, moto: Moto) -> Answer:
+    """The data API of a cluster is on where it was asked for; moto keeps that for the oldest kind of cluster only."""
+    if call.name == "EnableHttpEndpoint" or b"EnableHttpEndpoint=true" in call.body:
+        memory["http endpoint",] = True
+    if call.name == "EnableHttpEndpoint":
+        return Answer(
+            200, b"<EnableHttpEndpointResponse><EnableHttpEndpointResult/></EnableHttpEndpointResponse>", _XML
+        )
+    answer = moto(call)
+    if ("http endpoint",) in memory:
+        off, on = (f"<HttpEndpointEnabled>{one}</HttpEndpointEnabled>".encode() for one in ("false", "true"))
+        return replace(answer, body=answer.body.replace(off, on))
+    return answer
+
+
 def _no_tags(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     return _json({"Tags": {}})
 
@@ -309,6 +324,8 @@ PATCHES = (
           "moto cannot list who hears of a notification", ("aws_budgets_budget",), _subscribers),
     Patch("ce", "(Create|Get|Delete)Anomaly(Monitor|Subscription)s?|ListTagsForResource", "moto has no anomalies",
           ("aws_ce_anomaly_monitor", "aws_ce_anomaly_subscription"), _anomalies),
+    Patch("rds", "CreateDBCluster|DescribeDBClusters|EnableHttpEndpoint", "moto forgets that the data API is on",
+          ("aws_rds_cluster",), _http_endpoint),
     Patch("application-autoscaling", "ListTagsForResource", "moto keeps no tags of targets",
           ("aws_appautoscaling_target",), _no_tags),
     Patch("backup", r"(PUT|GET|DELETE) /backup/plans/[^/]+/selections(/[^/?]+)?", "moto has no selections",

@@ -7,6 +7,7 @@ handed on. The states of later stages lie in the bucket of stage 0; stage 0's ow
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -120,7 +121,7 @@ class StackLife:
     """Of terraform; credentials are found as the AWS provider finds them."""
     now: Callable[[], str]
     """The time as ISO 8601, UTC."""
-    infra: Path = field(default_factory=infra_folder)
+    infra: Path = field(default_factory=lambda: infra_folder())  # noqa: PLW0108 - looked up when it is called
     given: Mapping[str, Path] = field(default_factory=dict)
     """Stage → the user's file of variables."""
     clients: Callable[[str, str], Any] | None = field(default=None, repr=False)
@@ -213,11 +214,17 @@ class StackLife:
         """What the stage's state holds."""
         return self._opened(stage).addresses()
 
-    def can_open(self, stage: Stage) -> bool:
-        """Whether there is a place for the stage's state: a bucket, or for stage 0 a file."""
-        if stage.name != STATE:
-            return (self.folder / "state.json").exists()
-        return (self._stage_folder(stage) / "terraform.tfstate").exists()
+    def kept(self) -> list[Stage]:
+        """Stages that have a state, whoever made them: stage 0's lies here, the others' in its bucket."""
+        found = {STATE} if (self._stage_folder(STAGES[0]) / "terraform.tfstate").exists() else set()
+        if self.clients is None:
+            found |= self.made()
+        elif found and (self.folder / "state.json").exists():
+            with explained("s3:ListBucket", self.deployment.state_bucket):
+                s3 = self.clients("s3", self.deployment.region)
+                answer = s3.list_objects_v2(Bucket=self.deployment.state_bucket)
+            found |= {str(one["Key"]).removesuffix(".tfstate") for one in answer.get("Contents", [])}
+        return [one for one in STAGES if one.name in found]
 
     def fetch_state(self) -> bool:
         """Whether stage 0's state is here now: on another machine than the first it is fetched from its bucket."""
@@ -246,8 +253,20 @@ class StackLife:
                 )
             state = json.loads(file.read_text(encoding="utf-8"))
         terraform = self._terraform(stage, self._copied(stage))
-        terraform.init(stack.backend(stage, state))
+        settings = stack.backend(stage, state)
+        # init reads all of a provider of 700 MB to verify it: once for the same files and the same bucket.
+        mark = terraform.folder / ".terraform" / "nexus-opened"
+        opened = json.dumps([settings, self.environment.get("NEXUS_TERRAFORM_PLUGINS"), self._digest(stage)])
+        if not mark.exists() or mark.read_text(encoding="utf-8") != opened:
+            terraform.init(settings)
+            mark.write_text(opened, encoding="utf-8")
         return terraform
+
+    def _digest(self, stage: Stage) -> str:
+        """Of every file that says which providers and modules the stage wants."""
+        folders = (self.infra / "modules", self.infra / "stages" / stage.name)
+        files = sorted(file for folder in folders for file in folder.rglob("*.tf"))
+        return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
     def _terraform(self, stage: Stage, folder: Path) -> Terraform:
         def running(process: int) -> None:

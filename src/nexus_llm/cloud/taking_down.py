@@ -37,8 +37,7 @@ class TakingDown:
             DeploymentError: something holds data, and nobody said that it may go.
         """
         stages = chosen(asked or [one.name for one in STAGES], with_variables=())
-        there = [one for one in STAGES if self.life.can_open(one)]
-        held = [one for one in there if self.life.addresses(one)]
+        held = [one for one in self.life.kept() if self.life.addresses(one)]
         for one in held:
             if one not in stages and any(need in {gone.name for gone in stages} for need in one.needs):
                 raise UsageError(

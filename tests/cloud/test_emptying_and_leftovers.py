@@ -1,0 +1,148 @@
+"""What is emptied is what the plan destroys, all versions of it; what is left is asked of every service."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nexus_llm.cloud.emptying import Holder, contents, emptied, holders, refuse_data
+from nexus_llm.cloud.leftovers import rescan
+from nexus_llm.cost.money import Unit
+from nexus_llm.cost.prices import PriceTable
+from nexus_llm.cost.service_bill import Pricing
+from nexus_llm.errors import DeploymentError
+
+REGION = "us-east-1"
+PRICING = Pricing(PriceTable.shipped(), REGION)
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    moto = pytest.importorskip("moto", reason="needs the dev extra")
+    import boto3
+
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with moto.mock_aws():
+        session = boto3.session.Session()
+        yield functools.cache(lambda service, region: session.client(service, region_name=region))
+
+
+def destroys(*resources: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "resource_changes": [
+            {"type": kind, "address": "x", "change": {"actions": ["delete"], "before": values, "after": None}}
+            for kind, values in resources
+        ]
+    }
+
+
+def test_only_what_the_plan_destroys_can_be_emptied_each_in_its_own_region() -> None:
+    plan = destroys(
+        ("aws_s3_bucket", {"bucket": "copy", "region": "eu-west-1", "arn": "arn:aws:s3:::copy"}),
+        ("aws_ecr_repository", {"name": "train", "arn": "arn:aws:ecr:eu-central-1:123456789012:repository/train"}),
+        ("aws_backup_vault", {"name": "v", "arn": "arn:aws:backup:eu-west-1:123456789012:backup-vault:v"}),
+        ("aws_sns_topic", {"name": "t"}),
+    )
+    kept = {"type": "aws_s3_bucket", "change": {"actions": ["update"], "before": {"bucket": "kept"}}}
+    plan["resource_changes"].append(kept)
+    assert holders(plan, region="eu-central-1") == [
+        Holder("bucket", "copy", "eu-west-1"),
+        Holder("repository", "train", "eu-central-1"),
+        Holder("vault", "v", "eu-west-1"),
+    ]
+
+
+def test_a_bucket_is_empty_only_without_its_old_versions_and_markers(clients: Any) -> None:
+    s3 = clients("s3", REGION)
+    s3.create_bucket(Bucket="data")
+    s3.put_bucket_versioning(Bucket="data", VersioningConfiguration={"Status": "Enabled"})
+    for _ in range(2):
+        s3.put_object(Bucket="data", Key="corpus", Body=b"text")
+    s3.delete_object(Bucket="data", Key="corpus")
+    holder = Holder("bucket", "data", REGION)
+    with pytest.raises(DeploymentError, match="bucket data: data in it would be lost, so nothing was destroyed"):
+        refuse_data([holder], clients)
+    assert emptied(holder, clients) == 3
+    assert contents(holder, clients) == 0
+    s3.delete_bucket(Bucket="data")
+
+
+def test_an_object_that_is_locked_is_named_and_not_passed_over(clients: Any) -> None:
+    class Locked:
+        def __init__(self) -> None:
+            self.real = clients("s3", REGION)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def delete_objects(self, **_: Any) -> Any:
+            return {"Errors": [{"Key": "trail/1", "Code": "AccessDenied", "Message": "object is WORM protected"}]}
+
+    clients("s3", REGION).create_bucket(Bucket="audit")
+    clients("s3", REGION).put_bucket_versioning(Bucket="audit", VersioningConfiguration={"Status": "Enabled"})
+    clients("s3", REGION).put_object(Bucket="audit", Key="trail/1", Body=b"")
+    with pytest.raises(DeploymentError, match=r"bucket audit: trail/1 cannot be deleted \(object is WORM protected\)"):
+        emptied(Holder("bucket", "audit", REGION), lambda service, region: Locked())
+
+
+def test_images_go_with_their_repository(clients: Any) -> None:
+    import json
+
+    ecr = clients("ecr", REGION)
+    ecr.create_repository(repositoryName="train")
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": {"digest": "sha256:1"}, "layers": []}
+    ecr.put_image(repositoryName="train", imageManifest=json.dumps(manifest), imageTag="0.1.0")
+    assert emptied(Holder("repository", "train", REGION), clients) == 1
+    assert contents(Holder("repository", "train", REGION), clients) == 0
+
+
+def test_leftovers_are_priced_by_the_hour_and_a_key_that_waits_costs_nothing(clients: Any) -> None:
+    ours = [{"Key": "platform", "Value": "nexus-small"}]
+    ec2 = clients("ec2", REGION)
+    volume = ec2.create_volume(
+        AvailabilityZone=f"{REGION}a", Size=730, VolumeType="gp3",
+        TagSpecifications=[{"ResourceType": "volume", "Tags": ours}],
+    )["VolumeId"]  # fmt: skip
+    ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=8)  # somebody else's
+    kms = clients("kms", REGION)
+    gone, kept = (kms.create_key(Tags=[{"TagKey": "platform", "TagValue": "nexus-small"}]) for _ in range(2))
+    kms.schedule_key_deletion(KeyId=gone["KeyMetadata"]["KeyId"], PendingWindowInDays=30)
+    clients("logs", REGION).create_log_group(logGroupName="/nexus-small/api")
+    clients("logs", REGION).create_log_group(logGroupName="/nexus-smaller/api")
+    topic = clients("sns", REGION).create_topic(Name="any", Tags=ours)["TopicArn"]
+
+    found = rescan("nexus-small", [REGION], clients, PRICING)
+    left = {one.id: one.usd_per_hour for one in found.left}
+    assert left[volume] == pytest.approx(PRICING.line("disk", "ebs", "gp3", 1, Unit.GB_MONTH).usd)  # 730 GiB
+    assert left[kept["KeyMetadata"]["Arn"]] == pytest.approx(1 / 730)
+    assert left[topic] is None
+    assert [one.note for one in found.left if one.kind == "log group"] == ["0 bytes"]
+    assert len(left) == 4
+    assert [one.id for one in found.pending] == [gone["KeyMetadata"]["Arn"]]
+    assert found.not_asked == []
+
+
+def test_a_service_that_refuses_to_answer_is_named_and_the_others_are_asked(clients: Any) -> None:
+    from botocore.exceptions import ClientError
+
+    def some(service: str, region: str) -> Any:
+        if service == "rds":
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeDBInstances")
+        return clients(service, region)
+
+    clients("ec2", REGION).allocate_address(
+        TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": [{"Key": "platform", "Value": "nexus-small"}]}]
+    )
+    found = rescan("nexus-small", [REGION], some, PRICING)
+    assert [one.kind for one in found.left] == ["public address"]
+    assert [one.split(":")[1] for one in found.not_asked] == [
+        "DescribeDBInstances in us-east-1",
+        "DescribeDBClusters in us-east-1",
+    ]
