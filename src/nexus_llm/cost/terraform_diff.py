@@ -22,7 +22,10 @@ _FREE = (
     "aws_ecs_task_definition", "aws_appautoscaling_", "aws_launch_template", "aws_sagemaker_model",
     "aws_ecs_capacity_provider", "aws_ecr_", "aws_kms_alias", "aws_network_acl", "aws_default_", "aws_sns_",
     "aws_glue_", "aws_budgets_budget", "aws_secretsmanager_secret_version", "aws_cloudwatch_event_", "random_", "null_",
-    "terraform_data", "local_", "aws_sagemaker_endpoint", "aws_ssm_",
+    "terraform_data", "local_", "aws_sagemaker_endpoint", "aws_ssm_", "aws_athena_workgroup", "aws_backup_",
+    "aws_batch_", "aws_ce_anomaly_", "aws_cloudtrail", "aws_cloudwatch_log_metric_filter", "aws_codebuild_",
+    "aws_codedeploy_", "aws_db_subnet_group", "aws_emrserverless_application", "aws_flow_log",
+    "aws_rds_cluster_parameter_group", "aws_wafv2_web_acl_",
 )  # fmt: skip
 _BY_THE_HOUR = {
     "aws_lb": ("alb", "hour"),
