@@ -43,6 +43,7 @@ proof-serve: $(VENV)/.installed-bench ## proves serving under faults and a soak 
 	$(BIN)/python benchmarks/proof_serve.py $(if $(HOUR),--hour)
 
 proof-aws: $(VENV)/.installed-dev ## proves the life of the whole platform on an emulated AWS (5 to 20 minutes); stores JSON
+	NEXUS_PROOF=1 $(BIN)/pytest tests/infra/test_emulated_life.py
 	$(BIN)/python benchmarks/proof_aws.py
 
 bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peers; PEER=a Python with datatrove, DATA=the folder of real data sets
