@@ -118,14 +118,14 @@ def status(
 
     life = _life(root, name, environment, account, region, "", variables)
     life.fetch_state()
-    entries = life.ledger.entries()
+    entries, conditions = life.ledger.entries(), life.conditions()
     rows = []
     for one in STAGES:
         applied = [entry for entry in entries if entry.stage == one.name and entry.action != "plan"]
         ended = last([entry for entry in applied if entry.usd_per_month is not None], one.name)
         row: dict[str, Any] = {
             "stage": one.name,
-            "condition": life.conditions()[one.name].value,
+            "condition": conditions[one.name].value,
             "last": asdict(applied[-1]) if applied else None,
             "usd_per_month": ended.usd_per_month if ended and ended.action == "apply" else 0.0,
             "outputs": {key: str(life.folder / f"{key}.json") for key in life.outputs(one)},

@@ -20,7 +20,7 @@ from typing import Any
 
 import nexus_llm
 from nexus_llm.cloud.adoption import forget_adopted, write_adopted
-from nexus_llm.cloud.aws_errors import explained
+from nexus_llm.cloud.aws_errors import error_code, explained
 from nexus_llm.cloud.terraform import Planned, Terraform
 from nexus_llm.cloud.terraform_refusals import Lock, LockedError
 from nexus_llm.deploy import stack
@@ -139,9 +139,14 @@ class StackLife:
         self._opened(stage).unlock(lock)
 
     def conditions(self) -> dict[str, Condition]:
-        """How far each stage is, as the ledger knows it."""
+        """How far each stage is, as the ledger knows it; where it knows nothing, as the bucket of states does."""
         entries = self.ledger.entries()
-        return {one.name: condition(entries, one.name) for one in STAGES}
+        found = {one.name: condition(entries, one.name) for one in STAGES}
+        elsewhere = {one.name for one in self.kept()} if Condition.NOT_MADE in found.values() else set()
+        return {
+            name: Condition.ELSEWHERE if known is Condition.NOT_MADE and name in elsewhere else known
+            for name, known in found.items()
+        }
 
     def made(self) -> set[str]:
         """Stages that may hold something: their outputs can be read."""
@@ -229,17 +234,29 @@ class StackLife:
     def fetch_state(self) -> bool:
         """Whether stage 0's state is here now: on another machine than the first it is fetched from its bucket."""
         file = self._copied(STAGES[0]) / "terraform.tfstate"
-        if not file.exists() and self.clients is not None:
-            from botocore.exceptions import ClientError
-
-            s3 = self.clients("s3", self.deployment.region)
-            with contextlib.suppress(ClientError):
-                answer = s3.get_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY)
-                write_atomically(file, answer["Body"].read())
+        if not file.exists() and self.clients is not None and (copy := self._state_copy()):
+            write_atomically(file, copy)
         if file.exists() and not (self.folder / "state.json").exists():
             self._opened(STAGES[0])
             self.write_outputs(STAGES[0])
         return file.exists()
+
+    def _state_copy(self) -> bytes | None:
+        """Stage 0's state as its bucket keeps it; None where there is no bucket or no copy.
+
+        Raises:
+            StorageError: AWS does not know who asks, or the bucket is somebody else's.
+        """
+        assert self.clients is not None
+        bucket = self.deployment.state_bucket
+        with explained("s3:GetObject", f"{bucket}/{_STATE_COPY}"):
+            try:
+                answer = self.clients("s3", self.deployment.region).get_object(Bucket=bucket, Key=_STATE_COPY)
+            except Exception as error:
+                if error_code(error) in {"NoSuchBucket", "NoSuchKey"}:
+                    return None
+                raise
+            return bytes(answer["Body"].read())
 
     def _opened(self, stage: Stage) -> Terraform:
         """Terraform in the stage's folder, with its state."""

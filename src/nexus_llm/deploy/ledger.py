@@ -30,6 +30,8 @@ class Condition(StrEnum):
 
     NOT_MADE = "not made"
     MADE = "made"
+    ELSEWHERE = "made elsewhere"
+    """There is a state, and this ledger did not write it: another machine did."""
     HALF_MADE = "half made"
     HALF_TAKEN_DOWN = "half taken down"
     TAKEN_DOWN = "taken down"
