@@ -16,13 +16,15 @@ from nexus_llm.cloud.data_jobs import (  # noqa: E402
     BATCH_STATES,
     EMR_STATES,
     GLUE_STATES,
-    DataJobs,
-    JobState,
-    failure,
-    waits,
+    BatchJobs,
+    EmrRuns,
+    GlueRuns,
+    put_table,
 )
 from nexus_llm.cloud.data_requests import CloudDataPlan  # noqa: E402
+from nexus_llm.cloud.launcher import Account, JobState, failure, run_to_end, waits  # noqa: E402
 from nexus_llm.errors import DataError, NexusError, StorageError, TryAgainError  # noqa: E402
+from nexus_llm.ports import SilentProgress  # noqa: E402
 
 REGION = "eu-central-1"
 ROLE = "arn:aws:iam::123456789012:role/nexus-data"
@@ -53,10 +55,25 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield lambda name: clients.setdefault(name, boto3.client(name, region_name=REGION))
 
 
-def jobs(client: Any, **changes: Any) -> tuple[DataJobs, list[float]]:
-    """The edge with a clock that only notes how long it would have slept."""
+def at(client: Any, **changes: Any) -> tuple[Account, list[float]]:
+    """The account with a clock that only notes how long it would have slept."""
     slept: list[float] = []
-    return DataJobs(client, sleep=slept.append, **changes), slept
+    return Account(client, sleep=slept.append, **changes), slept
+
+
+def run_glue(client: Any, **changes: Any) -> list[float]:
+    """Runs the plan on Glue to its end; gives what was waited."""
+    account, slept = at(lambda name: NoLogs() if name == "logs" else client, **changes)
+    glue = GlueRuns(account)
+    run_to_end(glue, glue.submit(data_requests.glue_run(PLAN)), SilentProgress())
+    return slept
+
+
+class NoLogs:
+    """CloudWatch before a job's first line."""
+
+    def describe_log_streams(self, **_: Any) -> Any:
+        return {"logStreams": []}
 
 
 class Scripted:
@@ -90,7 +107,7 @@ def glue_that_answers(*states: Any) -> Scripted:
         ("glue", "CreateJob", data_requests.glue_job(PLAN)),
         ("glue", "CreateJob", data_requests.glue_job(dataclasses.replace(PLAN, is_flexible=True, logs=None))),
         ("glue", "UpdateJob", data_requests.glue_job_update(PLAN)),
-        ("glue", "StartJobRun", {"JobName": PLAN.name, "Arguments": data_requests.job_arguments(PLAN)}),
+        ("glue", "StartJobRun", data_requests.glue_run(PLAN)),
         (
             "glue",
             "CreateTable",
@@ -174,19 +191,19 @@ def test_emr_runs_our_python_on_driver_and_executors() -> None:
 
 
 def test_a_glue_job_is_made_brought_up_to_date_and_run_to_its_end(account: Any) -> None:
-    edge, slept = jobs(account)
-    edge.put_glue_job(PLAN)
-    edge.put_glue_job(dataclasses.replace(PLAN, workers=4))
-    run = edge.run_glue(PLAN)
-    seen = account("glue").get_job_run(JobName=PLAN.name, RunId=run)["JobRun"]
-    assert seen["JobRunState"] == "SUCCEEDED"
+    edge, slept = at(account)
+    glue = GlueRuns(edge)
+    glue.put_job(PLAN)
+    glue.put_job(dataclasses.replace(PLAN, workers=4))
+    job = glue.submit(data_requests.glue_run(PLAN))
+    assert run_to_end(glue, job, SilentProgress()).state == "SUCCEEDED"
+    assert job.startswith(f"{PLAN.name}/")
     assert len(slept) < 5
 
 
 def test_the_documents_become_a_table_that_follows_the_newest_artifact(account: Any) -> None:
-    edge, _ = jobs(account)
     for number in (1, 2):
-        edge.put_table("nexus", "demo", location=f"s3://bucket/{number}/", artifact_id=f"id-{number}")
+        put_table(account("glue"), "nexus", "demo", location=f"s3://bucket/{number}/", artifact_id=f"id-{number}")
     table = account("glue").get_table(DatabaseName="nexus", Name="demo")["Table"]
     assert table["StorageDescriptor"]["Location"] == "s3://bucket/2/"
     assert table["Parameters"]["nexus.artifact_id"] == "id-2"
@@ -210,8 +227,10 @@ def test_an_emr_run_is_started_on_a_new_application_and_read_back(account: Any) 
             return answer
 
     emr = Finished(account("emr-serverless"))
-    run = jobs(lambda _: emr)[0].run_emr(PLAN)
-    assert run
+    launcher = EmrRuns(at(lambda name: NoLogs() if name == "logs" else emr)[0])
+    made = launcher.make_application(PLAN)
+    job = launcher.submit(data_requests.emr_run(PLAN, application_id=made, token="t"))
+    assert run_to_end(launcher, job, SilentProgress()).state == "SUCCESS"
     assert emr.requests[0]["sparkSubmit"]["entryPoint"] == PLAN.script
     (application,) = account("emr-serverless").list_applications()["applications"]
     assert application["releaseLabel"] == data_requests.EMR_RELEASE
@@ -233,8 +252,10 @@ def test_a_batch_job_is_followed_to_its_end() -> None:
         submit_job=[{"jobId": "j-1"}],
         describe_jobs=[{"jobs": [{"status": state, "container": {}}]} for state in states],
     )
-    edge, slept = jobs(lambda _: batch)
-    assert edge.run_batch(PLAN, queue="large", definition="nexus") == "j-1"
+    edge, slept = at(lambda _: batch)
+    launcher = BatchJobs(edge)
+    job = launcher.submit(data_requests.batch_run(PLAN, queue="large", definition="nexus"))
+    assert (job, run_to_end(launcher, job, SilentProgress()).state) == ("j-1", "SUCCEEDED")
     assert len(slept) == 3
 
 
@@ -244,7 +265,7 @@ def test_a_failed_run_names_its_reason_and_its_log() -> None:
         {"JobRunState": "FAILED", "ErrorMessage": "out of disk", "LogGroupName": "/aws-glue/jobs"},
     )
     with pytest.raises(DataError) as caught:
-        jobs(lambda _: glue)[0].run_glue(PLAN)
+        run_glue(glue)
     assert "jr_1" in caught.value.what
     assert "out of disk" in caught.value.what
     assert "/aws-glue/jobs/error" in caught.value.fix
@@ -259,24 +280,22 @@ def test_each_bad_end_has_its_exit_code(outcome: Any, kind: type[NexusError]) ->
 
 def test_a_busy_service_is_asked_again_and_a_refusal_is_not() -> None:
     busy = glue_that_answers(refusal("ThrottlingException"), {"JobRunState": "SUCCEEDED"})
-    edge, slept = jobs(lambda _: busy)
-    edge.run_glue(PLAN)
-    assert slept == [5.0]
+    assert run_glue(busy) == [5.0]
     refused = glue_that_answers(refusal("AccessDeniedException", "GetJobRun"))
     with pytest.raises(StorageError, match="jr_1"):
-        jobs(lambda _: refused)[0].run_glue(PLAN)
+        run_glue(refused)
 
 
 def test_a_second_run_of_one_job_is_a_reason_to_try_again() -> None:
     glue = Scripted(start_job_run=[refusal("ConcurrentRunsExceededException")])
     with pytest.raises(TryAgainError, match="glue:StartJobRun"):
-        jobs(lambda _: glue)[0].run_glue(PLAN)
+        run_glue(glue)
 
 
 def test_somebody_who_stops_waiting_is_told_that_the_run_goes_on() -> None:
     glue = glue_that_answers({"JobRunState": "RUNNING"})
     with pytest.raises(TryAgainError, match=r"SIGTERM.*goes on"):
-        jobs(lambda _: glue, stop_requested=lambda: "SIGTERM")[0].run_glue(PLAN)
+        run_glue(glue, stop_requested=lambda: "SIGTERM")
 
 
 def test_polls_grow_from_five_seconds_to_a_minute() -> None:

@@ -7,16 +7,17 @@ import fsspec
 import pytest
 
 from nexus_llm.artifacts import Artifact, load
-from nexus_llm.cloud.data_jobs import DataJobs
 from nexus_llm.cloud.data_submit import AwsDataService, Submitted, plan_of, submit
 from nexus_llm.cloud.data_uploads import upload_artifact
+from nexus_llm.cloud.launcher import Account
 from nexus_llm.data.stage import STAGE
 from nexus_llm.errors import DataError, RecipeError
-from nexus_llm.ports import Ports
+from nexus_llm.ports import Ports, SilentProgress
 from nexus_llm.recipe import Recipe, load_recipe
 from running_stages import folder_as_artifact, run_stage
 from tiny_model import write_tiny_model
 
+KEY = "0123456789abcdef"
 ROLE = "arn:aws:iam::123456789012:role/nexus-data"
 AWS = {"bucket": "bucket", "role_arn": ROLE, "job_queue": "large", "job_definition": "nexus-data:1"}
 
@@ -42,9 +43,10 @@ class Recorder:
                 "JobRun": {"JobRunState": "SUCCEEDED"},
                 "applicationId": "app",
                 "jobRunId": "run",
-                "jobRun": {"state": "SUCCESS"},
+                "jobRun": {"state": "SUCCESS", "applicationId": "app", "jobRunId": "run"},
                 "jobId": "job",
                 "jobs": [{"status": "SUCCEEDED"}],
+                "logStreams": [],
             }
 
         return call
@@ -57,23 +59,30 @@ def submitted(recipe: Recipe, folder: Path, **changes: Any) -> tuple[Recorder, d
         uploads[url] = path
         return url
 
-    done = submit(recipe, DataJobs(lambda _: client), folder=folder, upload=upload, is_there=lambda _: True, **changes)
+    account = Account(lambda _: client)
+    done = submit(
+        recipe, account, SilentProgress(), key=KEY, folder=folder, upload=upload, is_there=lambda _: True, **changes
+    )
     return client, uploads, done
 
 
 @pytest.mark.parametrize(
     ("engine", "operations", "run"),
     [
-        ("glue", ["create_job", "start_job_run", "get_job_run"], "jr_1"),
-        ("emr-serverless", ["create_application", "start_job_run", "get_job_run"], "run"),
-        ("batch", ["submit_job", "describe_jobs"], "job"),
+        ("glue", ["create_job", "start_job_run", "get_job_run"], "glue/nexus-data-demo/jr_1"),
+        (
+            "emr-serverless",
+            ["create_application", "start_job_run", "get_job_run"],
+            "emr-serverless/app/run",
+        ),
+        ("batch", ["submit_job", "describe_jobs"], "batch/job"),
     ],
 )
 def test_each_engine_uploads_recipe_and_script_and_runs_to_the_end(
     tmp_path: Path, engine: str, operations: list[str], run: str
 ) -> None:
     client, uploads, done = submitted(recipe_for(engine), tmp_path)
-    assert [operation for operation, _ in client.asked] == operations
+    assert [operation for operation, _ in client.asked if operation != "describe_log_streams"] == operations
     assert (done.run, done.output) == (run, "s3://bucket/nexus/artifacts")
     assert uploads["s3://bucket/nexus/jobs/glue_job.py"].name == "glue_job.py"
     assert uploads["s3://bucket/nexus/jobs/glue_job.py"].exists()
@@ -82,9 +91,9 @@ def test_each_engine_uploads_recipe_and_script_and_runs_to_the_end(
 
 def test_a_model_in_a_bucket_is_named_to_the_job_and_others_are_left_to_the_recipe() -> None:
     recipe = recipe_for("glue")
-    assert plan_of(recipe).model is None
+    assert plan_of(recipe, KEY).model is None
     stored = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": "s3://bucket/model/"})})
-    assert plan_of(stored).model == "s3://bucket/model/"
+    assert plan_of(stored, KEY).model == "s3://bucket/model/"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +117,9 @@ def test_missing_packages_are_a_reason_to_stop_with_the_way_to_build_them(tmp_pa
     with pytest.raises(RecipeError, match=r"wheels\.zip does not exist"):
         submit(
             recipe_for("glue"),
-            DataJobs(lambda _: client),
+            Account(lambda _: client),
+            SilentProgress(),
+            key=KEY,
             folder=tmp_path,
             upload=lambda _, url: url,
             is_there=lambda _: False,
@@ -134,16 +145,16 @@ def texts(tmp_path: Path) -> str:
 def service(root: Path, model: Artifact, bucket: str, *, spoil: str = "") -> AwsDataService:
     """A service whose job is the embedded engine, and whose bucket lies in memory."""
 
-    def run(recipe: Recipe, jobs: Any, *, folder: Path) -> Submitted:
+    def run(recipe: Recipe, account: Any, progress: Any, *, key: str, folder: Path) -> Submitted:
         local = recipe.model_copy(update={"data": recipe.data.model_copy(update={"engine": "embedded"})})
         made = run_stage(STAGE, local, {"model": model}, root)
         upload_artifact(made, bucket)
         if spoil:
             filesystem = fsspec.filesystem("memory")
             filesystem.pipe(f"{bucket.removeprefix('memory:/')}/data/{made.key}/{spoil}", b"spoiled")
-        return Submitted("glue", "jr_1", bucket)
+        return Submitted("glue", "glue/demo/jr_1", bucket)
 
-    return AwsDataService(lambda _: DataJobs(lambda _: Recorder()), run=run)
+    return AwsDataService(lambda _: Account(lambda _: Recorder()), SilentProgress(), run=run)
 
 
 def test_what_a_job_made_is_brought_here_and_is_the_same_artifact(tmp_path: Path, model: Artifact, texts: str) -> None:
@@ -159,7 +170,7 @@ def test_a_file_that_changed_on_the_way_is_refused(tmp_path: Path, model: Artifa
     ports = Ports(
         data_service=service(tmp_path / "there", model, "memory://bucket/two", spoil="train-00000.tokens.npy")
     )
-    with pytest.raises(DataError, match=r"train-00000.tokens.npy is not the file that glue run jr_1 wrote"):
+    with pytest.raises(DataError, match=r"train-00000.tokens.npy is not the file that glue/demo/jr_1 wrote"):
         run_stage(STAGE, recipe_for("glue", path=texts), {"model": model}, tmp_path / "here", ports)
 
 

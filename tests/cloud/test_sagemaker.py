@@ -17,9 +17,11 @@ pytest.importorskip("botocore.session", reason="needs the aws extra: pip install
 from fake_sagemaker import COMPLETED, FakeAccount, refusal
 from nexus_llm.artifacts import Artifact, ArtifactStore, load
 from nexus_llm.cli.train_remote import attach_and_import
+from nexus_llm.cloud.job_log import JobLog, LogStreams
+from nexus_llm.cloud.launcher import Account, follow
 from nexus_llm.cloud.sagemaker import SageMakerTrainService, upload_once
 from nexus_llm.cloud.sagemaker_errors import ended_badly, error_of, is_missing
-from nexus_llm.cloud.sagemaker_follow import LOG_GROUP, STATE_WORDS, JobLog, TrainingJobs, follow
+from nexus_llm.cloud.sagemaker_training import LOG_GROUP, STATE_WORDS, TrainingJobs
 from nexus_llm.cloud.training_result import adopt, unpack
 from nexus_llm.errors import NexusError, RecipeError, StorageError, TrainingError, TryAgainError
 from nexus_llm.pipeline import Workspace
@@ -139,7 +141,7 @@ class World:
     @property
     def jobs(self) -> TrainingJobs:
         return TrainingJobs(
-            self.account.client, region=REGION, sleep=self.slept.append, stop_requested=self.asked_to_stop
+            Account(self.account.client, region=REGION, sleep=self.slept.append, stop_requested=self.asked_to_stop)
         )
 
     def asked_to_stop(self) -> str | None:
@@ -249,7 +251,7 @@ def test_a_broken_upload_continues_and_ends_with_the_manifest(tmp_path: Path) ->
 
 def started(account: FakeAccount, name: str = NAME) -> TrainingJobs:
     account.jobs[name] = {"body": _body(name), "at": -1}
-    return TrainingJobs(account.client, region=REGION, sleep=lambda _: None)
+    return TrainingJobs(Account(account.client, region=REGION, sleep=lambda _: None))
 
 
 def _body(name: str) -> dict[str, Any]:
@@ -280,7 +282,7 @@ def test_an_interrupted_job_shows_its_states_and_counts_no_step_twice() -> None:
     account.states = account.states[:1] + account.states  # the first describe is of `known`
     lines = iter([[], ["starting"], range(1, 31), [], range(21, 61), []])
     found = follow(jobs, NAME, bar)
-    assert found["TrainingJobStatus"] == "Completed"
+    assert found.outcome == "done"
     assert (bar.total, bar.steps) == (100, 60)
     said = " | ".join(bar.notes)
     assert "waiting for capacity" in said
@@ -292,7 +294,7 @@ def test_a_busy_service_is_waited_out_and_a_log_that_may_not_be_read_does_not_en
     jobs, bar = started(account), Bar()
     account.on_state = lambda name, _: account.streams.setdefault(f"{name}/algo-1", [(1, metrics_line({"step": 1}))])
     account.refusals["describe_log_streams"] = [refusal("ThrottlingException"), refusal("AccessDeniedException")]
-    assert follow(jobs, NAME, bar)["TrainingJobStatus"] == "Completed"
+    assert follow(jobs, NAME, bar).outcome == "done"
     assert any("asking again" in note for note in bar.notes)
     assert any("logs:GetLogEvents" in note for note in bar.notes)
     assert "loss 2.500" in bar.notes[-1]  # from SageMaker's own metrics
@@ -308,7 +310,7 @@ def test_credentials_that_run_out_end_the_watching_and_say_how_to_go_on() -> Non
 
 
 def test_an_unknown_job_is_named_with_its_region() -> None:
-    jobs = TrainingJobs(FakeAccount().client, region=REGION)
+    jobs = TrainingJobs(Account(FakeAccount().client, region=REGION))
     for ask in (lambda: follow(jobs, "nobody", Bar()), lambda: jobs.stop("nobody")):
         with pytest.raises(TrainingError, match="no training job nobody in region eu-central-1"):
             ask()
@@ -317,7 +319,9 @@ def test_an_unknown_job_is_named_with_its_region() -> None:
 def test_a_job_is_stopped_once() -> None:
     account = FakeAccount(("InProgress", "Training"))
     jobs = started(account)
-    assert (jobs.stop(NAME), jobs.stop(NAME)) == ("InProgress", "Stopped")
+    jobs.stop(NAME)
+    assert jobs.state(NAME).outcome == "stopped"
+    jobs.stop(NAME)
     assert account.calls.count("stop_training_job") == 1
 
 
@@ -370,7 +374,7 @@ def test_every_line_of_every_stream_is_read_once(printing: Any) -> None:
 
     logs, put = printing
     now = int(time() * 1000) - 60_000
-    log = JobLog(logs, "job")
+    log = JobLog(logs, LogStreams(LOG_GROUP, "job/"))
     assert log.new_lines() == []
     put("job/algo-1-1", [(now + 10 * n, f"a{n}") for n in range(5)])
     put("job/algo-2-1", [(now + 10 * n + 5, f"b{n}") for n in range(3)])
@@ -387,13 +391,15 @@ def test_an_empty_page_is_not_taken_for_the_end() -> None:
     account = FakeAccount()
     account.streams["job/algo-1"] = [(number, str(number)) for number in range(6)]
     account.gaps = {0, 4}
-    assert JobLog(account.client("logs"), "job").new_lines() == [str(number) for number in range(6)]
+    assert JobLog(account.client("logs"), LogStreams(LOG_GROUP, "job/")).new_lines() == [
+        str(number) for number in range(6)
+    ]
 
 
 def test_a_token_that_is_a_day_old_loses_no_line() -> None:
     account = FakeAccount()
     account.streams["job/algo-1"] = [(1, "a"), (2, "b"), (3, "c")]
-    log = JobLog(account.client("logs"), "job")
+    log = JobLog(account.client("logs"), LogStreams(LOG_GROUP, "job/"))
     assert log.new_lines() == ["a", "b", "c"]
     account.streams["job/algo-1"] += [(4, "d")]
     account.refusals["get_log_events"] = [refusal("InvalidParameterException", "The token is expired")]
@@ -407,12 +413,12 @@ def test_a_token_that_is_a_day_old_loses_no_line() -> None:
 def test_moto_accepts_the_job_and_the_fake_answers_alike(tmp_path: Path, moto_account: Any) -> None:
     world = World(tmp_path)
     for clients in (world.account.client, moto_account):
-        jobs = TrainingJobs(clients, region=REGION, sleep=world.slept.append)
-        assert jobs.describe(NAME) is None
+        jobs = TrainingJobs(Account(clients, region=REGION, sleep=world.slept.append))
+        assert jobs.answer(NAME) is None
         service = SageMakerTrainService(lambda _, jobs=jobs: jobs, world.bar, world.bucket)
         artifacts = {kind: load(folder) for kind, folder in world.inputs.items()}
         assert service.start(RECIPE, artifacts, KEY, jobs) == NAME
-        found = follow(jobs, NAME, world.bar)
+        found = follow(jobs, NAME, world.bar).answer
         assert found["TrainingJobStatus"] == "Completed"
         assert found["ModelArtifacts"]["S3ModelArtifacts"].endswith(f"/output/{NAME}/output/model.tar.gz")
         assert found["HyperParameters"] == {"train.max_steps": "4"}
@@ -427,18 +433,18 @@ def test_each_call_is_what_botocores_stubber_expects() -> None:
     described = FakeAccount(("InProgress", "Training"))
     described.jobs[NAME] = {"body": _body(NAME), "at": -1}
     answer = described.describe_training_job({"TrainingJobName": NAME})
-    jobs = TrainingJobs(lambda _: client, region=REGION)
+    jobs = TrainingJobs(Account(lambda _: client, region=REGION))
     with Stubber(client) as stub:
         stub.add_response("describe_training_job", answer, {"TrainingJobName": NAME})
         stub.add_response("stop_training_job", {}, {"TrainingJobName": NAME})
-        assert jobs.stop(NAME) == "InProgress"
+        jobs.stop(NAME)
         stub.add_client_error("create_training_job", "ResourceInUse", "Training job names must be unique")
-        jobs.create({**_body(NAME), "RoleArn": SETTINGS["role_arn"] + "-long-enough"})
+        jobs.submit({**_body(NAME), "RoleArn": SETTINGS["role_arn"] + "-long-enough"})
         stub.add_client_error("describe_training_job", "ValidationException", "Requested resource not found.")
-        assert jobs.describe(NAME) is None
+        assert jobs.answer(NAME) is None
         stub.add_client_error("describe_training_job", "ValidationException", "1 validation error detected")
         with pytest.raises(TrainingError, match="1 validation error"):
-            jobs.describe(NAME)
+            jobs.answer(NAME)
         stub.assert_no_pending_responses()
 
 
@@ -473,7 +479,7 @@ def test_each_refusal_has_two_lines_and_a_remedy(
     account.refusals["create_training_job"] = [refusal(code, message, "CreateTrainingJob")]
     body = {**_body(NAME), "RoleArn": SETTINGS["role_arn"]}
     with pytest.raises(kind) as caught:
-        TrainingJobs(account.client, region=REGION).create(body)
+        TrainingJobs(Account(account.client, region=REGION)).submit(body)
     assert type(caught.value) is kind
     assert what in caught.value.what
     assert fix in caught.value.fix

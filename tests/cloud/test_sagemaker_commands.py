@@ -72,7 +72,7 @@ def test_a_job_is_started_asked_to_stop_and_its_result_imported_by_command(
     jobs = train_remote.training_jobs(None, NeverInterrupted())
     service = SageMakerTrainService(lambda _: jobs, SilentProgress(), StoredBucket())
     name = service.start(RECIPE, {kind: made(tmp_path, kind, kind) for kind in ("model", "data")}, KEY, jobs)
-    description = jobs.known(name)
+    description = jobs.state(name).answer
     uploaded = boto3.client("s3").list_objects_v2(Bucket="models")["Contents"]
     assert sorted(Path(one["Key"]).name for one in uploaded) == ["content.txt"] * 2 + ["manifest.json"] * 2 + [
         "recipe.yaml"

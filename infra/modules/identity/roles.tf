@@ -19,6 +19,7 @@ locals {
     ])
     emr = jsonencode([
       local.read_data, local.write_data, local.read_models, local.list_buckets, local.use_key, local.catalog,
+      local.write_logs["/aws/emr-serverless"], local.find_log_groups,
     ])
     sagemaker = jsonencode([
       local.read_data, local.write_data, local.read_models, local.write_models, local.list_buckets, local.use_key,
@@ -36,6 +37,12 @@ locals {
     batch-instance = jsonencode([local.join_clusters, local.find_clusters, local.write_logs["/aws/batch"]])
   }
 
+  find_log_groups = {
+    Sid      = "FindLogGroups"
+    Effect   = "Allow"
+    Action   = "logs:DescribeLogGroups"
+    Resource = "arn:aws:logs:${local.here}:log-group:*"
+  }
   glue_connection = {
     Sid      = "UseOwnConnection"
     Effect   = "Allow"

@@ -109,7 +109,7 @@ locals {
     Resource  = "*"
     Condition = { StringLike = { "cloudwatch:namespace" = [namespace, "${namespace}/*"] } }
   } }
-  write_logs = { for group in ["/aws-glue", "/aws/batch", "/aws/sagemaker"] : group => {
+  write_logs = { for group in ["/aws-glue", "/aws/batch", "/aws/emr-serverless", "/aws/sagemaker"] : group => {
     Sid      = "WriteLogs"
     Effect   = "Allow"
     Action   = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]

@@ -83,7 +83,7 @@ def actual(
 
 
 def _fetched(what: str, region: str) -> list[Any]:
-    from nexus_llm.cloud.data_jobs import boto3_clients
+    from nexus_llm.cloud.launcher import boto3_clients
     from nexus_llm.cloud.price_refresh import PriceSources, fetch
     from nexus_llm.cost.hardware import machines
 
@@ -109,7 +109,7 @@ def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool
             fix="agree with --yes, or give a Cost and Usage Report: --cur FILE",
         )
     from nexus_llm.cloud.cost_explorer import REGION, daily_costs
-    from nexus_llm.cloud.data_jobs import boto3_clients
+    from nexus_llm.cloud.launcher import boto3_clients
 
     name, equals, value = (tag or "").partition("=")
     if tag and not equals:

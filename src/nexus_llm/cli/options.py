@@ -51,8 +51,8 @@ def workspace(root: Path) -> Workspace:
 def ports() -> Ports:
     """Real ports for a command at the terminal; SIGINT and SIGTERM are caught from now on."""
     from nexus_llm.cli.console import SignalInterrupt, console_progress
+    from nexus_llm.cli.job_account import account
     from nexus_llm.cli.train_remote import LauncherTrainService
-    from nexus_llm.cloud.data_jobs import DataJobs, boto3_clients
     from nexus_llm.cloud.data_submit import AwsDataService
     from nexus_llm.cloud.hub import hub_from_environment
     from nexus_llm.cloud.pip import PipIndex
@@ -66,7 +66,7 @@ def ports() -> Ports:
         cache=cache_folder(),
         hub=hub_from_environment(os.environ),
         packages=PipIndex(),
-        data_service=AwsDataService(lambda region: DataJobs(boto3_clients(region), stop_requested=interrupt.requested)),
+        data_service=AwsDataService(lambda region: account(region, interrupt), progress),
         train_service=LauncherTrainService(progress, interrupt),
     )
 

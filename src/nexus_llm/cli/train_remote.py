@@ -14,7 +14,7 @@ from nexus_llm.cli.options import AsJson, Root, workspace
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
-    from nexus_llm.cloud.sagemaker_follow import TrainingJobs
+    from nexus_llm.cloud.sagemaker_training import TrainingJobs
     from nexus_llm.pipeline import Workspace
     from nexus_llm.ports import Interrupt, Progress
     from nexus_llm.recipe import Recipe
@@ -74,10 +74,10 @@ def training_jobs(region: str | None, interrupt: Interrupt) -> TrainingJobs:
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    from nexus_llm.cloud.data_jobs import boto3_clients
-    from nexus_llm.cloud.sagemaker_follow import TrainingJobs
+    from nexus_llm.cli.job_account import account
+    from nexus_llm.cloud.sagemaker_training import TrainingJobs
 
-    return TrainingJobs(boto3_clients(region), region=region, stop_requested=interrupt.requested)
+    return TrainingJobs(account(region, interrupt, shows_lines=False))
 
 
 def attach(job: Job, region: Region = None, as_json: AsJson = False, root: Root = Path()) -> int:
@@ -108,13 +108,10 @@ def attach_and_import(
         NexusError: the job ended badly, or left something else.
     """
     from nexus_llm import storage
+    from nexus_llm.cloud.launcher import run_to_end
     from nexus_llm.cloud.sagemaker import job_facts, take_result
-    from nexus_llm.cloud.sagemaker_errors import ended_badly
-    from nexus_llm.cloud.sagemaker_follow import follow
 
-    description = follow(jobs, job, progress)
-    if description["TrainingJobStatus"] != "Completed":
-        raise ended_badly(job, description, region=jobs.region)
+    description = dict(run_to_end(jobs, job, progress).answer)
     scratch = place.root / "artifacts" / f".incoming-{job}"
     try:
         manifest = take_result(description, scratch, key=None, bucket=bucket)
@@ -140,7 +137,9 @@ def stop(job: Job, region: Region = None, as_json: AsJson = False) -> int:
     """Ask a SageMaker job to save a checkpoint and end."""
     from nexus_llm.ports import NeverInterrupted
 
-    before = training_jobs(region, NeverInterrupted()).stop(job)
+    jobs = training_jobs(region, NeverInterrupted())
+    before = jobs.state(job).state
+    jobs.stop(job)
     if as_json:
         print_json({"job": job, "status_before": before})
     elif before == "InProgress":

@@ -7,18 +7,23 @@ from collections.abc import Callable
 
 from nexus_llm.errors import NexusError, RecipeError, StorageError, TryAgainError
 
-# Busy, not wrong: the same request succeeds later.
+# Busy, or full, not wrong: the same request succeeds later.
 BUSY = frozenset(
     {
         "500",
         "502",
         "503",
         "504",
+        "ConcurrentRunsExceededException",
         "InternalFailure",
         "InternalServerError",
         "InternalServerException",
+        "InternalServiceException",
+        "OperationTimeoutException",
         "RequestLimitExceeded",
         "RequestTimeout",
+        "ResourceNumberLimitExceededException",
+        "ServiceQuotaExceededException",
         "ServiceUnavailable",
         "ServiceUnavailableException",
         "Throttling",
@@ -69,13 +74,16 @@ def message_of(error: BaseException) -> str:
 class explained:
     """Turns AWS' refusals inside the block into errors that name the call (`s3:PutObject`) and its object."""
 
-    def __init__(self, call: str, name: str, *, fix: str | None = None) -> None:
-        """`fix` replaces the remedy for lost credentials and busy services: what to do when the job goes on."""
-        self._call, self._name, self._fix = call, name, fix
+    def __init__(
+        self, call: str, name: str, *, fix: str | None = None, failed: Callable[[str], NexusError] | None = None
+    ) -> None:
+        """`fix` replaces the remedy for lost credentials and busy services: what to do when the job goes on. `failed`
+        is as in `error_of`."""
+        self._call, self._name, self._fix, self._failed = call, name, fix, failed
 
     def explain(self, error: Exception) -> NexusError:
         """The error to raise instead."""
-        return error_of(error, self._call, self._name, fix=self._fix)
+        return error_of(error, self._call, self._name, fix=self._fix, failed=self._failed)
 
     def __enter__(self) -> None: ...
 

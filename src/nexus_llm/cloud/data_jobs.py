@@ -1,27 +1,23 @@
-"""Starts the data stage on Glue, EMR Serverless or Batch and waits for its end: the boto3 calls around `data_requests`.
+"""The data stage's jobs behind the port `Launcher`: Glue, EMR Serverless and Batch.
 
-A job that fails becomes a NexusError that names the run, the reason that AWS gives and where its log lies. Waiting
-costs one Describe call every 5 to 60 seconds.
+Facts about the services: docs.aws.amazon.com, API references of Glue (GetJobRun), EMR Serverless (GetJobRun) and Batch
+(DescribeJobs), and Glue's developer guide ("Logging for AWS Glue jobs"), read 2026-11.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
+import re
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from nexus_llm.cloud import data_requests
+from nexus_llm.cloud.aws_errors import error_code, explained
 from nexus_llm.cloud.data_requests import CloudDataPlan
-from nexus_llm.errors import DataError, MissingExtraError, NexusError, StorageError, TryAgainError
-
-Outcome = Literal["waiting", "done", "failed", "stopped", "late"]
-
-_FIRST_WAIT_SECONDS = 5.0
-_LONGEST_WAIT_SECONDS = 60.0
-_WAIT_FACTOR = 1.5
+from nexus_llm.cloud.job_log import LogStreams
+from nexus_llm.cloud.launcher import JobState, Launcher, Outcome, Usage
+from nexus_llm.errors import DataError, UsageError
 
 # State of the service → what it means here. A state that is not listed is still on its way.
 GLUE_STATES: dict[str, Outcome] = {
@@ -34,214 +30,240 @@ GLUE_STATES: dict[str, Outcome] = {
 }
 EMR_STATES: dict[str, Outcome] = {"SUCCESS": "done", "FAILED": "failed", "CANCELLED": "stopped"}
 BATCH_STATES: dict[str, Outcome] = {"SUCCEEDED": "done", "FAILED": "failed"}
-
-# The service is busy, not wrong: the same request succeeds later.
-_BUSY = frozenset(
-    {
-        "ConcurrentRunsExceededException",
-        "InternalServerException",
-        "InternalServiceException",
-        "OperationTimeoutException",
-        "RequestLimitExceeded",
-        "ResourceNumberLimitExceededException",
-        "ServiceQuotaExceededException",
-        "ServiceUnavailableException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
+_GLUE_MINIMUM_SECONDS = 60  # billed at least (pricing page; not looked up again)
+_BATCH_FARGATE = "Batch has not said yet how long it ran"
+_BATCH_MACHINES = "Batch bills the machines that it started, which other jobs may share, and does not name them"
+_MIB_PER_GIB = 1024
+_MILLISECONDS_PER_HOUR = 3_600_000
+_FARGATE_MINIMUM_HOURS = 1 / 60  # Fargate bills a minute at least (pricing page; not looked up again)
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """What a service says about a run."""
+class GlueRuns(Launcher):
+    """Runs of Glue jobs, as `JOB/RUN`."""
 
-    state: str
-    """In the service's words."""
-    outcome: Outcome
-    reason: str
-    """Why it ended, in the service's words; may be empty."""
-    log: str
-    """Where to read on: log group and stream, or an S3 prefix."""
+    service: ClassVar[str] = "glue"
+    label: ClassVar[str] = "Glue run"
+    describe_call: ClassVar[str] = "glue:GetJobRun"
 
-
-@dataclass(frozen=True)
-class DataJobs:
-    """The data stage on one AWS account and region."""
-
-    client: Callable[[str], Any]
-    """boto3 client of a service by its name."""
-    sleep: Callable[[float], None] = time.sleep
-    stop_requested: Callable[[], str | None] = lambda: None
-    """Asked between polls; a reason stops the waiting (the run goes on)."""
-
-    def put_glue_job(self, plan: CloudDataPlan) -> str:
-        """Creates the job, or brings the existing one up to date; gives its name."""
-        glue = self.client("glue")
-        with _explained("glue:CreateJob", plan.name):
+    def put_job(self, plan: CloudDataPlan) -> None:
+        """Creates the job's definition, or brings the existing one up to date."""
+        glue = self.account.client("glue")
+        with self.explained("glue:CreateJob", plan.name):
             try:
                 glue.create_job(**data_requests.glue_job(plan))
             except glue.exceptions.ClientError as error:
-                if _code(error) not in ("AlreadyExistsException", "IdempotentParameterMismatchException"):
+                if error_code(error) not in ("AlreadyExistsException", "IdempotentParameterMismatchException"):
                     raise
                 glue.update_job(**data_requests.glue_job_update(plan))
-        return plan.name
 
-    def run_glue(self, plan: CloudDataPlan) -> str:
-        """Starts the job and waits for it; gives the run's id.
+    def submit(self, body: Mapping[str, Any]) -> str:
+        """Starts a run of a job; `body` is StartJobRun's."""
+        with self.explained("glue:StartJobRun", body["JobName"]):
+            return f"{body['JobName']}/{self.account.client('glue').start_job_run(**body)['JobRunId']}"
 
-        Raises:
-            DataError: it failed or took too long.
-            TryAgainError: AWS is busy, or somebody stopped it.
-        """
-        glue = self.client("glue")
-        with _explained("glue:StartJobRun", plan.name):
-            run = glue.start_job_run(JobName=plan.name, Arguments=data_requests.job_arguments(plan))["JobRunId"]
+    def describe(self, job: str) -> JobState:
+        """See `Launcher.describe`."""
+        name, run = _two(job, "glue/JOB/RUN")
+        return glue_state(self.account.client("glue").get_job_run(JobName=name, RunId=run)["JobRun"], run)
 
-        def describe() -> JobState:
-            answer = glue.get_job_run(JobName=plan.name, RunId=run)["JobRun"]
-            group = answer.get("LogGroupName", "/aws-glue/jobs")
-            state = answer["JobRunState"]
-            log = f"CloudWatch group {group}/error, stream {run}"
-            return JobState(state, GLUE_STATES.get(state, "waiting"), answer.get("ErrorMessage", ""), log)
-
-        self._wait(f"Glue job run {run}", describe)
-        return str(run)
-
-    def run_emr(self, plan: CloudDataPlan, *, application_id: str | None = None) -> str:
-        """Runs on an EMR Serverless application (a new one where none is named); gives the run's id. Raises as above.
-
-        An application that was made here is left: idle, it stops by itself after 5 minutes and costs nothing.
-        """
-        emr = self.client("emr-serverless")
-        if application_id is None:
-            with _explained("emr-serverless:CreateApplication", plan.name):
-                body = data_requests.emr_application(plan)
-                application_id = str(emr.create_application(**body, clientToken=uuid.uuid4().hex)["applicationId"])
-        # A new token a command: boto3's retries of one request start one run, a second command starts another.
-        request = data_requests.emr_run(plan, application_id=application_id, token=uuid.uuid4().hex)
-        with _explained("emr-serverless:StartJobRun", plan.name):
-            run = emr.start_job_run(**request)["jobRunId"]
-
-        def describe() -> JobState:
-            answer = emr.get_job_run(applicationId=application_id, jobRunId=run)["jobRun"]
-            place = f"{plan.logs.rstrip('/')}/applications/{application_id}/jobs/{run}/" if plan.logs else "no logs"
-            state = answer["state"]
-            return JobState(state, EMR_STATES.get(state, "waiting"), answer.get("stateDetails", ""), place)
-
-        self._wait(f"EMR Serverless run {run} of application {application_id}", describe)
-        return str(run)
-
-    def run_batch(self, plan: CloudDataPlan, *, queue: str, definition: str) -> str:
-        """Submits the embedded engine as a Batch job and waits for it; gives the job's id. Raises as above."""
-        batch = self.client("batch")
-        with _explained("batch:SubmitJob", plan.name):
-            job = batch.submit_job(**data_requests.batch_run(plan, queue=queue, definition=definition))["jobId"]
-
-        def describe() -> JobState:
-            found = batch.describe_jobs(jobs=[job])["jobs"]
-            if not found:  # Batch forgets finished jobs after a day
-                raise DataError(f"Batch knows no job {job} any more", fix="look at its log group /aws/batch/job")
-            container = found[0].get("container", {})
-            reason = found[0].get("statusReason", "") or container.get("reason", "")
-            log = f"CloudWatch group /aws/batch/job, stream {container.get('logStreamName', 'none yet')}"
-            state = found[0]["status"]
-            return JobState(state, BATCH_STATES.get(state, "waiting"), reason, log)
-
-        self._wait(f"Batch job {job}", describe)
-        return str(job)
-
-    def put_table(self, database: str, name: str, *, location: str, artifact_id: str) -> None:
-        """Makes the documents below `location` a table of the Glue Data Catalog, or points the table there."""
-        glue = self.client("glue")
-        table = data_requests.catalog_table(name, location=location, artifact_id=artifact_id)
-        with _explained("glue:CreateTable", f"{database}.{name}"):
-            with contextlib.suppress(glue.exceptions.AlreadyExistsException):
-                glue.create_database(DatabaseInput={"Name": database})
-            try:
-                glue.create_table(DatabaseName=database, TableInput=table)
-            except glue.exceptions.AlreadyExistsException:
-                glue.update_table(DatabaseName=database, TableInput=table)
-
-    def _wait(self, name: str, describe: Callable[[], JobState]) -> None:
-        for pause in waits():
-            try:
-                now = describe()
-            except Exception as error:
-                if _code(error) not in _BUSY:
-                    raise _error_of(error, "describing", name) from error
-            else:
-                if now.outcome == "done":
-                    return
-                if now.outcome != "waiting":
-                    raise failure(name, now)
-            if reason := self.stop_requested():
-                raise TryAgainError(
-                    f"stopped waiting for {name} ({reason}); it goes on", fix="look at it in the console"
+    def stop(self, job: str) -> None:
+        """See `Launcher.stop`."""
+        name, run = _two(job, "glue/JOB/RUN")
+        with self.explained("glue:BatchStopJobRun", job):
+            answer = self.account.client("glue").batch_stop_job_run(JobName=name, JobRunIds=[run])
+        for error in answer.get("Errors", []):
+            detail = error.get("ErrorDetail", {})
+            if detail.get("ErrorCode") != "InvalidJobRunStateException":  # it has ended already
+                raise DataError(
+                    f"Glue run {job} cannot be stopped ({detail.get('ErrorMessage', detail)})",
+                    fix="nexus jobs list names the runs",
                 )
-            self.sleep(pause)
 
 
-def boto3_clients(region: str | None) -> Callable[[str], Any]:
-    """boto3's clients by name, with its own retries of single requests.
+class EmrRuns(Launcher):
+    """Runs on EMR Serverless applications, as `APPLICATION/RUN`."""
+
+    service: ClassVar[str] = "emr-serverless"
+    label: ClassVar[str] = "EMR Serverless run"
+    describe_call: ClassVar[str] = "emr-serverless:GetJobRun"
+
+    def make_application(self, plan: CloudDataPlan) -> str:
+        """The id of a new application. It is left: idle, it stops by itself after 5 minutes and costs nothing."""
+        with self.explained("emr-serverless:CreateApplication", plan.name):
+            body = data_requests.emr_application(plan)
+            client = self.account.client("emr-serverless")
+            return str(client.create_application(**body, clientToken=uuid.uuid4().hex)["applicationId"])
+
+    def submit(self, body: Mapping[str, Any]) -> str:
+        """Starts a run; `body` is StartJobRun's."""
+        with self.explained("emr-serverless:StartJobRun", str(body.get("name"))):
+            run = self.account.client("emr-serverless").start_job_run(**body)["jobRunId"]
+        return f"{body['applicationId']}/{run}"
+
+    def describe(self, job: str) -> JobState:
+        """See `Launcher.describe`."""
+        application, run = _two(job, "emr-serverless/APPLICATION/RUN")
+        client = self.account.client("emr-serverless")
+        return emr_state(client.get_job_run(applicationId=application, jobRunId=run)["jobRun"])
+
+    def stop(self, job: str) -> None:
+        """See `Launcher.stop`."""
+        application, run = _two(job, "emr-serverless/APPLICATION/RUN")
+        if self.state(job).outcome == "waiting":
+            with self.explained("emr-serverless:CancelJobRun", job):
+                self.account.client("emr-serverless").cancel_job_run(applicationId=application, jobRunId=run)
+
+
+class BatchJobs(Launcher):
+    """Jobs of AWS Batch, by their ids."""
+
+    service: ClassVar[str] = "batch"
+    label: ClassVar[str] = "Batch job"
+    describe_call: ClassVar[str] = "batch:DescribeJobs"
+
+    def submit(self, body: Mapping[str, Any]) -> str:
+        """Submits a job; `body` is SubmitJob's."""
+        with self.explained("batch:SubmitJob", body["jobName"]):
+            return str(self.account.client("batch").submit_job(**body)["jobId"])
+
+    def describe(self, job: str) -> JobState:
+        """See `Launcher.describe`."""
+        found = self.account.client("batch").describe_jobs(jobs=[job])["jobs"]
+        if not found:  # Batch forgets finished jobs after some days
+            raise DataError(f"Batch knows no job {job} (any more)", fix="look at its log group /aws/batch/job")
+        return batch_state(found[0])
+
+    def stop(self, job: str) -> None:
+        """See `Launcher.stop`; a job that waits is cancelled, one that runs is terminated."""
+        with self.explained("batch:TerminateJob", job):
+            self.account.client("batch").terminate_job(jobId=job, reason="nexus jobs stop")
+
+
+def put_table(client: Any, database: str, name: str, *, location: str, artifact_id: str) -> None:
+    """Makes the documents below `location` a table of the Glue Data Catalog, or points the table there.
+
+    `client` is boto3's for Glue.
+    """
+    table = data_requests.catalog_table(name, location=location, artifact_id=artifact_id)
+    with explained("glue:CreateTable", f"{database}.{name}"):
+        with contextlib.suppress(client.exceptions.AlreadyExistsException):
+            client.create_database(DatabaseInput={"Name": database})
+        try:
+            client.create_table(DatabaseName=database, TableInput=table)
+        except client.exceptions.AlreadyExistsException:
+            client.update_table(DatabaseName=database, TableInput=table)
+
+
+def glue_state(run: Mapping[str, Any], run_id: str) -> JobState:
+    """What GetJobRun's answer means.
+
+    `DPUSeconds` is there where workers come and go (auto scaling, FLEX); elsewhere all workers are billed for the whole
+    time, a minute at least.
+    """
+    state = str(run["JobRunState"])
+    # What the script prints goes to `output`, what Spark says to `error`.
+    streams = LogStreams(f"{str(run.get('LogGroupName', '/aws-glue/jobs')).rstrip('/')}/output", run_id)
+    sku = "dpu flex" if run.get("ExecutionClass") == "FLEX" else "dpu"
+    hours = _dpu_seconds(run) / 3600
+    usage = (Usage("glue", sku, hours, "DPU-hour"),) if hours else ()
+    return JobState(
+        state,
+        GLUE_STATES.get(state, "waiting"),
+        reason=str(run.get("ErrorMessage", "")),
+        log=f"CloudWatch group {streams.group.removesuffix('/output')}/error, stream {run_id}",
+        streams=streams,
+        usage=usage,
+        unbilled="" if usage else "Glue has not said yet how long it ran",
+        tags={"nexus:key": key} if (key := run.get("Arguments", {}).get(data_requests.KEY_ARGUMENT)) else {},
+        answer=run,
+    )
+
+
+def emr_state(run: Mapping[str, Any]) -> JobState:
+    """What EMR Serverless' GetJobRun says: billed is what was used, rounded up to a minute a worker."""
+    state, place = str(run["state"]), f"applications/{run['applicationId']}/jobs/{run['jobRunId']}/"
+    monitoring = run.get("configurationOverrides", {}).get("monitoringConfiguration", {})
+    live = monitoring.get("cloudWatchLoggingConfiguration", {})
+    streams = None
+    if live.get("enabled") and live.get("logStreamNamePrefix"):
+        streams = LogStreams(live.get("logGroupName", data_requests.EMR_LOG_GROUP), live["logStreamNamePrefix"])
+    uri = monitoring.get("s3MonitoringConfiguration", {}).get("logUri", "")
+    used = run.get("billedResourceUtilization") or run.get("totalResourceUtilization") or {}
+    kinds = (
+        ("vCPUHour", "vcpu", "vCPU-hour"),
+        ("memoryGBHour", "memory", "GB-hour"),
+        ("storageGBHour", "storage", "GB-hour"),
+    )
+    usage = tuple(Usage("emr-serverless", sku, float(used[name]), unit) for name, sku, unit in kinds if used.get(name))
+    return JobState(
+        state,
+        EMR_STATES.get(state, "waiting"),
+        reason=str(run.get("stateDetails", "")),
+        log=f"{uri.rstrip('/')}/{place}" if uri else str(streams or "no logs are kept"),
+        streams=streams,
+        usage=usage,
+        unbilled=_emr_unbilled(run, is_known=bool(usage)),
+        tags=run.get("tags", {}),
+        answer=run,
+    )
+
+
+def batch_state(job: Mapping[str, Any]) -> JobState:
+    """What DescribeJobs says of one job; on Fargate all attempts are billed, on EC2 the machines that Batch started."""
+    container = job.get("container", {})
+    state = str(job["status"])
+    options = container.get("logConfiguration", {}).get("options", {})
+    group, stream = options.get("awslogs-group", "/aws/batch/job"), container.get("logStreamName")
+    is_fargate = "FARGATE" in job.get("platformCapabilities", [])
+    is_stopped = bool(job.get("isTerminated") or job.get("isCancelled"))
+    usage = _fargate_usage(job, container) if is_fargate else ()
+    return JobState(
+        state,
+        "stopped" if is_stopped and state == "FAILED" else BATCH_STATES.get(state, "waiting"),
+        reason=str(job.get("statusReason", "") or container.get("reason", "")),
+        log=f"CloudWatch group {group}, stream {stream or 'none yet'}",
+        streams=LogStreams(group, stream) if stream else None,
+        usage=usage,
+        unbilled="" if usage else _BATCH_FARGATE if is_fargate else _BATCH_MACHINES,
+        tags=job.get("tags", {}),
+        answer=job,
+    )
+
+
+def _dpu_seconds(run: Mapping[str, Any]) -> float:
+    if run.get("DPUSeconds"):
+        return float(run["DPUSeconds"])
+    of_workers = data_requests.GLUE_DPUS.get(str(run.get("WorkerType")), 0) * int(run.get("NumberOfWorkers", 0))
+    seconds = float(run.get("ExecutionTime", 0))
+    return float(run.get("MaxCapacity") or of_workers) * max(seconds, _GLUE_MINIMUM_SECONDS) if seconds else 0.0
+
+
+def _emr_unbilled(run: Mapping[str, Any], *, is_known: bool) -> str:
+    if not is_known:
+        return "EMR Serverless has not said yet what it used"
+    return "" if run.get("billedResourceUtilization") else "used, not yet billed: EMR rounds up"
+
+
+def _fargate_usage(job: Mapping[str, Any], container: Mapping[str, Any]) -> tuple[Usage, ...]:
+    attempts = job.get("attempts") or [job]
+    times = [(one["startedAt"], one["stoppedAt"]) for one in attempts if one.get("startedAt") and one.get("stoppedAt")]
+    hours = sum(max((end - start) / _MILLISECONDS_PER_HOUR, _FARGATE_MINIMUM_HOURS) for start, end in times)
+    wanted = {one["type"]: float(one["value"]) for one in container.get("resourceRequirements", [])}
+    if not hours or not {"VCPU", "MEMORY"} <= wanted.keys():
+        return ()
+    return (
+        Usage("fargate", "vcpu", hours * wanted["VCPU"], "vCPU-hour"),
+        Usage("fargate", "memory", hours * wanted["MEMORY"] / _MIB_PER_GIB, "GB-hour"),
+    )
+
+
+def _two(job: str, form: str) -> tuple[str, str]:
+    """Both parts of a job's name.
 
     Raises:
-        MissingExtraError: boto3 is not installed.
+        UsageError: it has not two.
     """
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise MissingExtraError.for_extra("aws", "boto3") from error
-    session = boto3.session.Session(region_name=region)
-    retries = Config(retries={"mode": "standard", "total_max_attempts": 5})
-    return lambda service: session.client(service, config=retries)
-
-
-def waits() -> Iterator[float]:
-    """Seconds between polls: 5, growing to a minute, for ever."""
-    pause = _FIRST_WAIT_SECONDS
-    while True:
-        yield pause
-        pause = min(pause * _WAIT_FACTOR, _LONGEST_WAIT_SECONDS)
-
-
-def failure(name: str, state: JobState) -> NexusError:
-    """The error for a run that ended badly."""
-    what = f"{name} ended as {state.state}" + (f": {state.reason.strip()}" if state.reason.strip() else "")
-    if state.outcome == "stopped":
-        return TryAgainError(what, fix="run the same command again; finished artifacts are not made twice")
-    if state.outcome == "late":
-        return DataError(what, fix=f"raise the timeout or the number of workers; log: {state.log}")
-    return DataError(what, fix=f"read its log: {state.log}")
-
-
-class _explained:
-    """Turns AWS' refusals inside the block into errors that name the call and its object."""
-
-    def __init__(self, call: str, name: str) -> None:
-        self.call, self.name = call, name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, NexusError):
-            raise _error_of(error, self.call, self.name) from error
-
-
-def _error_of(error: Exception, call: str, name: str) -> NexusError:
-    code = _code(error)
-    message = " ".join(str(error).split())
-    if code in _BUSY:
-        return TryAgainError(f"{call} of {name}: AWS is busy ({message})", fix="run the same command again later")
-    if code in ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "ExpiredTokenException"):
-        return StorageError(f"not allowed: {call} of {name} ({message})", fix=f"give the caller the action {call}")
-    if code or type(error).__module__.startswith("botocore"):
-        return DataError(f"{call} of {name} failed ({message})", fix="check data.aws of the recipe, region and account")
-    raise error
-
-
-def _code(error: BaseException) -> str:
-    response = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+    first, _, second = job.partition("/")
+    if not (first and second) or not re.fullmatch(r"[^/\s]+", second):
+        raise UsageError(f"{job!r} names no job of this kind", fix=f"write it as {form}; nexus jobs list names them")
+    return first, second

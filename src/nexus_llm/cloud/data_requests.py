@@ -20,6 +20,11 @@ GLUE_WORKERS: Mapping[str, tuple[int, int]] = {
     "G.4X": (16, 64),
     "G.8X": (32, 128),
 }
+GLUE_DPUS: Mapping[str, int] = {"G.1X": 1, "G.2X": 2, "G.4X": 4, "G.8X": 8}
+"""Data processing units of one worker: what Glue bills."""
+EMR_LOG_GROUP = "/aws/emr-serverless/nexus"
+KEY_ARGUMENT = "--NEXUS_KEY"
+"""Runs of Glue carry no tags; this argument, which the script leaves alone, says for which artifact one is."""
 _ENVIRONMENT = "environment"
 
 # Columns of `documents.parquet` beside each token shard, in Hive's type names.
@@ -66,12 +71,20 @@ class CloudDataPlan:
     key_arn: str | None = None
     """KMS key for EMR Serverless' logs."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    """Of the artifact that the run makes."""
 
 
 def job_arguments(plan: CloudDataPlan) -> dict[str, str]:
     """What `glue_job.py` is told, by name with the leading dashes."""
     arguments = {"--RECIPE": plan.recipe, "--OUTPUT": plan.output}
     return arguments | ({"--MODEL": plan.model} if plan.model else {})
+
+
+def glue_run(plan: CloudDataPlan) -> dict[str, Any]:
+    """The body of Glue's StartJobRun."""
+    key = {KEY_ARGUMENT: plan.key} if plan.key else {}
+    return {"JobName": plan.name, "Arguments": job_arguments(plan) | key}
 
 
 def glue_job(plan: CloudDataPlan) -> dict[str, Any]:
@@ -102,7 +115,8 @@ def glue_job(plan: CloudDataPlan) -> dict[str, Any]:
         "MaxRetries": 0,
         "ExecutionClass": "FLEX" if plan.is_flexible else "STANDARD",
         "DefaultArguments": arguments,
-        "Tags": dict(plan.tags),
+        # The definition serves every artifact of the recipe: which one a run makes stands in its arguments.
+        "Tags": {name: value for name, value in plan.tags.items() if name != "nexus:key"},
     }
     return body | ({"SecurityConfiguration": plan.security_configuration} if plan.security_configuration else {})
 
@@ -150,11 +164,13 @@ def emr_run(plan: CloudDataPlan, *, application_id: str, token: str) -> dict[str
         },
         "tags": dict(plan.tags),
     }
+    encryption = {"encryptionKeyArn": plan.key_arn} if plan.key_arn else {}
+    # The streams' names begin with the token, so that a follower knows them before there is a run.
+    live = {"enabled": True, "logGroupName": EMR_LOG_GROUP, "logStreamNamePrefix": f"nexus-{token}", **encryption}
+    monitoring: dict[str, Any] = {"cloudWatchLoggingConfiguration": live}
     if plan.logs:
-        monitoring: dict[str, Any] = {"logUri": plan.logs}
-        if plan.key_arn:
-            monitoring["encryptionKeyArn"] = plan.key_arn
-        body["configurationOverrides"] = {"monitoringConfiguration": {"s3MonitoringConfiguration": monitoring}}
+        monitoring["s3MonitoringConfiguration"] = {"logUri": plan.logs, **encryption}
+    body["configurationOverrides"] = {"monitoringConfiguration": monitoring}
     return body
 
 

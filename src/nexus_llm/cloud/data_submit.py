@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 import nexus_llm
 from nexus_llm import storage
 from nexus_llm.artifacts import MANIFEST, Manifest, file_sha256
-from nexus_llm.cloud.data_jobs import DataJobs
+from nexus_llm.cloud import data_requests
+from nexus_llm.cloud.data_jobs import BatchJobs, EmrRuns, GlueRuns, put_table
 from nexus_llm.cloud.data_requests import CloudDataPlan
 from nexus_llm.cloud.data_uploads import upload_file
+from nexus_llm.cloud.launcher import Account, Launcher, job_tags, run_to_end
 from nexus_llm.errors import DataError, RecipeError, StorageError
+from nexus_llm.ports import Progress
 from nexus_llm.recipe import FilesSource, Recipe, recipe_yaml
 
 # Below the bucket of `data.aws.bucket`.
@@ -30,28 +34,32 @@ class Submitted:
 
     engine: str
     run: str
-    """The service's id of the run."""
+    """The full id of the job, as `nexus jobs` takes it."""
     output: str
     """Prefix below which the artifact lies, as `data/<key>/`."""
 
 
 def submit(
     recipe: Recipe,
-    jobs: DataJobs,
+    account: Account,
+    progress: Progress,
     *,
+    key: str,
     folder: Path,
     upload: Callable[[Path, str], str] = upload_file,
     is_there: Callable[[str], bool] = lambda url: bool(storage.list_files(url)),
 ) -> Submitted:
-    """Runs the data stage as `data.engine` says and waits for its end. `folder` is for what is written on the way.
+    """Runs the data stage as `data.engine` says and follows it to its end. `folder` is for what is written on the way.
 
     Raises:
         RecipeError: `data.aws` lacks what the engine needs.
-        DataError, StorageError, TryAgainError: see `DataJobs`.
+        DataError: the job failed or took too long.
+        StorageError: AWS does not let us.
+        TryAgainError: AWS is busy, somebody stopped the job, or the watching: the job then goes on.
     """
-    aws, engine = recipe.data.aws, recipe.data.engine
+    engine = recipe.data.engine
     check(recipe)
-    plan = plan_of(recipe)
+    plan = plan_of(recipe, key)
     resolved = folder / "recipe.yaml"
     resolved.write_text(recipe_yaml(recipe), encoding="utf-8")
     upload(resolved, plan.recipe)
@@ -61,42 +69,55 @@ def submit(
             f"{plan.wheels} does not exist, so the job would have no Python packages",
             fix="build it once, as docs/data-on-spark.md says, and put it there",
         )
-    if engine == "glue":
-        jobs.put_glue_job(plan)
-        run = jobs.run_glue(plan)
-    elif engine == "emr-serverless":
-        run = jobs.run_emr(plan, application_id=aws.application_id)
-    else:
-        run = jobs.run_batch(plan, queue=str(aws.job_queue), definition=str(aws.job_definition))
-    return Submitted(engine, run, plan.output)
+    launcher, job = _start(recipe, plan, account)
+    run_to_end(launcher, job, progress)
+    return Submitted(engine, launcher.full_id(job), plan.output)
+
+
+def _start(recipe: Recipe, plan: CloudDataPlan, account: Account) -> tuple[Launcher, str]:
+    """Starts the job; gives whom to ask for it, and its name there."""
+    aws = recipe.data.aws
+    if recipe.data.engine == "glue":
+        glue = GlueRuns(account)
+        glue.put_job(plan)
+        return glue, glue.submit(data_requests.glue_run(plan))
+    if recipe.data.engine == "emr-serverless":
+        emr = EmrRuns(account)
+        application = aws.application_id or emr.make_application(plan)
+        # A new token a command: boto3's retries of one request start one run, a second command starts another.
+        return emr, emr.submit(data_requests.emr_run(plan, application_id=application, token=uuid.uuid4().hex))
+    batch = BatchJobs(account)
+    definition = str(aws.job_definition)
+    return batch, batch.submit(data_requests.batch_run(plan, queue=str(aws.job_queue), definition=definition))
 
 
 @dataclass(frozen=True)
 class AwsDataService:
     """A `ports.DataService` on AWS: the job makes the artifact in the bucket, and its files are brought here."""
 
-    jobs: Callable[[str | None], DataJobs]
-    """The services of a region; None is what the environment says."""
+    account: Callable[[str | None], Account]
+    """The account in a region; None is what the environment says."""
+    progress: Progress
     run: Callable[..., Submitted] = submit
 
     def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
         """See `ports.DataService`."""
         aws = recipe.data.aws
-        jobs = self.jobs(aws.region)
+        account = self.account(aws.region)
         with tempfile.TemporaryDirectory() as scratch:
-            done = self.run(recipe, jobs, folder=Path(scratch))
+            done = self.run(recipe, account, self.progress, key=key, folder=Path(scratch))
         url = f"{done.output}/data/{key}"
         manifest = _manifest_at(url, done)
         for entry in manifest.files:
             path = storage.copy_to(f"{url}/{entry.path}", folder / entry.path)
             if file_sha256(path) != entry.sha256:
                 raise DataError(
-                    f"{url}/{entry.path} is not the file that {done.engine} run {done.run} wrote",
+                    f"{url}/{entry.path} is not the file that {done.run} wrote",
                     fix="delete that prefix and run the same command again",
                 )
         if aws.database:
             table = re.sub(r"[^a-z0-9_]", "_", recipe.name)
-            jobs.put_table(aws.database, table, location=f"{url}/", artifact_id=manifest.id)
+            put_table(account.client("glue"), aws.database, table, location=f"{url}/", artifact_id=manifest.id)
         return manifest.facts
 
 
@@ -105,14 +126,14 @@ def _manifest_at(url: str, done: Submitted) -> Manifest:
         text = storage.read_bytes(f"{url}/{MANIFEST}").decode()
     except StorageError as error:
         raise DataError(
-            f"{done.engine} run {done.run} ended well, but {url} has no {MANIFEST}: it made another artifact",
+            f"{done.run} ended well, but {url} has no {MANIFEST}: it made another artifact",
             fix="let the job have this version of the package, and the same model",
         ) from error
     return Manifest.from_json(text, place=f"{url}/{MANIFEST}")
 
 
-def plan_of(recipe: Recipe) -> CloudDataPlan:
-    """The job that a recipe describes."""
+def plan_of(recipe: Recipe, key: str) -> CloudDataPlan:
+    """The job that a recipe describes, for the artifact `key`."""
     aws, engine = recipe.data.aws, recipe.data.engine
     base = f"s3://{aws.bucket}"
     model = recipe.model.base
@@ -128,7 +149,8 @@ def plan_of(recipe: Recipe) -> CloudDataPlan:
         worker_type=aws.worker_type,
         security_configuration=aws.security_configuration,
         logs=f"{base}/{_LOGS}/",
-        tags={"project": "nexus-llm", "recipe": recipe.name},
+        tags=job_tags(recipe, key),
+        key=key,
     )
 
 

@@ -21,18 +21,19 @@ class MetricsProgress:
         self.other_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         progress.start(label, total=total, unit="steps")
 
-    def line(self, text: str) -> None:
-        """One line of the job's output."""
+    def line(self, text: str) -> bool:
+        """One line of the job's output; whether it was one of metrics."""
         row = parse_metrics_line(text)
         if not row:
             if text.strip():
                 self.other_lines.append(text.rstrip())
-            return
+            return False
         self.last |= row
         step = row.get("step", self._step)
         # After an interruption the job goes back to its last checkpoint; the bar waits until it is past the old place.
         gained, self._step = max(0.0, step - self._step), max(self._step, step)
         self._progress.advance(gained, note=self.note())
+        return True
 
     def state(self, words: str) -> None:
         """What the service says the job is doing."""

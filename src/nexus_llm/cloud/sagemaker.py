@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from nexus_llm import storage
 from nexus_llm.artifacts import MANIFEST, Artifact, Manifest, load
 from nexus_llm.cloud import stored_files
-from nexus_llm.cloud.sagemaker_errors import ended_badly, explained
-from nexus_llm.cloud.sagemaker_follow import TrainingJobs, follow
+from nexus_llm.cloud.launcher import run_to_end
+from nexus_llm.cloud.sagemaker_errors import explained
 from nexus_llm.cloud.sagemaker_request import TrainJobPlan, check, plan_job, training_job
+from nexus_llm.cloud.sagemaker_training import TrainingJobs
 from nexus_llm.cloud.training_result import adopt, unpack
 from nexus_llm.errors import TrainingError
 from nexus_llm.ports import Progress
@@ -70,9 +71,7 @@ class SageMakerTrainService:
         check(recipe)
         jobs = self.jobs(recipe.train.sagemaker.region)
         name = self.start(recipe, {kind: load(path) for kind, path in inputs.items()}, key, jobs)
-        description = follow(jobs, name, self.progress)
-        if description["TrainingJobStatus"] != "Completed":
-            raise ended_badly(name, description, region=jobs.region)
+        description = run_to_end(jobs, name, self.progress).answer
         manifest = take_result(description, folder, key=key, bucket=self.bucket)
         return manifest.facts | {"job": job_facts(description)}
 
@@ -88,11 +87,10 @@ class SageMakerTrainService:
         places = {kind: f"{base}/{one.kind}/{one.key}-{one.id}" for kind, one in inputs.items()}
         for attempt in range(1, MAX_ATTEMPTS + 1):
             plan = plan_job(recipe, key=key, input_ids=ids, locations=places, attempt=attempt)
-            found = jobs.describe(plan.name)
+            found = jobs.answer(plan.name)
             if found is None:
                 self._upload(recipe, plan, inputs)
-                jobs.create(training_job(recipe, plan))
-                return plan.name
+                return jobs.submit(training_job(recipe, plan))
             if self._is_ours(found, plan):
                 return plan.name
         raise TrainingError(

@@ -27,6 +27,15 @@ def is_missing(error: BaseException) -> bool:
     )
 
 
+def no_such_job(kind: str, name: str, region: str | None) -> TrainingError:
+    """The error for a job that SageMaker does not know; `kind` is training, processing or transform."""
+    place = f"region {region}" if region else "the region of the environment"
+    return TrainingError(
+        f"SageMaker has no {kind} job {name} in {place}",
+        fix=f"aws sagemaker list-{kind}-jobs names them; another region: --region",
+    )
+
+
 class explained(aws_errors.explained):
     """Turns SageMaker's refusals inside the block into errors that name the call and its object."""
 

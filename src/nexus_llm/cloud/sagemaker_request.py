@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nexus_llm.artifacts import stable_hash
+from nexus_llm.cloud.launcher import job_tags
 from nexus_llm.cloud.spot_bill import QUIET_INTERRUPTIONS_PER_HOUR, restarting_bill
 from nexus_llm.errors import RecipeError
 from nexus_llm.recipe import Recipe
@@ -22,6 +23,7 @@ from nexus_llm.train.metrics_line import METRIC_DEFINITIONS
 
 MAX_NAME_CHARACTERS = 63
 MAX_TAGS = 50
+_OWN_TAGS = 4
 # Families whose machines have NVMe disks: SageMaker puts /opt/ml there, encrypted by the hardware, and refuses a
 # VolumeKmsKeyId; the volume's size then means nothing (API reference, ResourceConfig).
 LOCAL_DISK_FAMILIES = frozenset(
@@ -82,7 +84,7 @@ def plan_job(
         output=f"{run}/output",
         # Repeats what the recipe says, for whoever looks at the job: `attach` reads the number of steps from it.
         hyperparameters={"train.max_steps": str(recipe.train.max_steps)},
-        tags={"project": "nexus-llm", "recipe": recipe.name, "nexus:key": key} | settings.tags,
+        tags=job_tags(recipe, key) | settings.tags,
         environment=ENVIRONMENT,
     )
 
@@ -149,10 +151,10 @@ def check(recipe: Recipe, *, usd_per_hour: float | None = None) -> None:
         )
     _check_spot(settings, usd_per_hour)
     _check_machines(recipe.train)
-    if len(settings.tags) > MAX_TAGS - 3 or any(name.lower().startswith("aws:") for name in settings.tags):
+    if len(settings.tags) > MAX_TAGS - _OWN_TAGS or any(name.lower().startswith("aws:") for name in settings.tags):
         raise RecipeError(
             f"train.sagemaker.tags has {len(settings.tags)} tags, or one that begins with aws:",
-            fix=f"give at most {MAX_TAGS - 3}; the names aws:… are AWS' own",
+            fix=f"give at most {MAX_TAGS - _OWN_TAGS}; the names aws:… are AWS' own",
         )
 
 

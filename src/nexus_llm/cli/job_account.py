@@ -1,0 +1,68 @@
+"""The AWS account as the commands use it: its clients, whoever watches at this terminal, prices for what jobs use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nexus_llm.cloud.launcher import Account, JobState
+    from nexus_llm.cost.job_bill import JobBill
+    from nexus_llm.ports import Interrupt
+
+
+def account(region: str | None, interrupt: Interrupt, *, shows_lines: bool = True) -> Account:
+    """The account of the environment's credentials in a region; None is what the environment says.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+    """
+    from nexus_llm.cloud.launcher import Account, boto3_clients
+
+    client = boto3_clients(region)
+    return Account(
+        client,
+        region=region,
+        stop_requested=interrupt.requested,
+        cost_words=cost_words(lambda: region_of(region, client)),
+        show_line=_show if shows_lines else lambda _: None,
+    )
+
+
+def region_of(region: str | None, client: Callable[[str], Any]) -> str:
+    """The region that is asked."""
+    return region or str(client("sts").meta.region_name)
+
+
+def cost_words(region: Callable[[], str]) -> Callable[[JobState], str]:
+    """How to say what a job cost, with the day of the prices; and why not, where nobody can know."""
+
+    def words(state: JobState) -> str:
+        if not state.usage:
+            return f"cost not known: {state.unbilled}" if state.unbilled else ""
+        found = bill(state, region())
+        if found.usd is None:
+            return f"cost not known: no price of {', '.join(found.without_price)} in {region()}"
+        oldest = min(price.as_of for price in found.bill.prices)
+        missing = (f"without {', '.join(found.without_price)}",) if found.without_price else ()
+        notes = ", ".join((f"prices of {oldest}", *missing, *((state.unbilled,) if state.unbilled else ())))
+        return f"{found.usd:,.2f} USD ({notes})"
+
+    return words
+
+
+def bill(state: JobState, region: str) -> JobBill:
+    """What a job cost at the prices that the cost commands use."""
+    from nexus_llm.cli.cost_inputs import price_table
+    from nexus_llm.cost.job_bill import job_bill
+
+    rows = ((one.service, one.sku, one.amount, one.unit) for one in state.usage)
+    return job_bill(rows, price_table(None), region=region)
+
+
+def _show(line: str) -> None:
+    """A line of somebody's log, on stderr, without what would move the cursor or looks like a secret."""
+    from nexus_llm.train.container import hide_secrets
+
+    print(hide_secrets("".join(one for one in line if one.isprintable() or one == "\t")), file=sys.stderr, flush=True)

@@ -1,0 +1,129 @@
+"""SageMaker's training jobs behind the port `Launcher`: the job's name is enough to go on from another machine.
+
+Source: docs.aws.amazon.com, SageMaker API reference (CreateTrainingJob, DescribeTrainingJob, StopTrainingJob), read
+2026-11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from nexus_llm.cloud.aws_errors import error_code
+from nexus_llm.cloud.job_log import LogStreams
+from nexus_llm.cloud.launcher import JobState, Launcher, Outcome, Usage
+from nexus_llm.cloud.sagemaker_errors import ended_badly, explained, is_missing, no_such_job
+from nexus_llm.errors import NexusError
+
+LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+STATUSES: dict[str, Outcome] = {"Completed": "done", "Failed": "failed", "Stopped": "stopped", "Deleting": "stopped"}
+"""TrainingJobStatus → what it means here; one that is not listed is still on its way."""
+# DescribeTrainingJob's SecondaryStatus in words, where the word alone does not say what is waited for.
+STATE_WORDS = {
+    "Starting": "starting a machine",
+    "Pending": "waiting for capacity",
+    "LaunchingMLInstances": "starting a machine",
+    "PreparingTrainingStack": "preparing the machine",
+    "Downloading": "copying model and data",
+    "DownloadingTrainingImage": "pulling the image",
+    "Training": "training",
+    "Uploading": "uploading the result",
+    "Interrupted": "interrupted: waiting for another spot machine",
+    "Restarting": "restarting",
+    "Stopping": "stopping",
+}
+
+
+class TrainingJobs(Launcher):
+    """SageMaker's training jobs of one account and region, by their names."""
+
+    service: ClassVar[str] = "training"
+    label: ClassVar[str] = "SageMaker"
+    describe_call: ClassVar[str] = "sagemaker:DescribeTrainingJob"
+
+    def submit(self, body: Mapping[str, Any]) -> str:
+        """Starts a job; one of that name that exists already is the same job, started by somebody else just now.
+
+        Raises:
+            NexusError: AWS refuses; see `sagemaker_errors`.
+        """
+        name = str(body["TrainingJobName"])
+        with self.explained("sagemaker:CreateTrainingJob", name):
+            try:
+                self.account.client("sagemaker").create_training_job(**body)
+            except Exception as error:
+                if error_code(error) != "ResourceInUse":
+                    raise
+        return name
+
+    def answer(self, job: str) -> dict[str, Any] | None:
+        """All that DescribeTrainingJob says; None where SageMaker knows none of that name."""
+        with self.explained(self.describe_call, job):
+            return self._ask(job)
+
+    def describe(self, job: str) -> JobState:
+        """See `Launcher.describe`."""
+        found = self._ask(job)
+        if found is None:
+            raise no_such_job("training", job, self.account.region)
+        return job_state(found)
+
+    def stop(self, job: str) -> None:
+        """Asks a job to save and end."""
+        if self.state(job).answer["TrainingJobStatus"] == "InProgress":
+            with self.explained("sagemaker:StopTrainingJob", job):
+                self.account.client("sagemaker").stop_training_job(TrainingJobName=job)
+
+    def explained(self, call: str, name: str, *, fix: str | None = None) -> explained:
+        """See `Launcher.explained`."""
+        return explained(call, name, region=self.account.region, fix=fix)
+
+    def ended_badly(self, job: str, state: JobState) -> NexusError:
+        """See `Launcher.ended_badly`."""
+        return ended_badly(job, state.answer, region=self.account.region)
+
+    def command(self, verb: str, job: str) -> str:
+        """See `Launcher.command`."""
+        return f"nexus train {verb} {job}"
+
+    def _ask(self, job: str) -> dict[str, Any] | None:
+        try:
+            return dict(self.account.client("sagemaker").describe_training_job(TrainingJobName=job))
+        except Exception as error:
+            if is_missing(error):
+                return None
+            raise
+
+
+def job_state(found: Mapping[str, Any]) -> JobState:
+    """What DescribeTrainingJob's answer means.
+
+    SageMaker bills `BillableTimeInSeconds` of every machine at the on-demand price: spot's saving is in the seconds
+    (Developer Guide, "Managed Spot Training").
+    """
+    name, status = str(found["TrainingJobName"]), str(found["TrainingJobStatus"])
+    second = str(found.get("SecondaryStatus", status))
+    steps = str(found.get("HyperParameters", {}).get("train.max_steps", ""))
+    metrics = {one["MetricName"]: float(one["Value"]) for one in found.get("FinalMetricDataList", [])}
+    resources = found.get("ResourceConfig", {})
+    total, billed = found.get("TrainingTimeInSeconds"), found.get("BillableTimeInSeconds")
+    machine = resources.get("InstanceType")
+    streams = LogStreams(LOG_GROUP, f"{name}/")
+    usage: tuple[Usage, ...] = ()
+    if billed is not None and machine:
+        hours = billed * int(resources.get("InstanceCount", 1)) / 3600
+        usage = (Usage("sagemaker", f"{machine} training", hours, "hour"),)
+    return JobState(
+        status,
+        STATUSES.get(status, "waiting"),
+        words=STATE_WORDS.get(second, second),
+        reason=str(found.get("FailureReason", "")),
+        log=str(streams),
+        streams=streams,
+        usage=usage,
+        unbilled="" if usage else "SageMaker has not said yet how many seconds it bills",
+        ending=f"billed {billed} of {total} s ({1 - billed / total:.0%} saved)" if total and billed is not None else "",
+        loss=metrics.get("train:loss"),
+        steps=float(steps) if steps.isdecimal() else None,
+        answer=found,
+    )
