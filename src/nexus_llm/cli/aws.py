@@ -1,4 +1,4 @@
-"""`nexus aws`: the account, looked at before, made, and taken down again. One file a verb."""
+"""`nexus aws`: the account, looked at before, made, used, and taken down again. One file a verb."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Adds the group to the command line."""
-    from nexus_llm.cli import aws_preflight, aws_up
+    from nexus_llm.cli import aws_pipeline, aws_preflight, aws_up
 
     group = typer.Typer(
         help="Your AWS account: what it lacks, what was made in it, what is left.", rich_markup_mode=None
     )
     aws_preflight.register(group)
     aws_up.register(group)
+    aws_pipeline.register(group)
     app.add_typer(group, name="aws")

@@ -30,14 +30,25 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     target: Annotated[
-        str, typer.Argument(help="A run (runs/NAME), a packaged model folder, or a base model.", metavar="RUN|MODEL")
+        str,
+        typer.Argument(
+            help="A run (runs/NAME), a packaged model folder, or a base model.",
+            metavar="RUN|MODEL",
+            envvar="NEXUS_SERVE_MODEL",  # SageMaker starts the image as `serve`, and nothing else
+        ),
     ],
     port: Annotated[int | None, typer.Option(help="Port to listen on [default: the recipe's, 8000].")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: the recipe's, 127.0.0.1].")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on [default: the recipe's, 127.0.0.1].", envvar="NEXUS_SERVE_HOST"),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model [default: the run's name].")] = None,
     sagemaker_port: Annotated[
         int | None,
-        typer.Option(help="Also answer SageMaker's /ping and /invocations, without keys, on this port: it calls 8080."),
+        typer.Option(
+            help="Also answer SageMaker's /ping and /invocations, without keys, on this port: it calls 8080.",
+            envvar="NEXUS_SAGEMAKER_PORT",
+        ),
     ] = None,
     engine: Annotated[
         str | None,

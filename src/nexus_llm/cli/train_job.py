@@ -1,6 +1,7 @@
 """What the train image runs: `train` reads /opt/ml as SageMaker fills it, trains, and leaves the artifact in its place.
 
     python -m nexus_llm.cli.train_job train           # the image's entry point; NEXUS_OPT_ML names another root
+    python -m nexus_llm.cli.train_job evaluate        # and other stages, as processing jobs: see processing_job.py
 
 Exit codes: 0 done · 1 failed, the reason is in output/failure · 75 stopped by SIGTERM with everything saved.
 The same file runs as SageMaker's container, as `train.launcher: container-rehearsal`, and in the tests.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nexus_llm.cli import processing_job
 from nexus_llm.errors import ArtifactError, NexusError, RecipeError, TryAgainError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ MODULE = "nexus_llm.cli.train_job"
 COMMAND = (sys.executable, "-m", MODULE, "train")
 """What the image's entry point runs when SageMaker starts it."""
 ROOT_VARIABLE = "NEXUS_OPT_ML"
+_PROCESSING = [[stage] for stage in processing_job.STAGES]
 SPOT_VARIABLE = "NEXUS_SPOT_NOTICE"
 """Set to 1 on a spot machine of EC2, Batch or ECS. Not in SageMaker: it turns the notice into SIGTERM by itself, and
 counts a container that ends before it as failed."""
@@ -49,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     from nexus_llm.train import container
     from nexus_llm.train.distributed.launch import leave_last_words
 
+    last_words = processing_job.MESSAGE_FILE if list(arguments) in _PROCESSING else "failure"
     notice = TerminationNotice().install()
     root = Path(os.environ.get(ROOT_VARIABLE) or container.ROOT)
     try:
@@ -60,10 +64,10 @@ def run(arguments: Sequence[str]) -> int:
     except NexusError as error:
         _tell(error)
         leave_last_words(error, os.environ)
-        _write_failure(root, error)
+        _write_failure(root / "output" / last_words, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, SageMaker shows only what stands in the file
         traceback.print_exc()
-        _write_failure(root, error)
+        _write_failure(root / "output" / last_words, error)
     return 1
 
 
@@ -71,6 +75,9 @@ def _job(arguments: list[str], root: Path, notice: TerminationNotice) -> int:
     from nexus_llm.recipe import load_recipe
     from nexus_llm.train import container
 
+    if arguments in _PROCESSING:
+        processing_job.run(arguments[0], root, notice)
+        return 0
     if arguments != ["train"]:
         raise UsageError(
             f"the train image was started with {' '.join(arguments) or 'no word'!r}",
@@ -265,11 +272,10 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _write_failure(root: Path, error: BaseException) -> None:
+def _write_failure(target: Path, error: BaseException) -> None:
     """The first failure is the cause: processes that die of it come later."""
     from nexus_llm.train import container
 
-    target = root / "output" / "failure"
     text = container.failure_text(error, secrets=container.secret_values(os.environ))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from nexus_llm.cli.console import print_json
 from nexus_llm.cli.options import AsJson, Root, workspace
 
 if TYPE_CHECKING:
-    from nexus_llm.artifacts import Artifact
+    from nexus_llm.artifacts import Artifact, Manifest
     from nexus_llm.cloud.sagemaker_training import TrainingJobs
     from nexus_llm.pipeline import Workspace
     from nexus_llm.ports import Interrupt, Progress
@@ -115,22 +115,30 @@ def attach_and_import(
     scratch = place.root / "artifacts" / f".incoming-{job}"
     try:
         manifest = take_result(description, scratch, key=None, bucket=bucket)
-        store = place.store("train")
-        if found := store.find("train", manifest.key, inputs=manifest.inputs):
-            return description, found
-        with store.draft(
-            "train",
-            manifest.key,
-            stage_version=manifest.stage_version,
-            recipe=manifest.recipe,
-            inputs=manifest.inputs,
-            provenance=manifest.provenance,
-        ) as draft:
-            logs = _move(scratch, draft.folder, counted={entry.path for entry in manifest.files})
-            made = draft.finish(facts=manifest.facts | {"job": job_facts(description)}, logs=logs)
+        made = keep(manifest, scratch, place=place, facts={"job": job_facts(description)})
     finally:
         storage.remove(scratch)
     return description, made
+
+
+def keep(manifest: Manifest, scratch: Path, *, place: Workspace, facts: Mapping[str, Any]) -> Artifact:
+    """The artifact whose files lie in `scratch`, now in the workspace; the same one where it is there already.
+
+    `facts` are added to the manifest's.
+    """
+    store = place.store(manifest.kind)
+    if found := store.find(manifest.kind, manifest.key, inputs=manifest.inputs):
+        return found
+    with store.draft(
+        manifest.kind,
+        manifest.key,
+        stage_version=manifest.stage_version,
+        recipe=manifest.recipe,
+        inputs=manifest.inputs,
+        provenance=manifest.provenance,
+    ) as draft:
+        logs = _move(scratch, draft.folder, counted={entry.path for entry in manifest.files})
+        return draft.finish(facts={**manifest.facts, **facts}, logs=logs)
 
 
 def stop(job: Job, region: Region = None, as_json: AsJson = False) -> int:

@@ -99,14 +99,22 @@ class AwsDataService:
     """The account in a region; None is what the environment says."""
     progress: Progress
     run: Callable[..., Submitted] = submit
+    is_made: Callable[[str], bool] = lambda url: bool(storage.list_files(url))
+    """Whether a file is in the bucket."""
 
     def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
         """See `ports.DataService`."""
+        _check(recipe)
         aws = recipe.data.aws
         account = self.account(aws.region)
-        with tempfile.TemporaryDirectory() as scratch:
-            done = self.run(recipe, account, self.progress, key=key, folder=Path(scratch))
-        url = f"{done.output}/data/{key}"
+        url = f"s3://{aws.bucket}/{_OUTPUT}/data/{key}"
+        # Made there already: by a job that somebody stopped watching, or from another machine.
+        if self.is_made(f"{url}/{MANIFEST}"):
+            done = Submitted(recipe.data.engine, "an earlier job", f"s3://{aws.bucket}/{_OUTPUT}")
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                done = self.run(recipe, account, self.progress, key=key, folder=Path(scratch))
+            url = f"{done.output}/data/{key}"
         manifest = _manifest_at(url, done)
         for entry in manifest.files:
             path = storage.copy_to(f"{url}/{entry.path}", folder / entry.path)

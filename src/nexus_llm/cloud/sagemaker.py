@@ -24,6 +24,7 @@ from nexus_llm.cloud.training_result import adopt, unpack
 from nexus_llm.errors import TrainingError
 from nexus_llm.ports import Progress
 from nexus_llm.recipe import Recipe, recipe_yaml
+from nexus_llm.train.container import RECIPE_FILE
 
 MAX_ATTEMPTS = 99
 
@@ -108,12 +109,17 @@ class SageMakerTrainService:
         return status in ("InProgress", "Stopping")
 
     def _upload(self, recipe: Recipe, plan: TrainJobPlan, inputs: Mapping[str, Artifact]) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            resolved = Path(scratch) / "recipe.yaml"
-            resolved.write_text(recipe_yaml(recipe), encoding="utf-8")
-            self.bucket.upload(resolved, plan.recipe_file)
+        upload_recipe(recipe, plan.channels["recipe"], bucket=self.bucket)
         for kind, artifact in inputs.items():
             upload_once(artifact, plan.channels[kind], bucket=self.bucket, progress=self.progress)
+
+
+def upload_recipe(recipe: Recipe, prefix: str, *, bucket: Bucket) -> None:
+    """Puts the resolved recipe below `prefix`, where a container looks for it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        resolved = Path(scratch) / RECIPE_FILE
+        resolved.write_text(recipe_yaml(recipe), encoding="utf-8")
+        bucket.upload(resolved, prefix + RECIPE_FILE)
 
 
 def upload_once(artifact: Artifact, prefix: str, *, bucket: Bucket, progress: Progress) -> None:

@@ -18,7 +18,7 @@ from nexus_llm.cloud.spot_bill import QUIET_INTERRUPTIONS_PER_HOUR, restarting_b
 from nexus_llm.errors import RecipeError
 from nexus_llm.recipe import Recipe
 from nexus_llm.recipe.train import SageMakerRecipe, TrainRecipe
-from nexus_llm.train.container import RECIPE_FILE, ROOT, secret_names
+from nexus_llm.train.container import ROOT, secret_names
 from nexus_llm.train.metrics_line import METRIC_DEFINITIONS
 
 MAX_NAME_CHARACTERS = 63
@@ -50,11 +50,6 @@ class TrainJobPlan:
     hyperparameters: Mapping[str, str]
     tags: Mapping[str, str]
     environment: Mapping[str, str]
-
-    @property
-    def recipe_file(self) -> str:
-        """Where the recipe must lie."""
-        return self.channels["recipe"] + RECIPE_FILE
 
 
 def job_name(recipe_name: str, key: str, attempt: int) -> str:
@@ -226,15 +221,20 @@ def _wait_hours(settings: SageMakerRecipe) -> float:
     return settings.max_wait_hours if settings.max_wait_hours is not None else min(2 * settings.max_run_hours, 672)
 
 
+def volume_of(settings: SageMakerRecipe) -> dict[str, Any]:
+    """The disk of one machine, as jobs of every kind name it: none to speak of where the machine has its own."""
+    if instance_family(settings.instance_type) in LOCAL_DISK_FAMILIES:
+        return {"VolumeSizeInGB": LOCAL_DISK_VOLUME_GB}
+    key = {"VolumeKmsKeyId": settings.kms_key_id} if settings.kms_key_id else {}
+    return {"VolumeSizeInGB": settings.volume_gib, **key}
+
+
 def _resources(settings: SageMakerRecipe) -> dict[str, Any]:
-    has_disk = instance_family(settings.instance_type) in LOCAL_DISK_FAMILIES
     resources: dict[str, Any] = {
         "InstanceType": settings.instance_type,
         "InstanceCount": settings.instance_count,
-        "VolumeSizeInGB": LOCAL_DISK_VOLUME_GB if has_disk else settings.volume_gib,
+        **volume_of(settings),
     }
-    if settings.kms_key_id and not has_disk:
-        resources["VolumeKmsKeyId"] = settings.kms_key_id
     if settings.warm_pool_minutes:
         resources["KeepAlivePeriodInSeconds"] = 60 * settings.warm_pool_minutes
     return resources

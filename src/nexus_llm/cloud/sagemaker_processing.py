@@ -1,0 +1,252 @@
+"""SageMaker's processing jobs behind the port `Launcher`, and the evaluate stage as one of them.
+
+The job runs the train image with another word (`cli/processing_job.py`). Source: docs.aws.amazon.com, SageMaker API
+reference (CreateProcessingJob, DescribeProcessingJob), read 2026-11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nexus_llm import storage
+from nexus_llm.artifacts import MANIFEST, Artifact, Manifest, file_sha256, stable_hash
+from nexus_llm.cloud.aws_errors import error_code
+from nexus_llm.cloud.job_log import LogStreams
+from nexus_llm.cloud.launcher import JobState, Launcher, Outcome, Usage, job_tags, run_to_end
+from nexus_llm.cloud.sagemaker import MAX_ATTEMPTS, Bucket, upload_once, upload_recipe
+from nexus_llm.cloud.sagemaker_errors import explained, is_missing, no_such_job
+from nexus_llm.cloud.sagemaker_request import ENVIRONMENT, check, job_name, volume_of
+from nexus_llm.errors import ArtifactError, NexusError, StorageError, TrainingError, TryAgainError
+from nexus_llm.ports import Progress
+from nexus_llm.recipe import Recipe
+
+INPUT, OUTPUT = "/opt/ml/processing/input", "/opt/ml/processing/output"
+STATUSES: dict[str, Outcome] = {"Completed": "done", "Failed": "failed", "Stopped": "stopped"}
+"""ProcessingJobStatus and TransformJobStatus → what they mean here; others are still on their way."""
+MAX_RUN_SECONDS = 5 * 24 * 3600  # a processing job (SageMaker quotas, read 2026-11)
+
+
+@dataclass(frozen=True)
+class ProcessingPlan:
+    """One processing job. Locations are `s3://bucket/key/`, or references of a pipeline."""
+
+    stage: str
+    """The word that the container is started with."""
+    inputs: Mapping[str, Any]
+    """Name → location; `recipe` holds the recipe."""
+    outputs: Mapping[str, Any]
+    """Kind of artifact → where it goes."""
+    tags: Mapping[str, str]
+    needs_network: bool = False
+    """Whether the stage reads from anywhere but its inputs."""
+
+
+def processing_job(recipe: Recipe, plan: ProcessingPlan) -> dict[str, Any]:
+    """The body of CreateProcessingJob but for its name, which a pipeline gives by itself.
+
+    Raises:
+        RecipeError: `train.sagemaker` lacks what a job needs.
+    """
+    check(recipe)
+    settings = recipe.train.sagemaker
+    cluster: dict[str, Any] = {"InstanceType": settings.instance_type, "InstanceCount": 1, **volume_of(settings)}
+    outputs: dict[str, Any] = {"Outputs": [_output(kind, url) for kind, url in plan.outputs.items()]}
+    network: dict[str, Any] = {"EnableNetworkIsolation": not plan.needs_network}
+    if settings.subnets:
+        groups = list(settings.security_group_ids)
+        network["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": groups}
+    environment = ENVIRONMENT | ({"HF_HUB_OFFLINE": "0"} if plan.needs_network else {})
+    return {
+        "ProcessingInputs": [_input(name, url) for name, url in plan.inputs.items()],
+        "ProcessingOutputConfig": outputs | ({"KmsKeyId": settings.kms_key_id} if settings.kms_key_id else {}),
+        "ProcessingResources": {"ClusterConfig": cluster},
+        "StoppingCondition": {"MaxRuntimeInSeconds": min(round(settings.max_run_hours * 3600), MAX_RUN_SECONDS)},
+        "AppSpecification": {"ImageUri": settings.image_uri, "ContainerArguments": [plan.stage]},
+        "Environment": dict(environment),
+        "NetworkConfig": network,
+        "RoleArn": settings.role_arn,
+        "Tags": [{"Key": name, "Value": value} for name, value in plan.tags.items()],
+    }
+
+
+class ProcessingJobs(Launcher):
+    """SageMaker's processing jobs, by their names; transform jobs differ from them in words only."""
+
+    service: ClassVar[str] = "processing"
+    label: ClassVar[str] = "SageMaker processing job"
+    describe_call: ClassVar[str] = "sagemaker:DescribeProcessingJob"
+    word: ClassVar[str] = "Processing"
+    """As in the names of the calls and of their fields."""
+
+    def submit(self, body: Mapping[str, Any]) -> str:
+        """Starts a job; one of that name that exists already is the same job."""
+        name = str(body[f"{self.word}JobName"])
+        with self.explained(f"sagemaker:Create{self.word}Job", name):
+            try:
+                self._call("create", **body)
+            except Exception as error:
+                if error_code(error) != "ResourceInUse":
+                    raise
+        return name
+
+    def find(self, job: str) -> JobState | None:
+        """As `describe`; None where SageMaker knows none of that name."""
+        with self.explained(self.describe_call, job):
+            try:
+                return self._state(self._call("describe", **{f"{self.word}JobName": job}))
+            except Exception as error:
+                if is_missing(error):
+                    return None
+                raise
+
+    def describe(self, job: str) -> JobState:
+        """See `Launcher.describe`."""
+        try:
+            return self._state(self._call("describe", **{f"{self.word}JobName": job}))
+        except Exception as error:
+            if is_missing(error):
+                raise no_such_job(self.service, job, self.account.region) from error
+            raise
+
+    def stop(self, job: str) -> None:
+        """See `Launcher.stop`."""
+        if self.state(job).state == "InProgress":
+            with self.explained(f"sagemaker:Stop{self.word}Job", job):
+                self._call("stop", **{f"{self.word}JobName": job})
+
+    def explained(self, call: str, name: str, *, fix: str | None = None) -> explained:
+        """See `Launcher.explained`."""
+        return explained(call, name, region=self.account.region, fix=fix)
+
+    def ended_badly(self, job: str, state: JobState) -> NexusError:
+        """See `Launcher.ended_badly`."""
+        what = f"{self.label} {job} ended as {state.state}" + (f": {state.reason}" if state.reason else "")
+        if state.outcome == "stopped" or "CapacityError" in state.reason or "InternalServerError" in state.reason:
+            return TryAgainError(what, fix="run the same command again")
+        return TrainingError(what, fix=f"read its log: {state.log}")
+
+    def _call(self, verb: str, **body: Any) -> dict[str, Any]:
+        client = self.account.client("sagemaker")
+        return dict(getattr(client, f"{verb}_{self.service}_job")(**body) or {})
+
+    def _state(self, found: Mapping[str, Any]) -> JobState:
+        name, status = str(found[f"{self.word}JobName"]), str(found[f"{self.word}JobStatus"])
+        streams = LogStreams(f"/aws/sagemaker/{self.word}Jobs", f"{name}/")
+        started, ended = found.get(f"{self.word}StartTime"), found.get(f"{self.word}EndTime")
+        resources = found.get(f"{self.word}Resources", {})
+        cluster = resources.get("ClusterConfig", resources)
+        usage: tuple[Usage, ...] = ()
+        if started and ended and cluster.get("InstanceType"):
+            # Billed by the second from the start of the container to its end, on every machine.
+            hours = (ended - started).total_seconds() / 3600 * int(cluster.get("InstanceCount", 1))
+            usage = (Usage("sagemaker", f"{cluster['InstanceType']} {self.service}", hours, "hour"),)
+        reasons = (str(found.get(field, "")).strip() for field in ("ExitMessage", "FailureReason"))
+        return JobState(
+            status,
+            STATUSES.get(status, "waiting"),
+            reason="; ".join(" ".join(one.split()) for one in reasons if one),
+            log=str(streams),
+            streams=streams,
+            usage=usage,
+            unbilled="" if usage else "SageMaker has not said yet how long it ran",
+            answer=found,
+        )
+
+
+@dataclass(frozen=True)
+class SageMakerEvaluation:
+    """The evaluate stage as a processing job: inputs up, result down."""
+
+    jobs: ProcessingJobs
+    progress: Progress
+    bucket: Bucket
+
+    def evaluate(self, recipe: Recipe, inputs: Mapping[str, Artifact], key: str, folder: Path) -> Manifest:
+        """Brings the evaluation `key` into `folder`, but for its manifest, and gives that.
+
+        The same command finds the job that it started before, as for training.
+
+        Raises:
+            NexusError: the job failed, or left something else.
+        """
+        name = self._start(recipe, inputs, key)
+        state = run_to_end(self.jobs, name, self.progress)
+        return fetch_output(state, folder, kind="evaluate", key=key)
+
+    def _start(self, recipe: Recipe, inputs: Mapping[str, Artifact], key: str) -> str:
+        settings = recipe.train.sagemaker
+        ids = stable_hash({kind: one.id for kind, one in inputs.items()})[:8]
+        run = f"s3://{settings.bucket}/nexus/evaluate/{key}-{ids}"
+        base = f"s3://{settings.bucket}/nexus/inputs"
+        places = {kind: f"{base}/{one.kind}/{one.key}-{one.id}/" for kind, one in inputs.items()}
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            name = job_name(f"{recipe.name}-evaluate", key, attempt)
+            output = f"{run}/{attempt}/"
+            found = self.jobs.find(name)
+            if found and found.outcome in ("waiting", "done") and output in _output_urls(found).values():
+                return name
+            if found:
+                continue
+            upload_recipe(recipe, f"{run}/recipe/", bucket=self.bucket)
+            for kind, artifact in inputs.items():
+                upload_once(artifact, places[kind], bucket=self.bucket, progress=self.progress)
+            plan = ProcessingPlan(
+                "evaluate",
+                inputs={"recipe": f"{run}/recipe/", **places},
+                outputs={"evaluate": output},
+                tags=job_tags(recipe, key) | settings.tags,
+            )
+            return self.jobs.submit({"ProcessingJobName": name, **processing_job(recipe, plan)})
+        raise TrainingError(
+            f"{MAX_ATTEMPTS} processing jobs of recipe {recipe.name} for evaluate {key} have failed",
+            fix="look at the last one's log; another name of the recipe starts from attempt 1",
+        )
+
+
+def fetch_output(state: JobState, folder: Path, *, kind: str, key: str | None = None) -> Manifest:
+    """Brings an artifact that a processing job has made into `folder`, but for its manifest, and gives that.
+
+    Raises:
+        TrainingError: there is none, or it is not what it should be.
+    """
+    url = _output_urls(state).get(kind)
+    if url is None:
+        raise TrainingError(f"that processing job makes no {kind}", fix="nexus jobs list names the jobs")
+    url = url.rstrip("/")
+    try:
+        manifest = Manifest.from_json(storage.read_bytes(f"{url}/{MANIFEST}").decode(), place=f"{url}/{MANIFEST}")
+    except (ArtifactError, StorageError) as error:
+        raise TrainingError(
+            f"{url} holds no finished {kind} ({error.what})", fix="run the same command again"
+        ) from error
+    if (manifest.kind, manifest.key) != (kind, key or manifest.key):
+        raise TrainingError(
+            f"{url} is {manifest.kind} {manifest.key}, not {kind} {key}",
+            fix="let the image have this version of the package",
+        )
+    for entry in manifest.files:
+        path = storage.copy_to(f"{url}/{entry.path}", folder / entry.path)
+        if file_sha256(path) != entry.sha256:
+            raise TrainingError(
+                f"{url}/{entry.path} is not the file that its manifest names",
+                fix="delete that prefix and run the same command again",
+            )
+    return manifest
+
+
+def _output_urls(state: JobState) -> dict[str, str]:
+    outputs = state.answer.get("ProcessingOutputConfig", {}).get("Outputs", [])
+    return {one["OutputName"]: one["S3Output"]["S3Uri"] for one in outputs}
+
+
+def _input(name: str, url: Any) -> dict[str, Any]:
+    source = {"S3Uri": url, "LocalPath": f"{INPUT}/{name}", "S3DataType": "S3Prefix", "S3InputMode": "File"}
+    return {"InputName": name, "S3Input": source}
+
+
+def _output(kind: str, url: Any) -> dict[str, Any]:
+    target = {"S3Uri": url, "LocalPath": f"{OUTPUT}/{kind}", "S3UploadMode": "EndOfJob"}
+    return {"OutputName": kind, "S3Output": target}
