@@ -25,6 +25,7 @@ from nexus_llm.cloud.spot_bill import BUSY_INTERRUPTIONS_PER_HOUR, restarting_bi
 from nexus_llm.errors import RecipeError  # noqa: E402
 from nexus_llm.recipe import Recipe  # noqa: E402
 from nexus_llm.train.metrics_line import FIELDS, METRIC_DEFINITIONS, metrics_line, parse_metrics_line  # noqa: E402
+from service_models import assert_accepted  # noqa: E402
 
 KEY = "0123456789abcdef"
 ROLE = "arn:aws:iam::123456789012:role/nexus-train"
@@ -53,29 +54,6 @@ def plan_for(recipe: Recipe, *, attempt: int = 1, ids: dict[str, str] | None = N
 
 def body_for(recipe: Recipe) -> dict[str, Any]:
     return training_job(recipe, plan_for(recipe))
-
-
-def assert_accepted(value: Any, shape: Any, place: str = "") -> None:
-    """Bounds, patterns and enumerations of the service's model, which botocore itself leaves to the service."""
-    if shape.type_name == "structure":
-        for name, one in value.items():
-            assert_accepted(one, shape.members[name], f"{place}.{name}")
-    elif shape.type_name == "list":
-        assert shape.metadata.get("min", 0) <= len(value) <= shape.metadata.get("max", 10**9), place
-        for one in value:
-            assert_accepted(one, shape.member, f"{place}[]")
-    elif shape.type_name == "map":
-        assert len(value) <= shape.metadata.get("max", 10**9), place
-        for name, one in value.items():
-            assert_accepted(name, shape.key, place)
-            assert_accepted(one, shape.value, f"{place}.{name}")
-    elif shape.type_name == "string":
-        assert shape.metadata.get("min", 0) <= len(value) <= shape.metadata.get("max", 10**9), (place, value)
-        assert value in (shape.enum or [value]), (place, value)
-        if (pattern := shape.metadata.get("pattern")) and r"\p" not in pattern:
-            assert re.fullmatch(pattern, value), (place, value, pattern)
-    elif shape.type_name in ("integer", "long"):
-        assert shape.metadata.get("min", value) <= value <= shape.metadata.get("max", value), (place, value)
 
 
 RECIPES = [
