@@ -22,6 +22,27 @@ if TYPE_CHECKING:
 
 NEEDED_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "sqlalchemy")
 
+# Each has a variable: SageMaker starts the image as `serve`, and nothing else (cloud/sagemaker_transform.py).
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="A run (runs/NAME), a packaged model folder, or a base model.",
+        metavar="RUN|MODEL",
+        envvar="NEXUS_SERVE_MODEL",
+    ),
+]
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address to listen on [default: the recipe's, 127.0.0.1].", envvar="NEXUS_SERVE_HOST"),
+]
+SageMakerPort = Annotated[
+    int | None,
+    typer.Option(
+        help="Also answer SageMaker's /ping and /invocations, without keys, on this port: it calls 8080.",
+        envvar="NEXUS_SAGEMAKER_PORT",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
@@ -29,27 +50,11 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="A run (runs/NAME), a packaged model folder, or a base model.",
-            metavar="RUN|MODEL",
-            envvar="NEXUS_SERVE_MODEL",  # SageMaker starts the image as `serve`, and nothing else
-        ),
-    ],
+    target: Target,
     port: Annotated[int | None, typer.Option(help="Port to listen on [default: the recipe's, 8000].")] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on [default: the recipe's, 127.0.0.1].", envvar="NEXUS_SERVE_HOST"),
-    ] = None,
+    host: Host = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model [default: the run's name].")] = None,
-    sagemaker_port: Annotated[
-        int | None,
-        typer.Option(
-            help="Also answer SageMaker's /ping and /invocations, without keys, on this port: it calls 8080.",
-            envvar="NEXUS_SAGEMAKER_PORT",
-        ),
-    ] = None,
+    sagemaker_port: SageMakerPort = None,
     engine: Annotated[
         str | None,
         typer.Option(help="openvino, llama.cpp, transformers, vllm or openai [default: the recipe's, openvino]."),

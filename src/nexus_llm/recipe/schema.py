@@ -347,8 +347,6 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     """Names the run's folder: small letters, digits, dot, dash, underscore."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
-    platform: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "nexus"
-    """Name of the AWS platform, `name` of infra/stages/1-platform: every job carries it as a tag."""
     model: ModelRecipe = ModelRecipe()
     data: DataRecipe = DataRecipe()
     train: TrainRecipe = TrainRecipe()
@@ -356,6 +354,8 @@ class Recipe(Section):
     evaluate: EvaluateRecipe = EvaluateRecipe()
     serve: ServeRecipe = ServeRecipe()
     cost: CostRecipe = CostRecipe()
+    platform: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "nexus"
+    """Name of the AWS platform, `name` of infra/stages/1-platform: every job carries it as a tag."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
