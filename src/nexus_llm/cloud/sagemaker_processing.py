@@ -186,7 +186,7 @@ class SageMakerEvaluation:
             name = job_name(f"{recipe.name}-evaluate", key, attempt)
             output = f"{run}/{attempt}/"
             found = self.jobs.find(name)
-            if found and found.outcome in ("waiting", "done") and output in _output_urls(found).values():
+            if found and self._is_ours(found, output):
                 return name
             if found:
                 continue
@@ -203,6 +203,14 @@ class SageMakerEvaluation:
         raise TrainingError(
             f"{MAX_ATTEMPTS} processing jobs of recipe {recipe.name} for evaluate {key} have failed",
             fix="look at the last one's log; another name of the recipe starts from attempt 1",
+        )
+
+    def _is_ours(self, found: JobState, output: str) -> bool:
+        """Whether a job of that name has made, or will make, what is asked for."""
+        if output not in _output_urls(found).values():
+            return False  # of other inputs
+        return found.outcome == "waiting" or (
+            found.outcome == "done" and self.bucket.size(output + MANIFEST) is not None
         )
 
 
