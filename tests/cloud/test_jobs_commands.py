@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -48,6 +49,8 @@ def emulated() -> Iterator[None]:
     emulator = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     emulator.start()
     host, port = emulator.get_host_and_port()
+    reset = Request(f"http://{host}:{port}/moto-api/reset", method="POST")  # accounts are shared within a process
+    urlopen(reset).close()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "AWS_ENDPOINT_URL": f"http://{host}:{port}",
@@ -60,6 +63,7 @@ def emulated() -> Iterator[None]:
         boto3.client("s3").create_bucket(Bucket="models")
         fsspec.filesystem("s3").clear_instance_cache()
         yield
+    urlopen(reset).close()
     emulator.stop()
 
 

@@ -104,12 +104,11 @@ class AwsDataService:
 
     def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
         """See `ports.DataService`."""
-        _check(recipe)
         aws = recipe.data.aws
         account = self.account(aws.region)
         url = f"s3://{aws.bucket}/{_OUTPUT}/data/{key}"
         # Made there already: by a job that somebody stopped watching, or from another machine.
-        if self.is_made(f"{url}/{MANIFEST}"):
+        if aws.bucket and self.is_made(f"{url}/{MANIFEST}"):
             done = Submitted(recipe.data.engine, "an earlier job", f"s3://{aws.bucket}/{_OUTPUT}")
         else:
             with tempfile.TemporaryDirectory() as scratch:
