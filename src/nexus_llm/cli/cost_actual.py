@@ -83,11 +83,11 @@ def actual(
 
 
 def _fetched(what: str, region: str) -> list[Any]:
-    from nexus_llm.cloud.launcher import boto3_clients
+    from nexus_llm.cloud.account import open_account
     from nexus_llm.cloud.price_refresh import PriceSources, fetch
     from nexus_llm.cost.hardware import machines
 
-    sources = PriceSources(fetch, lambda service, place: boto3_clients(place)(service), datetime.now(UTC).date())
+    sources = PriceSources(fetch, lambda service, place: open_account(place).client(service), datetime.now(UTC).date())
     found = []
     if what in ("public", "all"):
         found += sources.public(region)
@@ -108,15 +108,15 @@ def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool
             "Cost Explorer takes 0.01 USD a request",
             fix="agree with --yes, or give a Cost and Usage Report: --cur FILE",
         )
+    from nexus_llm.cloud.account import open_account
     from nexus_llm.cloud.cost_explorer import REGION, daily_costs
-    from nexus_llm.cloud.launcher import boto3_clients
 
     name, equals, value = (tag or "").partition("=")
     if tag and not equals:
         raise UsageError(f"--tag {tag} is not of the form KEY=VALUE", fix="for example: --tag project=nexus")
     start, end = period(days, datetime.now(UTC).date())
     chosen = (name, value) if tag else None
-    return explorer_rows(daily_costs(boto3_clients(REGION), start=start, end=end, tag=chosen))
+    return explorer_rows(daily_costs(open_account(REGION).client, start=start, end=end, tag=chosen))
 
 
 def _planned(recipe: Path, prices: Path | None, *, is_quick: bool) -> float:

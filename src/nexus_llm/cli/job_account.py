@@ -18,9 +18,10 @@ def account(region: str | None, interrupt: Interrupt, *, shows_lines: bool = Tru
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    from nexus_llm.cloud.launcher import Account, boto3_clients
+    from nexus_llm.cloud.account import open_account
+    from nexus_llm.cloud.launcher import Account
 
-    client = boto3_clients(region)
+    client = open_account(region).client
     return Account(
         client,
         region=region,

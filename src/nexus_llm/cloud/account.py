@@ -13,7 +13,7 @@ from nexus_llm.deploy.facts import Caller
 from nexus_llm.errors import MissingExtraError, StorageError
 
 CONNECT_SECONDS = 3.0
-READ_SECONDS = 8.0
+READ_SECONDS = 20.0
 ATTEMPTS = 3
 # Where each partition answers for regions that the account has not enabled (AWS Fault Isolation Boundaries, 2026-11).
 _HOME = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}

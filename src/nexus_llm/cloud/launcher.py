@@ -16,7 +16,7 @@ from nexus_llm.cloud import aws_errors
 from nexus_llm.cloud.aws_errors import is_busy, is_denied
 from nexus_llm.cloud.job_log import JobLog, LogStreams
 from nexus_llm.cloud.metrics_progress import MetricsProgress
-from nexus_llm.errors import DataError, MissingExtraError, NexusError, TryAgainError
+from nexus_llm.errors import DataError, NexusError, TryAgainError
 from nexus_llm.ports import Progress
 from nexus_llm.recipe import Recipe
 
@@ -237,22 +237,6 @@ class _View:
                 raise
             self._can_read = False
             return []
-
-
-def boto3_clients(region: str | None) -> Callable[[str], Any]:
-    """boto3's clients by name, with its own retries of single requests.
-
-    Raises:
-        MissingExtraError: boto3 is not installed.
-    """
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise MissingExtraError.for_extra("aws", "boto3") from error
-    session = boto3.session.Session(region_name=region)
-    retries = Config(retries={"mode": "standard", "total_max_attempts": 5})
-    return lambda service: session.client(service, config=retries)
 
 
 def waits() -> Iterator[float]:

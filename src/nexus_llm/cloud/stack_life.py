@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nexus_llm
+from nexus_llm.cloud.account import open_account
 from nexus_llm.cloud.adoption import forget_adopted, write_adopted
 from nexus_llm.cloud.aws_errors import error_code, explained
 from nexus_llm.cloud.terraform import Planned, Terraform
@@ -92,9 +93,7 @@ def regional_clients(service: str, region: str) -> Any:
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    from nexus_llm.cloud.data_jobs import boto3_clients
-
-    return boto3_clients(region)(service)
+    return open_account(region).client(service)
 
 
 def first_zones(region: str, *, count: int) -> tuple[str, ...]:
