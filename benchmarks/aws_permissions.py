@@ -198,8 +198,16 @@ def _terraform(account: Account, folder: Path, word: str, *options: str) -> Iter
     )
     print(f"{folder.name} {word}: {done.returncode}, {len(account.calls)} calls", file=sys.stderr, flush=True)
     yield from rows_of("up", account.calls)
+    if word == "destroy":
+        left = subprocess.run(["terraform", "state", "list"], cwd=folder, capture_output=True, text=True, check=False)
+        for kind in sorted(set(re.findall(r"(aws_\w+)\.", left.stdout))):
+            yield {"role": "up", "gap": f"{folder.name} destroy: the emulator kept a {kind}; deleting it is unheard"}
     for what in sorted(set(re.findall(r"Error: (.*?)(?::| \(arn|$)", done.stderr, re.MULTILINE))):
-        yield {"role": "up", "gap": f"{folder.name} {word}, not finished on the emulator: {what}"}
+        what = re.sub(r" \([^)]*\)?", "", what)
+        yield {
+            "role": "up",
+            "gap": f"{folder.name} {word}: the emulator did not finish {what}; what follows is unheard",
+        }
 
 
 def _platform(account: Account, infra: Path, stage: Path) -> Path:

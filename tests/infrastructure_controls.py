@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nexus_llm.deploy.authorization import Need
+from nexus_llm.deploy.policy_evaluation import is_allowed
+
 Resource = Mapping[str, Any]
 
 # Where each kind of resource that keeps something names its key.
@@ -154,6 +157,34 @@ def roles_above_the_ceiling(resources: Iterable[Resource]) -> list[str]:
         for resource in resources
         if resource["type"] == "aws_iam_role" and not resource["values"].get("permissions_boundary")
     ]
+
+
+def above_the_ceiling(resources: Iterable[Resource], ceiling: Mapping[str, Any], *, region: str) -> list[str]:
+    """Actions that an identity policy grants and the permissions boundary takes away: they would never work."""
+    found = []
+    for resource in resources:
+        if resource["type"] != "aws_iam_role_policy":
+            continue
+        granted = [one for one in statements(resource) if one["Effect"] == "Allow"]
+        found += [
+            f"{resource['address']} grants {action}, which the boundary does not"
+            for action in sorted({action for one in granted for action in _many(one["Action"])})
+            if not is_allowed([ceiling], Need(action, "*"), {"aws:RequestedRegion": region})
+        ]
+    return found
+
+
+def ceiling_of(infra: Path, *, regions: Iterable[str]) -> dict[str, Any]:
+    """The boundary as its module writes it, without Terraform; a test compares it with what Terraform makes of it."""
+    text = (infra / "modules/boundary/policy.tf").read_text(encoding="utf-8")
+    blocks = re.findall(r'Sid\s+= "(\w+)"\s+Effect\s+= "(\w+)"\s+(Action|NotAction)\s+= \[(.*?)\]', text, re.DOTALL)
+    limit = {"Condition": {"StringNotEquals": {"aws:RequestedRegion": list(regions)}}}
+    found = [
+        {"Sid": sid, "Effect": effect, kind: re.findall(r'"([^"]+)"', listed), "Resource": "*"}
+        | (limit if kind == "NotAction" else {})
+        for sid, effect, kind, listed in blocks
+    ]
+    return {"Version": "2012-10-17", "Statement": found}
 
 
 def statements(resource: Resource) -> Iterator[dict[str, Any]]:

@@ -83,7 +83,7 @@ class Account:
 
     def deed(self, work: Callable[[], Any]) -> list[Call]:
         """The calls of one piece of work."""
-        _forget_connections()
+        _forget_listings()
         self.calls.clear()
         work()
         return list(self.calls)
@@ -100,7 +100,7 @@ def emulated_account() -> Iterator[Account]:
             """Nothing: a line a request is too much to read."""
 
     account = Account("")
-    moto = DomainDispatcherApplication(create_backend_app)
+    moto = _patched(DomainDispatcherApplication(create_backend_app))
     app = RecordingApp(_completed(moto), account.calls.append, lambda call: account.refused(call))  # noqa: PLW0108
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     account.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -113,6 +113,15 @@ def emulated_account() -> Iterator[Account]:
     finally:
         server.shutdown()
         thread.join()
+
+
+def _patched(moto: Callable[..., Any]) -> Callable[..., Any]:
+    """moto with the rehearsal's patches, where this checkout has them."""
+    try:
+        from nexus_llm.cloud.emulator_patches import PatchedApplication  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return moto
+    return PatchedApplication(moto)  # type: ignore[no-any-return, unused-ignore]
 
 
 def _completed(moto: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,7 +187,25 @@ def deeds(folder: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
+def model_fetched(account: Account, bucket: str, key: str, folder: Path) -> list[Call]:
+    """The calls with which a serving task brings a packaged model from its bucket."""
+    from nexus_llm.artifacts import ArtifactStore
+    from nexus_llm.cli.fetch_model import fetch_model
+
+    name = key.rpartition("/")[2]
+    with ArtifactStore(folder / "made").draft("package", name, stage_version=1, recipe={}, inputs={}) as draft:
+        (draft.folder / "weights.bin").write_bytes(b"0" * 64)
+        made = draft.finish(facts={}).folder
+    s3 = _client(account, "s3")
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for path in sorted(one for one in made.rglob("*") if one.is_file()):
+        s3.upload_file(str(path), bucket, f"{key}/{path.relative_to(made).as_posix()}")
+    with surroundings(account.environment()):
+        return account.deed(lambda: fetch_model(f"s3://{bucket}/{key}", folder / "fetched"))
+
+
 def _submit(engine: str, folder: Path) -> None:
+    from nexus_llm.cloud.aws_errors import explained
     from nexus_llm.cloud.data_requests import glue_job_update
     from nexus_llm.cloud.data_submit import plan_of, submit
     from nexus_llm.recipe import Recipe
@@ -190,7 +217,8 @@ def _submit(engine: str, folder: Path) -> None:
     recipe = Recipe.model_validate({"name": "demo", "data": {"sources": [source], "engine": engine, "aws": aws}})
     submit(recipe, _data_jobs(), folder=folder)
     if engine == "glue":  # moto takes a second job of the same name, where AWS makes the product update the first
-        _data_jobs().client("glue").update_job(**glue_job_update(plan_of(recipe)))
+        with explained("glue:UpdateJob", "nexus-data-demo"):
+            _data_jobs().client("glue").update_job(**glue_job_update(plan_of(recipe)))
 
 
 def _data_jobs() -> Any:
@@ -281,11 +309,12 @@ def _client(account: Account, service: str) -> Any:
     )
 
 
-def _forget_connections() -> None:
-    """s3fs keeps file systems and their listings; a deed starts with none, as a command does."""
+def _forget_listings() -> None:
+    """A deed starts without what an earlier one saw in a bucket, as a command does."""
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()
+    for one in s3fs.S3FileSystem._cache.values():
+        one.invalidate_cache()
 
 
 def _post(url: str, document: Any) -> None:
@@ -296,8 +325,11 @@ def _post(url: str, document: Any) -> None:
 
 @contextlib.contextmanager
 def surroundings(variables: dict[str, str]) -> Iterator[None]:
-    """The environment of a program with these variables and no others of AWS'."""
+    """The environment of a program with these variables and no others of AWS'; s3fs forgets where it was led before."""
+    import s3fs
+
     before = dict(os.environ)
+    s3fs.S3FileSystem.clear_instance_cache()
     for name in [one for one in os.environ if one.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(variables)
@@ -306,3 +338,4 @@ def surroundings(variables: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+        s3fs.S3FileSystem.clear_instance_cache()

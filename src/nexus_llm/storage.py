@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +127,10 @@ def explained(place: str) -> Iterator[None]:
                 f"no space left on the disk while writing {where}", fix="free some space; the same command continues"
             ) from error
         if isinstance(error, PermissionError):
-            raise StorageError(f"not allowed to use {where}", fix="check the owner and mode of the path") from error
+            # A bucket's refusal names the action; s3fs hands its words on.
+            action = re.search(r"perform: (?P<name>[a-z0-9-]+:\w+)", f"{error} {error.__cause__}")
+            fix = f"give the caller the action {action['name']}" if action else "check the owner and mode of the path"
+            raise StorageError(f"not allowed to use {where}", fix=fix) from error
         if isinstance(error, FileNotFoundError):
             raise StorageError(f"{where} does not exist", fix="check the path for a typing mistake") from error
         raise

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("moto.server", reason="needs the dev extra: pip install 'moto[s3]' flask")
 pytest.importorskip("s3fs", reason="needs the aws extra: pip install s3fs")
 
-from nexus_llm.deploy.authorization import Call, needs
-from nexus_llm.deploy.policies import Place, documents, general, place_needs, recordings
+from nexus_llm.deploy.authorization import Call, UnknownActionError, needs
+from nexus_llm.deploy.policies import Place, documents, general, recordings
 from nexus_llm.deploy.policy_evaluation import is_allowed, listed
 from nexus_llm.errors import NexusError
 from permission_rehearsal import ACCOUNT, NAME, REGION, Account, deeds, emulated_account, furnish, surroundings
@@ -24,11 +24,12 @@ ACTIONS = sorted({need.action for need in HEARD.roles["jobs"].needs})
 
 
 class Laptop:
-    """The product's code on a laptop, and what each deed was heard to ask."""
+    """The product's code on a laptop, and what each deed was heard to ask while only our policies were granted."""
 
     def __init__(self, account: Account, folder: Path) -> None:
         self.account = account
         self.deeds = deeds(folder)
+        self.under(None)
         self.calls = {name: account.deed(deed) for name, deed in self.deeds.items()}
 
     def under(self, without: str | None) -> None:
@@ -44,7 +45,10 @@ class Laptop:
         ]
 
         def refused(call: Call) -> str | None:
-            asked = needs(call, HEARD.reference, account=ACCOUNT)
+            try:
+                asked = needs(call, HEARD.reference, account=ACCOUNT)
+            except UnknownActionError:  # what s3fs tries when it was refused: nobody was heard to ask it
+                return f"{call.service}:{call.operation}"
             return next((need.action for need in asked if not is_allowed(made, need, CONTEXT)), None)
 
         self.account.refused = refused
@@ -72,7 +76,7 @@ def _everything_is_allowed_again(laptop: Laptop) -> Iterator[None]:
     laptop.account.refused = lambda call: None
 
 
-def test_jobs_still_ask_what_was_recorded(laptop: Laptop) -> None:
+def test_the_policy_is_enough_and_jobs_still_ask_what_was_recorded(laptop: Laptop) -> None:
     # Otherwise: python benchmarks/aws_permissions.py
     found = {
         general(need, HEARD.reference, name=NAME, account=ACCOUNT, regions=(REGION,))
@@ -81,13 +85,6 @@ def test_jobs_still_ask_what_was_recorded(laptop: Laptop) -> None:
         for need in needs(call, HEARD.reference, account=ACCOUNT)
     }
     assert sorted(found) == sorted(HEARD.roles["jobs"].needs)
-    assert place_needs(found, PLACE)
-
-
-def test_the_policy_is_enough_for_every_deed(laptop: Laptop) -> None:
-    laptop.under(None)
-    for deed in laptop.deeds.values():
-        laptop.account.deed(deed)
 
 
 @pytest.mark.parametrize("action", ACTIONS)

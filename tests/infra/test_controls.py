@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infrastructure_controls import (
+    above_the_ceiling,
     clear_text,
     confused_deputies,
     explained_statements,
@@ -99,3 +100,10 @@ def test_a_role_that_any_account_s_service_may_take_is_found() -> None:
     role = resource("aws_iam_role", assume_role_policy=json.dumps({"Statement": [statement]}), permissions_boundary="b")
     assert confused_deputies([role]) == []
     assert roles_above_the_ceiling([role]) == []
+
+
+def test_what_the_boundary_takes_away_is_found() -> None:
+    ceiling = {"Statement": [{"Effect": "Allow", "Action": ["s3:*"], "Resource": "*"}]}
+    statement = {"Effect": "Allow", "Action": ["s3:GetObject", "rds-db:connect"], "Resource": "*"}
+    (found,) = above_the_ceiling([policy("aws_iam_role_policy", statement)], ceiling, region="eu-central-1")
+    assert "grants rds-db:connect" in found

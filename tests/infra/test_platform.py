@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from infrastructure_controls import (
+    above_the_ceiling,
+    ceiling_of,
     clear_text,
     confused_deputies,
     explained_statements,
@@ -21,6 +23,8 @@ from infrastructure_controls import (
     unencrypted,
     unexplained_wildcards,
 )
+from nexus_llm.deploy.policies import recordings
+from nexus_llm.deploy.policy_evaluation import listed
 from terraform_here import ACCOUNT, INFRA, REGION, binary, copy_of_infra, mocked, plan
 
 # One copy, one initialisation. Terraform starts a provider of 700 MB for each step: minutes on a busy machine.
@@ -110,6 +114,26 @@ def test_no_service_takes_a_role_for_somebody_else(everything: list[dict[str, An
 
 def test_every_role_stands_below_the_ceiling(everything: list[dict[str, Any]]) -> None:
     assert roles_above_the_ceiling(everything) == []
+
+
+def test_the_ceiling_is_read_as_terraform_makes_it(everything: list[dict[str, Any]]) -> None:
+    (made,) = [one for one in everything if one["address"].endswith("aws_iam_policy.boundary")]
+    found = ceiling_of(INFRA, regions=(REGION, "eu-west-1"))
+    assert found == json.loads(made["values"]["policy"])
+
+
+def test_no_role_is_given_what_the_ceiling_takes_away(everything: list[dict[str, Any]]) -> None:
+    ceiling = ceiling_of(INFRA, regions=(REGION, "eu-west-1"))
+    assert above_the_ceiling(everything, ceiling, region=REGION) == []
+
+
+def test_roles_of_data_jobs_allow_what_their_code_asks_of_the_bucket(everything: list[dict[str, Any]]) -> None:
+    asked = {need.action for need in recordings().roles["jobs"].needs if need.action.startswith(("s3:", "kms:"))}
+    assert {"s3:GetObject", "s3:PutObject", "s3:ListBucket", "kms:Decrypt", "kms:GenerateDataKey"} <= asked
+    for name in ("glue", "emr", "batch-job", "sagemaker"):
+        (role,) = [one for one in everything if one["address"].endswith(f'aws_iam_role_policy.this["{name}"]')]
+        granted = {action for one in statements(role) for action in listed(one["Action"])}
+        assert asked - granted == set(), name
 
 
 def test_every_alarm_reaches_somebody(everything: list[dict[str, Any]]) -> None:

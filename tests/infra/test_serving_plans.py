@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infrastructure_controls import above_the_ceiling, ceiling_of
+from nexus_llm.deploy.authorization import Need, needs
+from nexus_llm.deploy.policies import recordings
+from nexus_llm.deploy.policy_evaluation import is_allowed
 from serving_plans import VARIANTS, Resource, plan
-from terraform_here import copy_of_infra, run
+from terraform_here import INFRA, copy_of_infra, run
 
 pytestmark = [pytest.mark.xdist_group("serving_plans"), pytest.mark.timeout(1500)]
 
@@ -20,6 +25,7 @@ METRICS = {"ResponseTime", "TokensGenerated", "ErrorCount", "RequestCount", "Tim
 """All that the gateway sends to NexusLLM/API (docs: the project's design, HTTP and metrics)."""
 UNKNOWN_POLICIES = {("cpu", "module.service.aws_iam_role_policy.task[0]")}
 """Names the database, whose id AWS invents; service.tftest.hcl looks at it."""
+KEY = "key/00000000-0000-0000-0000-000000000001"
 WILDCARDS = {
     "FindTheBalancer": "the describing actions of load balancing know no resources",
     "FindTheEndpoint": "ecs:DiscoverPollEndpoint knows no resources",
@@ -168,6 +174,37 @@ def test_roles_are_passed_only_to_tasks(plans: Plans) -> None:
     assert len(passing) == 2
     for place, statement in passing:
         assert statement["Condition"]["StringEquals"]["iam:PassedToService"] == "ecs-tasks.amazonaws.com", place
+
+
+def test_no_role_is_given_what_the_ceiling_takes_away(plans: Plans) -> None:
+    ceiling = ceiling_of(INFRA, regions=("eu-central-1",))
+    for variant, resources in plans.items():
+        made = [asdict(one) for one in resources if (variant, one.address) not in UNKNOWN_POLICIES]
+        assert above_the_ceiling(made, ceiling, region="eu-central-1") == [], variant
+    # What the unknown policy grants is known all the same.
+    assert is_allowed([ceiling], Need("rds-db:connect", "*"), {"aws:RequestedRegion": "eu-central-1"})
+
+
+def test_the_task_s_role_allows_what_fetching_a_model_asks(plans: Plans, tmp_path: Path) -> None:
+    pytest.importorskip("moto.server", reason="needs the dev extra: pip install 'moto[s3]' flask")
+    from permission_rehearsal import emulated_account, model_fetched
+
+    (task,) = [one for one in plans["gpu"] if one.address == "module.service.aws_iam_role_policy.task[0]"]
+    with emulated_account() as account:
+        calls = model_fetched(account, "nexus-test-models", "package/1a2b", tmp_path)
+    refused = [
+        (call.operation, need)
+        for call in calls
+        for need in needs(call, recordings().reference, account="123456789012")
+        if not is_allowed(
+            [json.loads(task.values["policy"])],
+            # The plan names one key, and a call cannot say which: any of the account stands for it.
+            Need(need.action, need.resource.replace("key/*", KEY), need.condition),
+            {"s3:prefix": next(call.values("Prefix"), "")},
+        )
+    ]
+    assert {call.operation for call in calls} >= {"GetObject"}
+    assert refused == []
 
 
 def test_services_can_be_assumed_only_for_this_account(plans: Plans) -> None:

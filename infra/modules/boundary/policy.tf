@@ -23,6 +23,8 @@ resource "aws_iam_policy" "boundary" {
           "events:*", "glue:*", "iam:PassRole", "kms:*", "logs:*", "s3:*", "sagemaker:*", "sagemaker-mlflow:*",
           "secretsmanager:*", "sns:Publish", "ssm:*", "ssmmessages:*", "ec2messages:*", "sts:*", "xray:*", "backup:*",
           "tag:GetResources", "rds:*", "lambda:InvokeFunction", "config:*", "servicequotas:Get*", "wafv2:*",
+          # A gateway logs in to its database, a pipeline fetches commits.
+          "codeconnections:UseConnection", "codestar-connections:UseConnection", "rds-db:connect",
           # What AWS Config reads beside the above; it records no kind that it may not read.
           "cloudtrail:Describe*", "cloudtrail:Get*", "cloudtrail:List*", "iam:Get*", "iam:List*", "sns:Get*", "sns:List*",
         ]

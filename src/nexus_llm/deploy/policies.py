@@ -30,6 +30,7 @@ _MARKERS = ("nexus-data-",)  # names of jobs that follow from a recipe
 _AWS_OWN = ("/aws", "aws-service-role/", "default", "token.actions.githubusercontent.com", "NETWORK")
 # Actions that could be kept to a resource, and why they are not.
 WIDE: Mapping[str, str] = {
+    "ec2:DisassociateRouteTable": "the request names an association, of which AWS has no ARN",
     "rds:DescribeGlobalClusters": "Terraform asks for all, to see whether the database belongs to one",
 }
 # Who may make roles may do everything, unless each role stands below the ceiling of modules/boundary.
