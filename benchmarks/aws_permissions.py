@@ -1,6 +1,7 @@
 """Hears what the product asks of AWS, and writes `deploy/iam_recordings.json` and `deploy/iam_actions.json`.
 
     python benchmarks/aws_permissions.py jobs calls.jsonl            # seconds: boto3 and s3fs against moto
+    python benchmarks/aws_permissions.py preflight calls.jsonl       # seconds: an account looked at
     python benchmarks/aws_permissions.py terraform calls.jsonl       # 20 minutes: all stages made and destroyed
     python benchmarks/aws_permissions.py write calls.jsonl --reference iam-definition.json
 
@@ -25,7 +26,16 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from nexus_llm.deploy.authorization import ACTIONS, Call, Need, Reference, needs  # noqa: E402
 from nexus_llm.deploy.policies import general, needs_document, reference_of  # noqa: E402
-from permission_rehearsal import ACCOUNT, NAME, REGION, Account, deeds, emulated_account, furnish, surroundings
+from permission_rehearsal import (  # noqa: E402
+    ACCOUNT,
+    NAME,
+    REGION,
+    Account,
+    deeds,
+    emulated_account,
+    furnish,
+    surroundings,
+)
 from terraform_here import copy_of_infra  # noqa: E402
 
 REPLICA = "eu-west-1"
@@ -41,7 +51,7 @@ GAPS = {
         "emptying buckets and rescanning (`nexus aws down --yes-delete-data`)",
         "kms:PutKeyPolicy and kms:TagResource are asked for before a key has a tag: not kept to the platform's keys",
     ],
-    "preflight": ["nothing was recorded yet: there is no code"],
+    "preflight": ["answers of an account that has what is looked for: the emulated one has little of it"],
 }
 APPROVED = ("-auto-approve", "-input=false", "-no-color")
 PROVIDER = """
@@ -94,7 +104,7 @@ SOURCE = {
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["jobs", "terraform", "write"])
+    parser.add_argument("what", choices=[*HEARD, "write"])
     parser.add_argument("calls", type=Path, nargs="+")
     parser.add_argument("--reference", type=Path)
     options = parser.parse_args()
@@ -102,9 +112,7 @@ def main() -> None:
         write(options.calls, json.loads(options.reference.read_text(encoding="utf-8")))
         return
     with tempfile.TemporaryDirectory() as scratch, emulated_account() as account:
-        rows = list(
-            hear_jobs(account, Path(scratch)) if options.what == "jobs" else hear_terraform(account, Path(scratch))
-        )
+        rows = list(HEARD[options.what](account, Path(scratch)))
     options.calls[0].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -114,6 +122,20 @@ def hear_jobs(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
         furnish(account)
         for deed in deeds(folder).values():
             yield from rows_of("jobs", account.deed(deed))
+
+
+def hear_preflight(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of calls of the role `preflight`: before anything is made, and beside a platform."""
+    from nexus_llm.cli.aws_preflight import preflight
+
+    platform = folder / "platform.json"
+    platform.write_text((ROOT / "infra/tests/serving/platform.json").read_text().replace("nexus-test", NAME))
+    recipe = folder / "recipe.yaml"
+    recipe.write_text((ROOT / "recipes/domain-8b-sagemaker.yaml").read_text().replace("ACCOUNT-nexus-", f"{NAME}-"))
+    with surroundings(account.environment()):
+        for environment, given in (("small", None), ("regulated", platform)):
+            preflight(recipe, environment, REGION, platform=given, seconds=300.0, as_json=True)
+    yield from rows_of("preflight", account.calls)
 
 
 def hear_terraform(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
@@ -202,12 +224,10 @@ def _terraform(account: Account, folder: Path, word: str, *options: str) -> Iter
         left = subprocess.run(["terraform", "state", "list"], cwd=folder, capture_output=True, text=True, check=False)
         for kind in sorted(set(re.findall(r"(aws_\w+)\.", left.stdout))):
             yield {"role": "up", "gap": f"{folder.name} destroy: the emulator kept a {kind}; deleting it is unheard"}
-    for what in sorted(set(re.findall(r"Error: (.*?)(?::| \(arn|$)", done.stderr, re.MULTILINE))):
-        what = re.sub(r" \([^)]*\)?", "", what)
-        yield {
-            "role": "up",
-            "gap": f"{folder.name} {word}: the emulator did not finish {what}; what follows is unheard",
-        }
+    for line in sorted(set(re.findall(r"Error: (.*?)(?::| \(arn|$)", done.stderr, re.MULTILINE))):
+        plain = re.sub(r" \([^)]*\)?", "", line)
+        gap = f"{folder.name} {word}: the emulator did not finish {plain}; what follows is unheard"
+        yield {"role": "up", "gap": gap}
 
 
 def _platform(account: Account, infra: Path, stage: Path) -> Path:
@@ -240,6 +260,9 @@ def _unheard(account: Account, service: str, operation: str, **parameters: Any) 
     answer = getattr(_client(account, service), operation)(**parameters)
     account.calls.clear()
     return answer
+
+
+HEARD = {"jobs": hear_jobs, "preflight": hear_preflight, "terraform": hear_terraform}
 
 
 def rows_of(role: str, calls: list[Call]) -> Iterator[dict[str, Any]]:

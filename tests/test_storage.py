@@ -99,3 +99,16 @@ def test_a_folder_that_may_not_be_read_is_an_error_not_an_omission(tmp_path: Pat
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(StorageError, match="not allowed"):
         storage.list_files(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("User: u is not authorized to perform: s3:PutObject because …", "give the caller the action s3:PutObject"),
+        ("Forbidden", "the bucket does not say which is missing"),
+    ],
+)
+def test_a_bucket_s_refusal_says_what_the_caller_lacks(words: str, advice: str) -> None:
+    with pytest.raises(StorageError) as failed, storage.explained("s3://bucket/key"):
+        raise PermissionError(words)
+    assert advice in failed.value.fix

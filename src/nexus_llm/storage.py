@@ -127,13 +127,22 @@ def explained(place: str) -> Iterator[None]:
                 f"no space left on the disk while writing {where}", fix="free some space; the same command continues"
             ) from error
         if isinstance(error, PermissionError):
-            # A bucket's refusal names the action; s3fs hands its words on.
-            action = re.search(r"perform: (?P<name>[a-z0-9-]+:\w+)", f"{error} {error.__cause__}")
-            fix = f"give the caller the action {action['name']}" if action else "check the owner and mode of the path"
-            raise StorageError(f"not allowed to use {where}", fix=fix) from error
+            raise StorageError(f"not allowed to use {where}", fix=_permission(where, error)) from error
         if isinstance(error, FileNotFoundError):
             raise StorageError(f"{where} does not exist", fix="check the path for a typing mistake") from error
         raise
+
+
+def _permission(where: str, error: PermissionError) -> str:
+    """What to do about a refusal; a bucket's names the action, but where it has no words (HEAD requests)."""
+    if named := re.search(r"perform: (?P<action>[a-z0-9-]+:\w+)", f"{error} {error.__cause__}"):
+        return f"give the caller the action {named['action']}"
+    if where.startswith("s3://"):
+        return (
+            "give the caller s3:ListBucket, s3:GetObject and kms:Decrypt, to write also s3:PutObject and "
+            "kms:GenerateDataKey: the bucket does not say which is missing"
+        )
+    return "check the owner and mode of the path"
 
 
 def _files_below(folder: str) -> Iterator[str]:

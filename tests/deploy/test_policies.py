@@ -123,11 +123,11 @@ def test_who_makes_roles_makes_them_below_the_ceiling_only() -> None:
 def test_what_is_somebody_elses_is_neither_deleted_nor_decrypted() -> None:
     theirs = context(aws__ResourceTag_in_platform="theirs")
     key = f"arn:aws:kms:eu-central-1:{PLACE.account}:key/*"
-    vpc = f"arn:aws:ec2:eu-central-1:{PLACE.account}:vpc/*"
+    subnet = f"arn:aws:ec2:eu-central-1:{PLACE.account}:subnet/*"
     through_s3 = ("kms:ViaService", "s3.eu-central-1.amazonaws.com")
     for role, need in (
         ("up", Need("kms:ScheduleKeyDeletion", key)),
-        ("up", Need("ec2:DeleteVpc", vpc)),
+        ("up", Need("ec2:DeleteSubnet", subnet)),
         ("jobs", Need("kms:Decrypt", key, through_s3)),
     ):
         made = documents(role, HEARD, PLACE)

@@ -17,7 +17,9 @@ def upload_file(path: Path, url: str) -> str:
     """
     filesystem, target = filesystem_of(url)
     with explained(url):
-        filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+        # A bucket has no folders; asked for one, s3fs would make the bucket where it may not see it.
+        if not url.startswith("s3://"):
+            filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
         filesystem.put_file(str(path), target)
     return url
 

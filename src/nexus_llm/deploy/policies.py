@@ -35,6 +35,8 @@ WIDE: Mapping[str, str] = {
 }
 # Who may make roles may do everything, unless each role stands below the ceiling of modules/boundary.
 _BELOW_THE_CEILING = frozenset({"iam:AttachRolePolicy", "iam:CreateRole", "iam:PutRolePolicy"})
+# Asked of one region about all of them.
+_ABOUT_ALL_REGIONS = frozenset({"ec2:DescribeRegions"})
 # Keys of conditions whose values are gathered in one statement.
 _GATHERED = frozenset({"ec2:CreateAction", "iam:AWSServiceName", "iam:PassedToService"})
 
@@ -238,8 +240,8 @@ def _condition(
     if need.action in _BELOW_THE_CEILING:
         arn = f"arn:aws:iam::{place.account}:policy/{place.name}-boundary"
         (like if "*" in arn else equal)["iam:PermissionsBoundary"] = arn
-    prefix = need.action.partition(":")[0]
-    if need.resource == "*" and prefix not in _GLOBAL and place.regions != (_ANYWHERE,):
+    has_region = need.action.partition(":")[0] not in _GLOBAL and need.action not in _ABOUT_ALL_REGIONS
+    if need.resource == "*" and has_region and place.regions != (_ANYWHERE,):
         equal["aws:RequestedRegion"] = list(place.regions)
     return {name: block for name, block in (("StringEquals", equal), ("StringLike", like)) if block}
 

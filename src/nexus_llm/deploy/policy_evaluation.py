@@ -72,7 +72,9 @@ def _compare(operator: str, given: str | None, wanted: Sequence[str]) -> bool:
         return given is not None and any(_matches(one, given) for one in wanted)
     if operator == "ForAllValues:StringEquals":
         return given is None or given in wanted
-    raise UsageError(f"a policy has the condition operator {operator}", fix="it is not evaluated here; see docs/aws.md")
+    raise UsageError(
+        f"a policy has the condition operator {operator}", fix="it is not evaluated here; see docs/aws-iam.md"
+    )
 
 
 def _matches(pattern: str, text: str) -> bool:
