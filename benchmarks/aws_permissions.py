@@ -162,9 +162,26 @@ def hear_terraform(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
     ):
         made.append(_stage(infra, stage, variables))
         yield from _terraform(account, made[-1], "apply")
+    yield from _hear_network(account, infra)
     for stage_folder in reversed(made):
         # What the emulator cannot read any more must not keep the rest from being destroyed.
         yield from _terraform(account, stage_folder, "destroy", *APPROVED, "-refresh=false")
+
+
+def _hear_network(account: Account, infra: Path) -> Iterator[dict[str, Any]]:
+    """The network made and destroyed alone: what stays of 1-platform on the emulator keeps its network."""
+    own = {"name": NAME, "account_id": ACCOUNT, "region": REGION, "vpc_cidr": "10.30.0.0/16", "flow_log_days": 30}
+    own |= {"availability_zones": PLATFORM["availability_zones"], **PLATFORM["network"]}
+    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:{NAME}-alerts"
+    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/00000000-0000-0000-0000-000000000001"
+    module = own | {"source": "../../modules/network", "kms_key_arn": key, "alerts_topic_arn": topic}
+    folder = infra / "stages" / "network"
+    folder.mkdir()
+    (folder / "versions.tf").write_text((infra / "modules/network/versions.tf").read_text())
+    (folder / "main.tf.json").write_text(json.dumps({"module": {"network": module}}))
+    _stage(infra, "network", {}, tags=True)
+    yield from _terraform(account, folder, "apply")
+    yield from _terraform(account, folder, "destroy", *APPROVED, "-refresh=false")
 
 
 def _hear_state(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
@@ -198,9 +215,12 @@ def _hear_state(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
     account.calls.clear()
 
 
-def _stage(infra: Path, stage: str, variables: dict[str, Any], aliases: tuple[str, ...] = ()) -> Path:
+def _stage(
+    infra: Path, stage: str, variables: dict[str, Any], aliases: tuple[str, ...] = (), *, tags: bool = False
+) -> Path:
     folder = infra / "stages" / stage
-    providers = [PROVIDER % "", *(PROVIDER % f'alias = "{alias}"' for alias in aliases)]
+    own = f'region = "{REGION}"\n  default_tags {{\n    tags = {{ platform = "{NAME}" }}\n  }}' if tags else ""
+    providers = [PROVIDER % own, *(PROVIDER % f'alias = "{alias}"' for alias in aliases)]
     (folder / "rehearsed_override.tf").write_text('terraform {\n  backend "local" {}\n}\n' + "".join(providers))
     (folder / "rehearsed.auto.tfvars.json").write_text(json.dumps(variables))
     plugins = os.environ.get("NEXUS_TERRAFORM_PLUGINS")
@@ -223,7 +243,10 @@ def _terraform(account: Account, folder: Path, word: str, *options: str) -> Iter
     if word == "destroy":
         left = subprocess.run(["terraform", "state", "list"], cwd=folder, capture_output=True, text=True, check=False)
         for kind in sorted(set(re.findall(r"(aws_\w+)\.", left.stdout))):
-            yield {"role": "up", "gap": f"{folder.name} destroy: the emulator kept a {kind}; deleting it is unheard"}
+            yield {
+                "role": "up",
+                "gap": f"{folder.name} destroy: {kind} stayed on the emulator; deleting it may be unheard",
+            }
     for line in sorted(set(re.findall(r"Error: (.*?)(?::| \(arn|$)", done.stderr, re.MULTILINE))):
         plain = re.sub(r" \([^)]*\)?", "", line)
         gap = f"{folder.name} {word}: the emulator did not finish {plain}; what follows is unheard"

@@ -19,7 +19,6 @@ from nexus_llm.deploy.policy_evaluation import missing
 from nexus_llm.errors import UsageError
 
 MAX_POLICY_CHARACTERS = 6_144  # of a managed policy, white space not counted
-MAX_POLICIES = 10  # attached to one role, as long as nobody asked AWS for more
 # Services that answer in one region for all: a condition on the region would close them. As modules/boundary has it.
 _GLOBAL = frozenset({"budgets", "ce", "iam", "s3", "sts"})
 _ANYWHERE = "*"
