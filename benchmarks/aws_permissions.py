@@ -51,6 +51,7 @@ GAPS = {
         "emptying buckets and rescanning (`nexus aws down --yes-delete-data`)",
         "kms:PutKeyPolicy and kms:TagResource are asked for before a key has a tag: not kept to the platform's keys",
     ],
+    "jobs": ["`nexus jobs list`, `evaluate` and `transform`, and `nexus aws pipeline --upload`"],
     "preflight": ["answers of an account that has what is looked for: the emulated one has little of it"],
 }
 APPROVED = ("-auto-approve", "-input=false", "-no-color")

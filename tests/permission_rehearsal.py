@@ -95,12 +95,14 @@ def emulated_account() -> Iterator[Account]:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
+    from nexus_llm.cloud.emulator_patches import PatchedApplication
+
     class Quiet(MotoRequestHandler):
         def log(self, type: str, message: str, *args: Any) -> None:
             """Nothing: a line a request is too much to read."""
 
     account = Account("")
-    moto = _patched(DomainDispatcherApplication(create_backend_app))
+    moto = PatchedApplication(DomainDispatcherApplication(create_backend_app))
     app = RecordingApp(_completed(moto), account.calls.append, lambda call: account.refused(call))  # noqa: PLW0108
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     account.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -113,15 +115,6 @@ def emulated_account() -> Iterator[Account]:
     finally:
         server.shutdown()
         thread.join()
-
-
-def _patched(moto: Callable[..., Any]) -> Callable[..., Any]:
-    """moto with the rehearsal's patches, where this checkout has them."""
-    try:
-        from nexus_llm.cloud.emulator_patches import PatchedApplication  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return moto
-    return PatchedApplication(moto)  # type: ignore[no-any-return, unused-ignore]
 
 
 def _completed(moto: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,6 +201,7 @@ def _submit(engine: str, folder: Path) -> None:
     from nexus_llm.cloud.aws_errors import explained
     from nexus_llm.cloud.data_requests import glue_job_update
     from nexus_llm.cloud.data_submit import plan_of, submit
+    from nexus_llm.ports import SilentProgress
     from nexus_llm.recipe import Recipe
 
     aws = {"bucket": BUCKET, "role_arn": role("emr" if engine == "emr-serverless" else "glue")}
@@ -215,22 +209,33 @@ def _submit(engine: str, folder: Path) -> None:
         aws |= {"job_queue": f"{NAME}-cpu", "job_definition": f"{NAME}-data"}
     source = {"type": "files", "path": f"s3://{BUCKET}/text/", "name": "own"}
     recipe = Recipe.model_validate({"name": "demo", "data": {"sources": [source], "engine": engine, "aws": aws}})
-    submit(recipe, _data_jobs(), folder=folder)
+    account = _launching()
+    submit(recipe, account, SilentProgress(), key="0" * 16, folder=folder)
     if engine == "glue":  # moto takes a second job of the same name, where AWS makes the product update the first
         with explained("glue:UpdateJob", "nexus-data-demo"):
-            _data_jobs().client("glue").update_job(**glue_job_update(plan_of(recipe)))
+            account.client("glue").update_job(**glue_job_update(plan_of(recipe, "0" * 16)))
 
 
-def _data_jobs() -> Any:
-    from nexus_llm.cloud.data_jobs import DataJobs, boto3_clients
+def _launching() -> Any:
+    import boto3
+    from botocore.config import Config
 
-    return DataJobs(boto3_clients(REGION), sleep=lambda seconds: time.sleep(0.01))
+    from nexus_llm.cloud.launcher import Account as LaunchAccount
+
+    once = Config(retries={"total_max_attempts": 1})
+    return LaunchAccount(
+        lambda name: boto3.client(name, region_name=REGION, config=once),
+        region=REGION,
+        sleep=lambda seconds: time.sleep(0.01),
+    )
 
 
 def _table() -> None:
-    jobs = _data_jobs()
+    from nexus_llm.cloud.data_jobs import put_table
+
+    glue = _launching().client("glue")
     for _ in range(2):
-        jobs.put_table(f"{NAME.replace('-', '_')}", "demo", location=f"s3://{BUCKET}/data/", artifact_id="a")
+        put_table(glue, f"{NAME.replace('-', '_')}", "demo", location=f"s3://{BUCKET}/data/", artifact_id="a")
 
 
 def _artifact(folder: Path) -> None:
@@ -250,12 +255,12 @@ def _train(folder: Path) -> None:
     local.write_bytes(b"0" * 64)
     if bucket.size(f"s3://{BUCKET}/nexus/train/shard.bin") != 65:
         bucket.upload(local, f"s3://{BUCKET}/nexus/train/shard.bin")
-    _training_jobs().create(_training_body(f"demo-{time.monotonic_ns()}"))
+    _training_jobs().submit(_training_body(f"demo-{time.monotonic_ns()}"))
     bucket.download(f"s3://{BUCKET}/out/model.tar.gz", folder / "model.tar.gz")
 
 
 def _attach() -> None:
-    from nexus_llm.cloud.sagemaker_follow import follow
+    from nexus_llm.cloud.launcher import follow
     from nexus_llm.errors import StorageError
     from nexus_llm.ports import SilentProgress
 
@@ -276,13 +281,9 @@ def _stop() -> None:
 
 
 def _training_jobs() -> Any:
-    import boto3
-    from botocore.config import Config
+    from nexus_llm.cloud.sagemaker_training import TrainingJobs
 
-    from nexus_llm.cloud.sagemaker_follow import TrainingJobs
-
-    once = Config(retries={"total_max_attempts": 1})
-    return TrainingJobs(lambda name: boto3.client(name, region_name=REGION, config=once), region=REGION)
+    return TrainingJobs(_launching())
 
 
 def _training_body(name: str) -> dict[str, Any]:

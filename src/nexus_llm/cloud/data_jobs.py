@@ -54,7 +54,8 @@ class GlueRuns(Launcher):
             except glue.exceptions.ClientError as error:
                 if error_code(error) not in ("AlreadyExistsException", "IdempotentParameterMismatchException"):
                     raise
-                glue.update_job(**data_requests.glue_job_update(plan))
+                with self.explained("glue:UpdateJob", plan.name):
+                    glue.update_job(**data_requests.glue_job_update(plan))
 
     def submit(self, body: Mapping[str, Any]) -> str:
         """Starts a run of a job; `body` is StartJobRun's."""

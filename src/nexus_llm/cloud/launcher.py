@@ -27,7 +27,7 @@ PROJECT_TAG = ("project", "nexus-llm")
 _FIRST_WAIT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 60.0
 _WAIT_FACTOR = 1.5
-_UNREADABLE = "its log may not be read: logs:GetLogEvents"
+_UNREADABLE = "its log may not be read: logs:DescribeLogStreams, logs:GetLogEvents"
 
 
 @dataclass(frozen=True, slots=True)
