@@ -14,7 +14,6 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +33,20 @@ from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.presence import WhilePresent
 from nexus_llm.serve.responses import EVENT_STREAM_HEADERS, send_body, send_document, send_start
 from nexus_llm.serve.telemetry.record import DISCONNECTED, current_record
+from nexus_llm.serve.upstream_answers import (
+    bad_upstream,
+    document_of,
+    events,
+    explain,
+    finish_reasons,
+    read_answer,
+    told_usage,
+    unreachable,
+)
 
 log = logging.getLogger("nexus_llm.serve.relay")
 
-MAX_ANSWER_BYTES = 64 << 20
-MAX_EVENT_BYTES = 1 << 20  # a logprobs chunk with 20 alternatives is 5 kB
-MAX_MESSAGE_CHARACTERS = 500
 BYTES_PER_PROMPT_TOKEN = 2  # fewer than in any usual text: a key's tokens are reserved at this rate, and settled later
-_FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 UNNAMED_ANSWER_TOKENS = 1_024  # reserved where a request does not say how long its answer may be
 
 
@@ -141,11 +146,11 @@ class Relay:
         try:
             response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:
-            raise _unreachable(error) from None
+            raise unreachable(error) from None
         if response.status_code == 200:
             return response
         try:
-            raise await _explain(response)
+            raise await explain(response)
         finally:
             await response.aclose()
 
@@ -289,27 +294,27 @@ class RelayResponse(Response):
             else:
                 await self._whole(response, send)
         except httpx.HTTPError as error:
-            raise _unreachable(error) from None
+            raise unreachable(error) from None
         finally:
             await response.aclose()
 
     async def _whole(self, response: httpx.Response, send: Send) -> None:
-        content = await _read(response, MAX_ANSWER_BYTES)
-        document = _document(content)
-        self.usage = _usage(document)
-        self._record.finish_reasons += _finish_reasons(document)
+        content = await read_answer(response)
+        document = document_of(content)
+        self.usage = told_usage(document)
+        self._record.finish_reasons += finish_reasons(document)
         await send_document(send, 200, json.dumps(self._relay.renamed(document), ensure_ascii=False).encode())
 
     async def _stream(self, response: httpx.Response, send: Send, patience: asyncio.Timeout) -> None:
-        async for event in _events(response):
+        async for event in events(response):
             if event == "[DONE]":
                 await send_body(send, STREAM_END, more=False)
                 return
-            document = _document(event.encode())
+            document = document_of(event.encode())
             if "error" in document:
-                raise _bad("failed in the middle of its answer")
-            usage = _usage(document)
-            self._record.finish_reasons += _finish_reasons(document)
+                raise bad_upstream("failed in the middle of its answer")
+            usage = told_usage(document)
+            self._record.finish_reasons += finish_reasons(document)
             self.usage = usage or self.usage
             if usage is not None and not self._wants_usage:
                 if not document.get("choices"):
@@ -323,100 +328,4 @@ class RelayResponse(Response):
                 patience.reschedule(self._due()[0])
             piece = json.dumps(self._relay.renamed(document), ensure_ascii=False, separators=(",", ":"))
             await send_body(send, f"data: {piece}\n\n".encode(), more=True)
-        raise _bad("ended its stream before the answer was whole")
-
-
-async def _events(response: httpx.Response) -> AsyncIterator[str]:
-    """The data of each event of a stream.
-
-    Raises:
-        ApiError: it is no event stream, or one event is too long.
-    """
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
-        raise _bad("sent something else than a stream")
-    rest = b""
-    async for piece in response.aiter_bytes():
-        *lines, rest = (rest + piece).split(b"\n")
-        if len(rest) > MAX_EVENT_BYTES:
-            raise _bad("sent an event without end")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[len(b"data:") :].strip().decode("utf-8", errors="replace")
-
-
-async def _read(response: httpx.Response, limit_bytes: int) -> bytes:
-    content = b""
-    async for piece in response.aiter_bytes():
-        content += piece
-        if len(content) > limit_bytes:
-            raise _bad("sent an answer without end")
-    return content
-
-
-def _document(content: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except ValueError:
-        raise _bad("sent something that is not JSON") from None
-    if not isinstance(document, dict):
-        raise _bad("sent something that is no answer")
-    return document
-
-
-def _usage(document: dict[str, Any]) -> Usage | None:
-    """What the upstream says it took; None where it says nothing that makes sense."""
-    told = document.get("usage")
-    if not isinstance(told, dict):
-        return None
-    counts = [told.get("prompt_tokens"), told.get("completion_tokens", 0)]
-    if not all(type(count) is int and count >= 0 for count in counts):
-        return None
-    return Usage(*counts)
-
-
-def _finish_reasons(document: dict[str, Any]) -> list[str]:
-    """Of those that the API knows; anything else would be text of the upstream's making."""
-    choices = document.get("choices")
-    told = [one.get("finish_reason") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    return [reason for reason in told if reason in _FINISH_REASONS]
-
-
-async def _explain(response: httpx.Response) -> ApiError:
-    """Our error for the upstream's. Its message is passed on only where it speaks of the request."""
-    status = response.status_code
-    if status == 429:
-        wait = response.headers.get("retry-after", "")
-        headers = {"retry-after": wait if wait.isascii() and wait.isdigit() else "1"}
-        message = "The upstream has too many requests. Try again later."
-        return ApiError(429, message, type="rate_limit_error", code="upstream_rate_limited", headers=headers)
-    if status in (400, 404, 413, 422):
-        told = await _told_error(response)
-        return ApiError(
-            400 if status != 413 else 413, told.get("message") or "The upstream refuses this request.",
-            param=told.get("param"), code=told.get("code") or "upstream_refused",
-        )  # fmt: skip
-    if status in (401, 403):
-        # Ours to mend, not the client's: the key is the server's own.
-        return ApiError(502, "The upstream refuses this server's key.", type="server_error", code="upstream_key")
-    return _bad(f"answered {status}")
-
-
-async def _told_error(response: httpx.Response) -> dict[str, str]:
-    """`message`, `param` and `code` of an error document, as far as they are texts."""
-    try:
-        error = _document(await _read(response, MAX_EVENT_BYTES)).get("error")
-    except (ApiError, httpx.HTTPError):
-        return {}
-    values = error if isinstance(error, dict) else {}
-    texts = {name: value for name, value in values.items() if isinstance(value, str)}
-    return {name: value[:MAX_MESSAGE_CHARACTERS] for name, value in texts.items()}
-
-
-def _bad(reason: str) -> ApiError:
-    return ApiError(502, f"The upstream {reason}.", type="server_error", code="upstream_failed")
-
-
-def _unreachable(error: httpx.HTTPError) -> ApiError:
-    if isinstance(error, httpx.TimeoutException):
-        return ApiError(504, "The upstream takes too long.", type="server_error", code="upstream_timeout")
-    return _bad("cannot be reached, or hung up")
+        raise bad_upstream("ended its stream before the answer was whole")
