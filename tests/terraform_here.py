@@ -13,11 +13,13 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from attached_provider import attached_provider, provider_binary
 
 INFRA = Path(__file__).parent.parent / "infra"
 # Modules and stages with tests of their own, as paths below infra/.
@@ -59,20 +61,24 @@ def binary() -> str:
     found = shutil.which("terraform")
     if found is None:
         _skip("terraform is not on the PATH: infra/ was NOT tested; https://developer.hashicorp.com/terraform/install")
-    if not _has_provider():
+    if _provider() is None:
         _skip("no AWS provider, neither in NEXUS_TERRAFORM_PLUGINS nor from the registry: infra/ was NOT tested")
     return str(found)
 
 
 @functools.cache
-def _has_provider() -> bool:
-    """Asked once: without a network terraform tries for long before it gives up."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "main.tf").write_text(PROVIDER)
+def _provider() -> Path | None:
+    """The AWS provider's binary, looked for once: without a network terraform tries for long before it gives up."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "main.tf").write_text(PROVIDER)
         try:
-            return terraform(Path(folder), "init", *_init_options(), timeout=INIT_SECONDS).returncode == 0
+            if terraform(folder, "init", *_init_options(), timeout=INIT_SECONDS).returncode != 0:
+                return None
         except subprocess.TimeoutExpired:
-            return False
+            return None
+        found = provider_binary(folder)
+        return found and found.resolve()
 
 
 def copy_of_infra(folder: Path) -> Path:
@@ -83,10 +89,11 @@ def copy_of_infra(folder: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What terraform said in `folder`, after `init` where it was not initialised yet."""
+    """What terraform said in `folder` with a mocked provider, after `init` where it was not initialised yet."""
+    attached = attached_provider(provider) if (provider := _provider()) else {}
     if not (folder / ".terraform").exists():
-        initialise(folder)
-    return terraform(folder, *arguments)
+        initialise(folder, environment=attached)
+    return terraform(folder, *arguments, environment=attached)
 
 
 def plan(copy: Path, stage: str, *arguments: str, aliases: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -104,17 +111,21 @@ def plan(copy: Path, stage: str, *arguments: str, aliases: tuple[str, ...] = ())
 
 
 def mocked(copy: Path, stage: str, test: str) -> list[dict[str, Any]]:
-    """The resources of a stage as the first run of `test` made them, with a mocked provider: every value is known."""
+    """The resources of a stage as the first run of `test` made them, with a mocked provider: every value is known.
+
+    All runs of `test` have to pass.
+    """
     done = run(copy / "stages" / stage, "test", "-json", "-verbose", f"-filter=tests/{test}")
     for line in done.stdout.splitlines():
         if '"type":"test_state"' in line:
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr
             return list(_walk(json.loads(line)["test_state"]["root_module"]))
     raise AssertionError(f"{stage} has no state: {done.stdout[-2000:]}{done.stderr}")
 
 
-def initialise(folder: Path, *, backend: bool = False) -> None:
+def initialise(folder: Path, *, backend: bool = False, environment: Mapping[str, str] | None = None) -> None:
     """`terraform init`, with the state's place only where `backend` says so."""
-    done = terraform(folder, "init", f"-backend={str(backend).lower()}", *_init_options())
+    done = terraform(folder, "init", f"-backend={str(backend).lower()}", *_init_options(), environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -123,10 +134,13 @@ def _init_options() -> list[str]:
     return ["-input=false", "-no-color", *([f"-plugin-dir={plugins}"] if plugins else [])]
 
 
-def terraform(folder: Path, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+def terraform(
+    folder: Path, *arguments: str, timeout: float | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """What terraform says in `folder`, whatever this machine's own account and settings are."""
+    more = environment or {}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment |= {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "AWS_EC2_METADATA_DISABLED": "true"}
+    environment |= {**more, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "AWS_EC2_METADATA_DISABLED": "true"}
     if not Path(environment.get("TF_CLI_CONFIG_FILE", "")).is_file():
         environment.pop("TF_CLI_CONFIG_FILE", None)
     if not os.environ.get("NEXUS_TERRAFORM_PLUGINS"):  # or else each folder would fetch 700 MB
