@@ -58,6 +58,15 @@ SERVICES = {
     "emrs.vcpu_h": ("emr-serverless", "vcpu", "vCPU-hour", 1),
     "emrs.gb_h": ("emr-serverless", "memory", "GB-hour", 1),
 }
+# What the snapshot has not: read in Infracost's test goldens, as the rest of kind IC (wafv2_web_acl_test.golden,
+# rds_cluster_instance_test.golden, read 2026-11). A request is priced by the thousand like S3's.
+GOLDENS = (
+    ("waf", "web-acl", "month", 5),
+    ("waf", "rule", "month", 1),
+    ("waf", "requests", "thousand requests", 0.0006),
+    ("aurora", "serverless-v2", "ACU-hour", 0.12),
+    ("aurora", "storage", "GB-month", 0.1),
+)
 # Kind of source in the snapshot → (source, date, licence).
 KINDS = {
     "IC": ("Infracost test goldens, list prices", "2025-07-01", "Apache-2.0"),
@@ -83,6 +92,8 @@ def _services(folder: Path) -> Iterator[Row]:
         if row["key"] in SERVICES:
             service, sku, unit, factor = SERVICES[row["key"]]
             yield (service, sku, REGION, unit, _usd(row["usd"] * factor), *KINDS[row["src"]])
+    for service, sku, unit, usd in GOLDENS:
+        yield (service, sku, REGION, unit, _usd(usd), *KINDS["IC"])
 
 
 def _machines(folder: Path) -> Iterator[Row]:

@@ -64,6 +64,28 @@ def test_a_scaling_group_is_priced_by_its_launch_template() -> None:
         diff(change("aws_autoscaling_group", "g", None, group))
 
 
+def test_a_balancer_on_the_internet_pays_for_its_addresses() -> None:
+    found = diff(change("aws_lb", "a", None, {"internal": False, "subnets": ["a", "b", "c"]}))
+    assert round(found.after_usd, 2) == round(730 * (0.0225 + 3 * 0.005), 2)
+    inside = diff(change("aws_lb", "a", None, {"internal": True, "subnets": ["a", "b", "c"]}))
+    assert round(inside.after_usd, 2) == round(730 * 0.0225, 2)
+
+
+def test_a_firewall_costs_by_its_rules_and_a_serverless_database_by_its_smallest_capacity() -> None:
+    cluster = {"cluster_identifier": "keys", "serverlessv2_scaling_configuration": [{"min_capacity": 0.5}]}
+    instance = change("aws_rds_cluster_instance", "i", None, {"instance_class": "db.serverless"})
+    found = diff(
+        change("aws_wafv2_web_acl", "w", None, {"rule": [{}, {}, {}, {}]}),
+        change("aws_rds_cluster", "keys", None, cluster),
+        instance,
+    )
+    assert [round(one.after_usd, 2) for one in found.resources] == [43.8, 9.0]
+    with pytest.raises(CostError, match="how small"):
+        diff(instance)
+    with pytest.raises(CostError, match=r"db\.r9\.large"):
+        diff(change("aws_rds_cluster_instance", "i", None, {"instance_class": "db.r9.large"}))
+
+
 def test_a_kind_that_is_not_known_is_told_and_not_taken_for_free() -> None:
     assert diff(change("aws_redshift_cluster", "r", None, {})).not_priced == ("module.x.aws_redshift_cluster.r",)
 

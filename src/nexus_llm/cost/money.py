@@ -23,6 +23,7 @@ class Unit(StrEnum):
     GB_HOUR = "GB-hour"
     LCU_HOUR = "LCU-hour"
     DPU_HOUR = "DPU-hour"
+    ACU_HOUR = "ACU-hour"
     GB = "GB"
     GB_MONTH = "GB-month"
     MONTH = "month"

@@ -15,21 +15,18 @@ Coster = Callable[[Values, Pricing, "Others"], list[BillLine]]
 Others = Mapping[str, Values]
 """Address → values of every resource on the same side of the plan: a service needs its task definition."""
 
-# Kinds that cost nothing by standing there (traffic, requests and storage that the plan cannot know apart).
+# Kinds that cost nothing by standing there (traffic, requests, events and storage that the plan cannot know apart).
 _FREE = (
     "aws_iam_", "aws_vpc", "aws_subnet", "aws_route", "aws_security_group", "aws_vpc_security_group_", "aws_internet_",
-    "aws_lb_listener", "aws_lb_target_group", "aws_cloudwatch_log_group", "aws_s3_bucket", "aws_ecs_cluster",
+    "aws_lb_listener", "aws_lb_target_group", "aws_cloudwatch_log_", "aws_s3_bucket", "aws_ecs_cluster",
     "aws_ecs_task_definition", "aws_appautoscaling_", "aws_launch_template", "aws_sagemaker_model",
-    "aws_ecs_capacity_provider", "aws_ecr_", "aws_kms_alias", "aws_network_acl", "aws_default_", "aws_sns_",
-    "aws_glue_", "aws_budgets_budget", "aws_secretsmanager_secret_version", "aws_cloudwatch_event_", "random_", "null_",
-    "terraform_data", "local_", "aws_sagemaker_endpoint", "aws_ssm_", "aws_athena_workgroup", "aws_backup_",
-    "aws_batch_", "aws_ce_anomaly_", "aws_cloudtrail", "aws_cloudwatch_log_metric_filter", "aws_codebuild_",
-    "aws_codedeploy_", "aws_db_subnet_group", "aws_emrserverless_application", "aws_flow_log",
-    "aws_rds_cluster_parameter_group", "aws_wafv2_web_acl_",
+    "aws_ecs_capacity_provider", "aws_ecr_", "aws_kms_", "aws_network_acl", "aws_default_", "aws_sns_", "aws_glue_",
+    "aws_budgets_budget", "aws_secretsmanager_secret_version", "aws_cloudwatch_event_", "random_", "null_",
+    "terraform_data", "local_", "aws_sagemaker_endpoint", "aws_ssm_", "aws_athena_", "aws_backup_", "aws_batch_",
+    "aws_ce_", "aws_cloudtrail", "aws_codebuild_", "aws_codedeploy_", "aws_config_", "aws_emrserverless_", "aws_flow_log", "aws_guardduty_",
+    "aws_db_subnet_group", "aws_rds_cluster", "aws_wafv2_web_acl_", "aws_sagemaker_pipeline", "aws_scheduler_",
 )  # fmt: skip
 _BY_THE_HOUR = {
-    "aws_lb": ("alb", "hour"),
-    "aws_alb": ("alb", "hour"),
     "aws_nat_gateway": ("nat", "hour"),
     "aws_eip": ("public-ipv4", "hour"),
 }
@@ -198,6 +195,39 @@ def _ecs_service(values: Values, pricing: Pricing, others: Others) -> list[BillL
     ]
 
 
+def _balancer(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+    """Its hours, and where it faces the internet those of one public address in each of its subnets."""
+    lines = [pricing.line("load balancer", "alb", "hour", HOURS_PER_MONTH, Unit.HOUR)]
+    if values.get("internal") is False and (subnets := values.get("subnets")):
+        hours = len(subnets) * HOURS_PER_MONTH
+        lines.append(pricing.line("public addresses", "public-ipv4", "hour", hours, Unit.HOUR))
+    return lines
+
+
+def _firewall(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+    """The list and each of its rules; a managed group of AWS costs as much as one rule."""
+    return [
+        pricing.line("web ACL", "waf", "web-acl", 1, Unit.MONTH),
+        pricing.line("rules", "waf", "rule", len(values.get("rule") or []), Unit.MONTH),
+    ]
+
+
+def _database(values: Values, pricing: Pricing, others: Others) -> list[BillLine]:
+    """A serverless instance at its cluster's smallest capacity; another class needs a price of its own."""
+    kind = str(values.get("instance_class"))
+    if kind != "db.serverless":
+        return [pricing.line(kind, "aurora", kind, HOURS_PER_MONTH, Unit.HOUR)]
+    known = [one for address, one in others.items() if address.split(".")[-2].endswith("aws_rds_cluster")]
+    named = [one for one in known if one.get("cluster_identifier") == values.get("cluster_identifier")] or known
+    if len(named) != 1:  # the id of a cluster that the same plan makes is not known yet: with one there is no doubt
+        raise CostError(
+            f"the plan does not say how small {values.get('identifier') or 'an aws_rds_cluster_instance'} may become",
+            fix="plan the cluster together with its instances, one cluster a plan",
+        )
+    smallest = sum(float(one["min_capacity"]) for one in named[0].get("serverlessv2_scaling_configuration") or [])
+    return [pricing.line(kind, "aurora", "serverless-v2", smallest * HOURS_PER_MONTH, Unit.ACU_HOUR)]
+
+
 def _endpoint(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
     if values.get("vpc_endpoint_type") != "Interface":
         return []  # gateway endpoints cost nothing
@@ -242,6 +272,10 @@ _COSTERS: Mapping[str, Coster] = {
     "aws_autoscaling_group": _scaling_group,
     "aws_ecs_service": _ecs_service,
     "aws_vpc_endpoint": _endpoint,
+    "aws_lb": _balancer,
+    "aws_alb": _balancer,
+    "aws_wafv2_web_acl": _firewall,
+    "aws_rds_cluster_instance": _database,
     "aws_sagemaker_endpoint_configuration": _sagemaker_variants,
     "aws_sagemaker_notebook_instance": _notebook,
     "aws_ebs_volume": _volume,
