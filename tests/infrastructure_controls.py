@@ -225,3 +225,51 @@ def _is_everybody(statement: Mapping[str, Any]) -> bool:
 
 def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def told_secrets(plan: Mapping[str, Any]) -> list[str]:
+    """What a plan would write into the state or hand on though it is a secret: passwords, keys, tokens.
+
+    `plan` is a whole document of `terraform show -json`. Terraform itself refuses an output that is made of a sensitive
+    value and not marked so; a marked one would still lie in the state, and in the file that the next stage reads.
+    """
+    found = []
+    for name, change in sorted(plan["output_changes"].items()):
+        if change["after_sensitive"] is not False:
+            found.append(f"output {name} is marked as a secret")
+        for tree in (change.get("after"), change.get("after_unknown")):
+            found += [
+                f"output {name}{path} may be a secret"
+                for path, value in _leaves(tree, "")
+                if value not in (None, False) and SECRET.search(path)
+            ]
+    for change in plan["resource_changes"]:
+        after = change["change"]["after"] or {}
+        for path, is_sensitive in _leaves(change["change"].get("after_sensitive") or {}, ""):
+            if is_sensitive is True and _at(after, path):
+                found.append(f"{change['address']}{path} is a secret that the state would hold")
+    return found
+
+
+# Names of values that nobody should be told. What only says where a secret lies ends in arn, and may be told.
+SECRET = re.compile(r"(?i)(password|passwd|secret|token|private_key|api_key|credential)(?!\w*_arn)")
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _leaves(one, f"{path}.{name}")
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from _leaves(one, f"{path}.{number}")
+    else:
+        yield path, value
+
+
+def _at(value: Any, path: str) -> Any:
+    for step in path.split(".")[1:]:
+        if isinstance(value, list):
+            value = value[int(step)] if int(step) < len(value) else None
+        else:
+            value = (value or {}).get(step)
+    return value

@@ -24,28 +24,6 @@ from attached_provider import attached_provider, provider_binary
 INFRA = Path(__file__).parent.parent / "infra"
 # Modules and stages with tests of their own, as paths below infra/.
 TESTED = sorted({str(one.parent.parent.relative_to(INFRA)) for one in INFRA.glob("*/*/tests/*.tftest.hcl")})
-ACCOUNT = "123456789012"
-REGION = "eu-central-1"
-# A plan needs keys to exist and nobody to answer: no data source is read, and nothing is there yet.
-OFFLINE = """
-terraform {
-  backend "local" {}
-}
-"""
-OFFLINE_PROVIDER = """
-provider "aws" {
-  %s
-  access_key                  = "offline"
-  secret_key                  = "offline"
-  allowed_account_ids         = null
-  skip_credentials_validation = true
-  skip_metadata_api_check     = true
-  skip_region_validation      = true
-  skip_requesting_account_id  = true
-}
-"""
-
-
 PROVIDER = """
 terraform {
   required_providers {
@@ -94,20 +72,6 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     if not (folder / ".terraform").exists():
         initialise(folder, environment=attached)
     return terraform(folder, *arguments, environment=attached)
-
-
-def plan(copy: Path, stage: str, *arguments: str, aliases: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The resources that a plan of `stage` would make in an empty account: address, type and known values."""
-    folder = copy / "stages" / stage
-    providers = [OFFLINE_PROVIDER % "", *(OFFLINE_PROVIDER % f'alias = "{alias}"' for alias in aliases)]
-    (folder / "offline_override.tf").write_text(OFFLINE + "".join(providers))
-    if not (folder / ".terraform").exists():
-        initialise(folder, backend=True)
-    options = ("-input=false", "-refresh=false", "-lock=false", "-no-color", "-out=offline.tfplan")
-    done = terraform(folder, "plan", *options, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    shown = terraform(folder, "show", "-json", "offline.tfplan")
-    return list(_walk(json.loads(shown.stdout)["planned_values"]["root_module"]))
 
 
 def mocked(copy: Path, stage: str, test: str) -> list[dict[str, Any]]:

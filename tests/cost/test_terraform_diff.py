@@ -71,6 +71,14 @@ def test_a_balancer_on_the_internet_pays_for_its_addresses() -> None:
     assert round(inside.after_usd, 2) == round(730 * 0.0225, 2)
 
 
+def test_an_endpoint_in_subnets_that_the_plan_makes_is_paid_in_each_of_their_zones() -> None:
+    endpoint = change("aws_vpc_endpoint", "logs", None, {"vpc_endpoint_type": "Interface"})
+    subnets = [
+        change("aws_subnet", f"{kind}-{zone}", None, {"availability_zone": zone}) for kind in "ab" for zone in "xyz"
+    ]
+    assert round(diff(endpoint, *subnets).after_usd, 2) == round(3 * 730 * 0.01, 2)
+
+
 def test_a_firewall_costs_by_its_rules_and_a_serverless_database_by_its_smallest_capacity() -> None:
     cluster = {"cluster_identifier": "keys", "serverlessv2_scaling_configuration": [{"min_capacity": 0.5}]}
     instance = change("aws_rds_cluster_instance", "i", None, {"instance_class": "db.serverless"})

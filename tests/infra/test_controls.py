@@ -15,6 +15,7 @@ from infrastructure_controls import (
     explained_statements,
     public,
     roles_above_the_ceiling,
+    told_secrets,
     unencrypted,
     unexplained_wildcards,
 )
@@ -107,3 +108,20 @@ def test_what_the_boundary_takes_away_is_found() -> None:
     statement = {"Effect": "Allow", "Action": ["s3:GetObject", "rds-db:connect"], "Resource": "*"}
     (found,) = above_the_ceiling([policy("aws_iam_role_policy", statement)], ceiling, region="eu-central-1")
     assert "grants rds-db:connect" in found
+
+
+def test_a_secret_in_an_output_or_in_the_state_is_found() -> None:
+    output = {"after": {"url": "https://a", "admin_secret_arn": "arn:a"}, "after_unknown": {}, "after_sensitive": False}
+    password = {"after": {"password": None}, "after_sensitive": {"password": True}}
+    plan: dict[str, Any] = {
+        "output_changes": {"serving": output},
+        "resource_changes": [{"address": "aws_rds_cluster.a", "change": password}],
+    }
+    assert told_secrets(plan) == []
+    password["after"] = {"password": "x"}
+    assert told_secrets(plan) == ["aws_rds_cluster.a.password is a secret that the state would hold"]
+    password["after"] = {}
+    output["after_unknown"] = {"admin": {"password": True}}
+    assert told_secrets(plan) == ["output serving.admin.password may be a secret"]
+    output["after_unknown"], output["after_sensitive"] = {}, True
+    assert told_secrets(plan) == ["output serving is marked as a secret"]

@@ -6,6 +6,8 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,14 @@ from infrastructure_controls import (
     unencrypted,
     unexplained_wildcards,
 )
+from infrastructure_plans import ENVIRONMENTS, resources
 from nexus_llm.deploy.policies import recordings
 from nexus_llm.deploy.policy_evaluation import listed
-from terraform_here import ACCOUNT, INFRA, REGION, binary, copy_of_infra, mocked, plan
+from terraform_here import INFRA, REGION, binary, copy_of_infra, mocked
 
-# One copy, one initialisation. Terraform starts a provider of 700 MB for each step: minutes on a busy machine.
-pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(1200)]
+# One process makes all plans. Terraform starts a provider of 700 MB for each step: minutes on a busy machine.
+pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeout(1800)]
 
-ENVIRONMENTS = ("small", "standard", "regulated")
 GOLDEN = Path(__file__).parent / "golden"
 STAGES = ("0-state", "1-platform")
 MODULES = sorted(
@@ -50,27 +52,14 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]
     return mocked(copy_of_infra(tmp_path_factory.mktemp("mocked")), "1-platform", "platform.tftest.hcl")
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    binary()
-    return copy_of_infra(tmp_path_factory.mktemp("planned"))
-
-
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_an_environment_makes_what_it_made_before_and_nothing_public(copy: Path, environment: str) -> None:
-    zones = [REGION + letter for letter in ("ab" if environment == "small" else "abc")]
-    resources = plan(
-        copy,
-        "1-platform",
-        f"-var-file=../../environments/{environment}/platform.tfvars",
-        f"-var=account_id={ACCOUNT}",
-        f"-var=region={REGION}",
-        f"-var=availability_zones={json.dumps(zones)}",
-        aliases=("replica",),
-    )
-    assert public(resources) == []
+def test_an_environment_makes_what_it_made_before_and_nothing_public(
+    planned: Callable[[str], dict[str, Any]], environment: str
+) -> None:
+    found = [asdict(one) for one in resources(planned(f"platform-{environment}"))]
+    assert public(found) == []
     golden = GOLDEN / f"platform-{environment}.json"
-    counts = dict(sorted(Counter(resource["type"] for resource in resources).items()))
+    counts = dict(sorted(Counter(resource["type"] for resource in found).items()))
     if os.environ.get("NEXUS_WRITE_GOLDEN"):
         golden.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     # A golden changes only in a commit that says why: NEXUS_WRITE_GOLDEN=1 pytest tests/infra/test_platform.py

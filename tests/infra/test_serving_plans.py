@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 
 from infrastructure_controls import above_the_ceiling, ceiling_of
+from infrastructure_plans import Resource, resources
 from nexus_llm.deploy.authorization import Need, needs
 from nexus_llm.deploy.policies import recordings
 from nexus_llm.deploy.policy_evaluation import is_allowed
-from serving_plans import VARIANTS, Resource, plan
 from terraform_here import INFRA, copy_of_infra, run
 
-pytestmark = [pytest.mark.xdist_group("serving_plans"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeout(1800)]
 
+VARIANTS = ("serving-small", "serving-standard", "serving-regulated", "serving-gpu", "delivery")
 COUNTS = Path(__file__).parent / "serving_plan_counts.json"
 METRICS = {"ResponseTime", "TokensGenerated", "ErrorCount", "RequestCount", "TimeToFirstToken", "QueueDepth"}
 """All that the gateway sends to NexusLLM/API (docs: the project's design, HTTP and metrics)."""
-UNKNOWN_POLICIES = {("cpu", "module.service.aws_iam_role_policy.task[0]")}
+UNKNOWN_POLICIES = {(one, "module.service.aws_iam_role_policy.task[0]") for one in VARIANTS if one != "delivery"}
 """Names the database, whose id AWS invents; service.tftest.hcl looks at it."""
 KEY = "key/00000000-0000-0000-0000-000000000001"
 WILDCARDS = {
@@ -40,13 +41,12 @@ Plans = dict[str, list[Resource]]
 
 
 @pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> Plans:
-    infra = copy_of_infra(tmp_path_factory.mktemp("plans"))
-    return {variant: plan(variant, infra) for variant in VARIANTS}
+def plans(planned: Callable[[str], dict[str, Any]]) -> Plans:
+    return {variant: resources(planned(variant)) for variant in VARIANTS}
 
 
 def of_type(plans: Plans, *types: str) -> Iterator[tuple[str, Resource]]:
-    found = [(variant, one) for variant, resources in plans.items() for one in resources if one.type in types]
+    found = [(variant, one) for variant, made in plans.items() for one in made if one.type in types]
     assert found, f"no plan has {types}"
     yield from found
 
@@ -76,9 +76,7 @@ def test_the_modules_suites_pass(tmp_path: Path) -> None:
 
 
 def test_plans_have_as_many_resources_as_were_agreed(plans: Plans) -> None:
-    counted = {
-        variant: dict(sorted(Counter(one.type for one in resources).items())) for variant, resources in plans.items()
-    }
+    counted = {variant: dict(sorted(Counter(one.type for one in found).items())) for variant, found in plans.items()}
     assert counted == json.loads(COUNTS.read_text(encoding="utf-8")), json.dumps(counted, indent=2)
 
 
@@ -138,7 +136,7 @@ def test_targets_are_judged_by_readiness_and_drain_as_long_as_an_answer_may_take
 
 
 def test_containers_are_not_root_and_cannot_write_to_their_image(plans: Plans) -> None:
-    task = next(one for variant, one in of_type(plans, "aws_ecs_task_definition") if variant == "gpu")
+    task = next(one for variant, one in of_type(plans, "aws_ecs_task_definition") if variant == "serving-gpu")
     containers = {one["name"]: one for one in json.loads(task.values["container_definitions"])}
     assert sorted(containers) == ["engine", "gateway", "model", "tracing"]
     for name, one in containers.items():
@@ -178,8 +176,8 @@ def test_roles_are_passed_only_to_tasks(plans: Plans) -> None:
 
 def test_no_role_is_given_what_the_ceiling_takes_away(plans: Plans) -> None:
     ceiling = ceiling_of(INFRA, regions=("eu-central-1",))
-    for variant, resources in plans.items():
-        made = [asdict(one) for one in resources if (variant, one.address) not in UNKNOWN_POLICIES]
+    for variant, planned in plans.items():
+        made = [asdict(one) for one in planned if (variant, one.address) not in UNKNOWN_POLICIES]
         assert above_the_ceiling(made, ceiling, region="eu-central-1") == [], variant
     # What the unknown policy grants is known all the same.
     assert is_allowed([ceiling], Need("rds-db:connect", "*"), {"aws:RequestedRegion": "eu-central-1"})
@@ -252,7 +250,7 @@ def test_an_error_rate_is_a_rate(plans: Plans) -> None:
 
 
 def test_costs_can_be_told_apart(plans: Plans) -> None:
-    for variant, resources in plans.items():
-        for one in resources:
+    for variant, found in plans.items():
+        for one in found:
             if "tags_all" in one.values:
                 assert {"project", "environment", "stage"} <= set(one.values["tags_all"]), f"{variant}: {one.address}"

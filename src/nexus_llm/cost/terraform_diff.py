@@ -23,7 +23,8 @@ _FREE = (
     "aws_ecs_capacity_provider", "aws_ecr_", "aws_kms_", "aws_network_acl", "aws_default_", "aws_sns_", "aws_glue_",
     "aws_budgets_budget", "aws_secretsmanager_secret_version", "aws_cloudwatch_event_", "random_", "null_",
     "terraform_data", "local_", "aws_sagemaker_endpoint", "aws_ssm_", "aws_athena_", "aws_backup_", "aws_batch_",
-    "aws_ce_", "aws_cloudtrail", "aws_codebuild_", "aws_codedeploy_", "aws_config_", "aws_emrserverless_", "aws_flow_log", "aws_guardduty_",
+    "aws_ce_", "aws_cloudtrail", "aws_codebuild_", "aws_codedeploy_", "aws_config_", "aws_emrserverless_",
+    "aws_flow_log", "aws_guardduty_",
     "aws_db_subnet_group", "aws_rds_cluster", "aws_wafv2_web_acl_", "aws_sagemaker_pipeline", "aws_scheduler_",
 )  # fmt: skip
 _BY_THE_HOUR = {
@@ -228,10 +229,12 @@ def _database(values: Values, pricing: Pricing, others: Others) -> list[BillLine
     return [pricing.line(kind, "aurora", "serverless-v2", smallest * HOURS_PER_MONTH, Unit.ACU_HOUR)]
 
 
-def _endpoint(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
+def _endpoint(values: Values, pricing: Pricing, others: Others) -> list[BillLine]:
+    """Hours in each zone; the ids of subnets that the same plan makes are not known: then in all of their zones."""
     if values.get("vpc_endpoint_type") != "Interface":
         return []  # gateway endpoints cost nothing
-    zones = len(values.get("subnet_ids") or []) or 1
+    subnets = [one for address, one in others.items() if address.split(".")[-2:-1] == ["aws_subnet"]]
+    zones = len(values.get("subnet_ids") or []) or len({one.get("availability_zone") for one in subnets}) or 1
     return [pricing.line("interface endpoint", "vpc-endpoint", "hour", zones * HOURS_PER_MONTH, Unit.HOUR)]
 
 
