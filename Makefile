@@ -6,7 +6,7 @@ NEXUS  := $(BIN)/nexus
 # The folder of one artifact of the quickstart run.
 artifact = $$($(BIN)/python -c 'import json; print(json.load(open("runs/quickstart/artifacts.json"))["$(1)"]["path"])')
 
-.PHONY: demo test check docs bench proof-serve proof-aws clean help
+.PHONY: demo test check docs bench proof-serve proof-aws checkov controls clean help
 .DEFAULT_GOAL := help
 
 help: ## these words
@@ -53,6 +53,18 @@ bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peer
 	$(BIN)/python benchmarks/data_duplicates.py --data $(DATA) $(if $(PEER),--peer-python $(PEER))
 	$(BIN)/python benchmarks/data_privacy.py --data $(DATA)
 	$(BIN)/python benchmarks/data_extraction.py --write
+
+# checkov pins much that we do not: it never shares an environment with the product. 290 MB, a minute.
+.venv-checkov/bin/checkov: Makefile
+	$(PYTHON) -m venv .venv-checkov
+	.venv-checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30
+	@touch $@
+
+checkov: .venv-checkov/bin/checkov ## judges infra/ and containers/; stores what it found
+	$(PYTHON) benchmarks/checkov_infra.py .venv-checkov/bin/checkov
+
+controls: $(VENV)/.installed-dev checkov ## runs every check of infra/controls.yaml and writes docs/controls.md (minutes)
+	$(BIN)/python benchmarks/controls.py
 
 clean: ## removes what runs made here (the cache of base models stays)
 	rm -rf artifacts runs site build dist

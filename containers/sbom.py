@@ -7,7 +7,7 @@ The first tells what is in an image; the second what would be in one that is bui
 same packages give the same bytes: no time and no serial number. The operating system's packages are not pip's: they are
 in the findings of the registry's scan.
 
-Source: CycloneDX 1.6 JSON reference (cyclonedx.org), package-url specification for PyPI, PEP 566, PEP 639; read 2026-11.
+Source: CycloneDX 1.6 JSON reference (cyclonedx.org), package-url specification for PyPI, PEP 639; read 2026-11.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     said = json.load(sys.stdin)
     packages = said["installed"] if "installed" in said else said["install"]
     json.dump(bill_of_materials(packages, name=name, version=version), sys.stdout, indent=1)
-    print()
+    sys.stdout.write("\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
-"""The files of serving and delivery as they lie: variables, image, buildspecs, the engine's flags, checkov."""
+"""The files of serving and delivery as they lie: variables, image, buildspecs, the engine's flags."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,13 +49,13 @@ def test_no_name_is_random() -> None:
 def test_every_skip_of_a_policy_check_has_a_reason() -> None:
     skips = [
         line.strip()
-        for folder in MODULES + STAGES
-        for path in sorted(folder.glob("*.tf"))
+        for path in sorted([*INFRA.rglob("*.tf"), *(ROOT / "containers").glob("*/Dockerfile")])
+        if ".terraform" not in path.parts
         for line in path.read_text(encoding="utf-8").splitlines()
         if "checkov:skip" in line
     ]
-    assert skips
-    assert all(re.fullmatch(r"# checkov:skip=CKV2?_AWS_\d+:.{30,}", line) for line in skips)
+    assert len(skips) > 50
+    assert [line for line in skips if not re.fullmatch(r"# checkov:skip=CKV2?_(AWS|DOCKER)_\d+:.{12,}", line)] == []
 
 
 def test_the_image_is_not_root_and_gets_its_signals() -> None:
@@ -130,20 +127,3 @@ def test_the_check_build_calls_the_words_of_the_makefile() -> None:
     assert commands == ["make check", "make test"]
     for command in commands:
         assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE)
-
-
-@pytest.mark.timeout(1500)
-def test_checkov_finds_nothing_unexplained() -> None:
-    # Its dependencies clash with ours, so it lives in an environment of its own: pipx install checkov==3.3.30
-    checkov = os.environ.get("NEXUS_CHECKOV") or shutil.which("checkov")
-    if checkov is None:
-        pytest.skip("NOT TESTED: policy checks need checkov on the PATH or named by $NEXUS_CHECKOV, and it is absent")
-    found: list[str] = []
-    # The stages bring their modules along, but not the one that their defaults leave out.
-    for folder in [*STAGES, INFRA / "modules" / "serving-gpu-capacity"]:
-        words = ["--framework", "terraform", "--output", "json", "--skip-download"]
-        done = subprocess.run([checkov, "-d", str(folder), *words], capture_output=True, text=True)
-        report = json.loads(done.stdout)
-        assert report["summary"]["parsing_errors"] == 0
-        found += [f"{one['check_id']} {one['resource']}" for one in report["results"]["failed_checks"]]
-    assert found == []

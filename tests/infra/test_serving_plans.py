@@ -24,7 +24,9 @@ VARIANTS = ("serving-small", "serving-standard", "serving-regulated", "serving-g
 COUNTS = Path(__file__).parent / "serving_plan_counts.json"
 METRICS = {"ResponseTime", "TokensGenerated", "ErrorCount", "RequestCount", "TimeToFirstToken", "QueueDepth"}
 """All that the gateway sends to NexusLLM/API (docs: the project's design, HTTP and metrics)."""
-UNKNOWN_POLICIES = {(one, "module.service.aws_iam_role_policy.task[0]") for one in VARIANTS if one != "delivery"}
+UNKNOWN_POLICIES = {
+    (one, "module.service.aws_iam_role_policy.task[0]") for one in VARIANTS if one not in ("serving-gpu", "delivery")
+}
 """Names the database, whose id AWS invents; service.tftest.hcl looks at it."""
 KEY = "key/00000000-0000-0000-0000-000000000001"
 WILDCARDS = {
@@ -187,7 +189,7 @@ def test_the_task_s_role_allows_what_fetching_a_model_asks(plans: Plans, tmp_pat
     pytest.importorskip("moto.server", reason="needs the dev extra: pip install 'moto[s3]' flask")
     from permission_rehearsal import emulated_account, model_fetched
 
-    (task,) = [one for one in plans["gpu"] if one.address == "module.service.aws_iam_role_policy.task[0]"]
+    (task,) = [one for one in plans["serving-gpu"] if one.address == "module.service.aws_iam_role_policy.task[0]"]
     with emulated_account() as account:
         calls = model_fetched(account, "nexus-test-models", "package/1a2b", tmp_path)
     refused = [
@@ -243,7 +245,7 @@ def test_an_error_rate_is_a_rate(plans: Plans) -> None:
         for _, one in of_type(plans, "aws_cloudwatch_metric_alarm")
         if one.values["alarm_name"].endswith(("-error-rate", "-5xx"))
     ]
-    assert len(alarms) == 4
+    assert len(alarms) == 2 * sum(variant.startswith("serving-") for variant in VARIANTS)
     for one in alarms:
         (expression,) = [query["expression"] for query in one.values["metric_query"] if query["expression"]]
         assert "/ requests" in expression
