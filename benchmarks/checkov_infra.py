@@ -2,6 +2,9 @@
 
     python benchmarks/checkov_infra.py CHECKOV      # the path of a checkov, in an environment of its own
 
+It judges the configuration and not plans: a plan does not know the keys that it makes, and 21 findings in that of the
+regulated environment say only this (2026-11-22). What has to be known is in the mocked states of tests/infra.
+
 Ends with 1 where a finding has no reason in the code. The result carries a hash of all that was judged: a test says
 when it is out of date, so that nobody has to install checkov to know.
 """
