@@ -28,7 +28,7 @@ from infrastructure_controls import (
 from infrastructure_plans import ENVIRONMENTS, resources
 from nexus_llm.deploy.policies import recordings
 from nexus_llm.deploy.policy_evaluation import listed
-from terraform_here import INFRA, REGION, binary, copy_of_infra, mocked
+from terraform_here import INFRA, binary, copy_of_infra, mocked
 
 # One process makes all plans. Terraform starts a provider of 700 MB for each step: minutes on a busy machine.
 pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeout(1800)]
@@ -107,13 +107,13 @@ def test_every_role_stands_below_the_ceiling(everything: list[dict[str, Any]]) -
 
 def test_the_ceiling_is_read_as_terraform_makes_it(everything: list[dict[str, Any]]) -> None:
     (made,) = [one for one in everything if one["address"].endswith("aws_iam_policy.boundary")]
-    found = ceiling_of(INFRA, regions=(REGION, "eu-west-1"))
+    found = ceiling_of(INFRA, regions=("eu-central-1", "eu-west-1"))
     assert found == json.loads(made["values"]["policy"])
 
 
 def test_no_role_is_given_what_the_ceiling_takes_away(everything: list[dict[str, Any]]) -> None:
-    ceiling = ceiling_of(INFRA, regions=(REGION, "eu-west-1"))
-    assert above_the_ceiling(everything, ceiling, region=REGION) == []
+    ceiling = ceiling_of(INFRA, regions=("eu-central-1", "eu-west-1"))
+    assert above_the_ceiling(everything, ceiling, region="eu-central-1") == []
 
 
 def test_roles_of_data_jobs_allow_what_their_code_asks_of_the_bucket(everything: list[dict[str, Any]]) -> None:
