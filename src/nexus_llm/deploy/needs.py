@@ -52,7 +52,7 @@ def _queues(cpu: int, gpu: int) -> Mapping[str, Queue]:
 
 
 ENVIRONMENTS: Mapping[EnvironmentName, Environment] = {
-    "small": Environment(2, 1, 200, _queues(32, 4)),
+    "small": Environment(2, 1, 300, _queues(32, 4)),
     "standard": Environment(3, 1, 2000, _queues(128, 16)),
     "regulated": Environment(3, 3, 6000, _queues(128, 16), "eu-west-1"),
 }
