@@ -87,6 +87,10 @@ class PackagingError(NexusError):
     """The packaged model would differ from the trained one."""
 
 
+class EvaluationError(NexusError):
+    """A model cannot be judged: nobody answers, or what is asked is not well formed."""
+
+
 class ServingError(NexusError):
     """The server or its engine cannot start or go on."""
 

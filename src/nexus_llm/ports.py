@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nexus_llm.errors import DataError, ModelError, TrainingError
+from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, Question
 
 if TYPE_CHECKING:
     from nexus_llm.recipe import Recipe
@@ -180,6 +181,28 @@ class SilentTracker:
     def finish(self, status: TrackingStatus) -> None: ...
 
 
+class Completer(Protocol):
+    """A model that answers and judges text, wherever it runs. Both iterators keep the order of what they are given and
+    yield as soon as they can, so that a caller may store each result."""
+
+    def describe(self) -> CompleterFacts:
+        """Who answers."""
+
+    def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """One answer a question. What fails for one of them is told in its answer.
+
+        Raises:
+            EvaluationError: nobody can be asked: no such model, wrong key, no connection.
+        """
+
+    def log_likelihood(self, continuations: Sequence[Continuation]) -> Iterator[Likelihood]:
+        """One likelihood a continuation.
+
+        Raises:
+            EvaluationError: as above, or the server gives no log probabilities of a prompt.
+        """
+
+
 class NoHub:
     """A `ModelHub` that is never reachable."""
 
@@ -197,6 +220,27 @@ class NoPackageIndex:
 
     def fetch(self, requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         raise ModelError(f"no package index is reachable, so {requirement} stays there", fix="connect to the network")
+
+
+@dataclass(frozen=True)
+class ScriptedCompleter:
+    """Says what it was given: question id → text, and continuation id → log probability; 0 and nothing else."""
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    log_probabilities: Mapping[str, float] = field(default_factory=dict)
+
+    def describe(self) -> CompleterFacts:
+        return CompleterFacts(model="scripted", road="scripted")
+
+    def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        for one in questions:
+            text = self.texts.get(one.id, "")
+            yield Answer(one.id, text, "stop", tokens=len(text.split()))
+
+    def log_likelihood(self, continuations: Sequence[Continuation]) -> Iterator[Likelihood]:
+        for one in continuations:
+            value = self.log_probabilities.get(one.id, 0.0)
+            yield Likelihood(one.id, value, tokens=max(1, len(one.text.split())), is_greedy=value == 0.0)
 
 
 class SilentProgress:

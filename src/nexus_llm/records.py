@@ -83,3 +83,81 @@ class Sample:
     prompt: str
     base: str
     tuned: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something that a model is asked: a conversation, or running text to go on with."""
+
+    id: str
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    """What to continue, where there are no messages; no template is applied."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON Schema of the tools that may be called."""
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer; they are not part of it."""
+    temperature: float = 0.0
+    """0: always the likeliest token."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to a `Question`."""
+
+    id: str
+    """The question's."""
+    text: str
+    finish_reason: Literal["stop", "length", "tool_calls", "error"]
+    tool_calls: tuple[ToolCall, ...] = ()
+    prompt_tokens: int | None = None
+    tokens: int | None = None
+    """Generated tokens; None where the server does not say."""
+    seconds: float = 0.0
+    first_token_seconds: float | None = None
+    """None where nobody measured it."""
+    error: str | None = None
+    """Why there is no answer, with `finish_reason` error: an item is counted, never skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Two pieces of text: how likely is the second after the first?"""
+
+    id: str
+    context: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a model finds a `Continuation`."""
+
+    id: str
+    """The continuation's."""
+    log_probability: float
+    """Of all its tokens after the context, in nats."""
+    tokens: int
+    is_greedy: bool
+    """Each of its tokens is the one that the model would have said."""
+    cut_tokens: int = 0
+    """Tokens left out at the start because the context of the model is shorter."""
+    error: str | None = None
+    """Why there is no number, which is then NaN."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompleterFacts:
+    """Who answers, as reports and comparisons name it."""
+
+    model: str
+    road: Literal["transformers", "openai", "scripted"]
+    precision: str | None = None
+    """`float32`, `bfloat16`, `q8_0`; None where the server does not say."""
+    template_sha256: str | None = None
+    """Of the chat template; None where there is none or the server does not say. Answers under different templates
+    are not compared."""
+    context_tokens: int | None = None
+    has_log_probabilities: bool = True

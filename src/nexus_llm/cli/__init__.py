@@ -41,7 +41,6 @@ run.register(app)
 data.register(app)
 train.register(app)
 jobs.register(app)
-aws.register(app)
 serve.register(app)
 chat.register(app)
 bench.register(app)
@@ -52,7 +51,6 @@ aws.register(app)
 artifacts.register(app)
 recipe.register(app)
 model.register(app)
-aws.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

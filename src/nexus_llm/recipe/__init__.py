@@ -1,20 +1,19 @@
 """The recipe: what a user wants, in one validated value."""
 
 from nexus_llm.recipe.cost import CostRecipe, ObjectiveRecipe, Purchase, ServiceRecipe, TrafficRecipe
+from nexus_llm.recipe.evaluate import EvaluateRecipe, GateRecipe
 from nexus_llm.recipe.load import default_recipe, load_recipe, recipe_yaml
+from nexus_llm.recipe.package import PackageRecipe
 from nexus_llm.recipe.schema import (
     AwsDataRecipe,
     BlockRecipe,
     DataRecipe,
-    EvaluateRecipe,
     EvaluationSet,
     FilesSource,
-    GateRecipe,
     KeysRecipe,
     LanguageRecipe,
     ModelRecipe,
     NearDuplicateRecipe,
-    PackageRecipe,
     PiiRecipe,
     PythonDocsSource,
     QualityRecipe,
