@@ -1,0 +1,80 @@
+"""Asks a `Completer` and keeps each answer as it comes: whatever stops the run, the same command goes on after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nexus_llm.errors import EvaluationError, TryAgainError
+from nexus_llm.ports import Completer, Ports
+from nexus_llm.records import Answer, Continuation, Likelihood, Question
+
+Given = TypeVar("Given", Question, Continuation)
+Got = TypeVar("Got", Answer, Likelihood)
+# Asked at once: enough to fill an engine's batch, few enough to notice a Ctrl-C.
+_BATCH = 64
+
+
+def answers_to(questions: Sequence[Question], completer: Completer, kept: Path, ports: Ports) -> list[Answer]:
+    """An answer to every question, in order; those that stand in the file `kept` already are not asked again.
+
+    Raises:
+        EvaluationError: `kept` belongs to other questions; or see `Completer.generate`.
+        TryAgainError: somebody asked to stop.
+    """
+    return _all(questions, completer.generate, lambda row: Answer(**row), kept, ports, label="asking")
+
+
+def likelihoods_of(
+    continuations: Sequence[Continuation], completer: Completer, kept: Path, ports: Ports
+) -> list[Likelihood]:
+    """The likelihood of every continuation, in order; likewise."""
+    return _all(
+        continuations, completer.log_likelihood, lambda row: Likelihood(**row), kept, ports, label="log-likelihood"
+    )
+
+
+def _all(
+    given: Sequence[Given],
+    ask: Callable[[Sequence[Given]], Iterator[Got]],
+    read: Callable[[dict[str, Any]], Got],
+    kept: Path,
+    ports: Ports,
+    *,
+    label: str,
+) -> list[Got]:
+    found = _kept(kept, read)
+    if [one.id for one in found] != [one.id for one in given[: len(found)]]:
+        raise EvaluationError(
+            f"{kept} holds answers to other items", fix=f"delete {kept.parent}, or give another --out"
+        )
+    ports.progress.start(label, total=len(given), unit="items")
+    ports.progress.advance(len(found))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    rest = iter(given[len(found) :])
+    with kept.open("a", encoding="utf-8") as lines:
+        while batch := list(islice(rest, _BATCH)):
+            if reason := ports.interrupt.requested():
+                raise TryAgainError(f"stopped by {reason} after {len(found)} items", fix="run the same command again")
+            for one in ask(batch):
+                lines.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
+                lines.flush()
+                found.append(one)
+                ports.progress.advance(1)
+    ports.progress.finish(f"{len(found)} items")
+    return found
+
+
+def _kept(path: Path, read: Callable[[dict[str, Any]], Got]) -> list[Got]:
+    """What an earlier run stored; a line that was cut off in the middle is forgotten."""
+    if not path.exists():
+        return []
+    whole, _, cut = path.read_bytes().rpartition(b"\n")
+    if cut:
+        with path.open("r+b") as file:
+            file.truncate(len(whole) + 1 if whole else 0)
+    return [read(json.loads(line)) for line in whole.splitlines()]

@@ -1,0 +1,97 @@
+"""What a model did with the items of one task, item by item, in one folder: `result.json` and `items.jsonl`.
+
+Every evaluation writes this shape, whatever it asks, and every comparison reads it: two results can be compared item
+for item only where all that `identity` holds is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nexus_llm import storage
+from nexus_llm.errors import EvaluationError
+from nexus_llm.records import CompleterFacts
+
+RESULT_FILE = "result.json"
+ITEMS_FILE = "items.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One item of a task."""
+
+    id: str
+    scores: Mapping[str, float]
+    """Metric → value; empty where `error` says why there is none."""
+    answer: str = ""
+    """What the model said, or the choice that it found likeliest."""
+    wanted: str = ""
+    cut_tokens: int = 0
+    """Tokens left out at the start because the model's context is shorter."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """All items of one task."""
+
+    task: str
+    version: str
+    """Of the task's definition."""
+    metric: str
+    """The one that comparisons are about; every item without an error has it."""
+    dataset_sha256: str
+    """Of the items as they were read."""
+    few_shot: int
+    """Solved examples before each item."""
+    completer: CompleterFacts
+    items: tuple[ItemResult, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All else that changes the numbers: seed, limit, temperature, maximum length."""
+    higher_is_better: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """What two results must share to be compared, by name."""
+        return {
+            "task": self.task,
+            "version": self.version,
+            "metric": self.metric,
+            "dataset_sha256": self.dataset_sha256,
+            "few_shot": self.few_shot,
+            "chat template": self.completer.template_sha256,
+            **self.settings,
+        }
+
+
+def write_result(folder: Path, result: TaskResult) -> None:
+    """Puts both files into `folder`; `result.json` last, so that a folder with it is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = asdict(result)
+    items: Iterable[dict[str, Any]] = values.pop("items")
+    lines = "".join(json.dumps(one, ensure_ascii=False, sort_keys=True) + "\n" for one in items)
+    storage.write_atomically(folder / ITEMS_FILE, lines.encode())
+    text = json.dumps(values | {"count": len(result.items)}, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    storage.write_atomically(folder / RESULT_FILE, text.encode())
+
+
+def read_result(folder: Path) -> TaskResult:
+    """The result in `folder`.
+
+    Raises:
+        EvaluationError: there is none, or its items are not all there.
+    """
+    try:
+        values = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        lines = (folder / ITEMS_FILE).read_text(encoding="utf-8").splitlines()
+        items = tuple(ItemResult(**json.loads(line)) for line in lines)
+        count = values.pop("count")
+        result = TaskResult(**{**values, "completer": CompleterFacts(**values["completer"]), "items": items})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EvaluationError(f"{folder}: no readable result: {error}", fix="run the evaluation again") from error
+    if count != len(items):
+        raise EvaluationError(f"{folder}: {len(items)} of {count} items are there", fix="run the evaluation again")
+    return result
