@@ -34,7 +34,7 @@ MRPC_LABELS = {"1": "yes", "0": "no"}
 SST2_LABELS = {"1": "positive", "0": "negative"}
 
 # Epochs, peak learning rate, packed rows of 256 tokens in a step.
-SETTINGS = {"sst2": (1, 5e-5, 8), "mrpc": (1, 5e-5, 8), "banking77": (3, 1e-4, 8)}
+SETTINGS = {"sst2": (1, 5e-5, 8), "mrpc": (2, 1e-4, 8), "banking77": (3, 1e-4, 8)}
 PASSAGES = 400  # of WikiText-2's test text
 GUIDES = ("awsdocs-sagemaker", "awsdocs-ec2", "awsdocs-s3")
 
