@@ -15,9 +15,11 @@ QUICKSTART = REPOSITORY / "recipes" / "quickstart.yaml"
 SMALL = (
     "data.max_documents=500",
     "train.max_steps=6",
+    "train.per_device_train_batch_size=2",
     "train.save_steps=2",
     "train.eval_steps=6",
     "evaluate.domain_documents=12",
+    "evaluate.max_tokens_per_document=96",
     "evaluate.max_new_tokens=8",
 )
 

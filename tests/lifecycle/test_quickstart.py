@@ -110,7 +110,7 @@ def test_markdown_never_seen_by_the_authors_improves_too(tmp_path: Path, small_m
     recipe.write_text(
         f"name: docs\ndata:\n  sources:\n    - {{type: files, path: {text}}}\n  max_documents: 60\n"
         "train: {max_steps: 5, per_device_train_batch_size: 2, learning_rate: 5e-4, warmup_steps: 1}\n"
-        "evaluate: {domain_documents: 8, max_new_tokens: 8}\n"
+        "evaluate: {domain_documents: 8, max_tokens_per_document: 96, max_new_tokens: 8}\n"
     )
     done = nexus("run", str(recipe), "--json", cwd=tmp_path)
     assert done.returncode in (0, 4), done.stderr
