@@ -120,6 +120,8 @@ class Answer:
     """None where nobody measured it."""
     error: str | None = None
     """Why there is no answer, with `finish_reason` error: an item is counted, never skipped."""
+    cut_tokens: int = 0
+    """Tokens of the prompt left out at its start because the context of the model is shorter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,23 @@ from collections.abc import Sequence
 import typer
 
 import nexus_llm
-from nexus_llm.cli import artifacts, aws, bench, chat, cost, data, jobs, keys, model, recipe, run, serve, train, usage
+from nexus_llm.cli import (
+    artifacts,
+    aws,
+    bench,
+    chat,
+    cost,
+    data,
+    evaluate,
+    jobs,
+    keys,
+    model,
+    recipe,
+    run,
+    serve,
+    train,
+    usage,
+)
 from nexus_llm.cli.console import Stopped, print_error
 from nexus_llm.errors import NexusError, TryAgainError, UsageError
 
@@ -40,6 +56,7 @@ def nexus(
 run.register(app)
 data.register(app)
 train.register(app)
+evaluate.register(app)
 jobs.register(app)
 serve.register(app)
 chat.register(app)

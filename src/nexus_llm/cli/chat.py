@@ -48,10 +48,10 @@ def chat(
     asked = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     options = {name: value for name, value in asked.items() if value is not None}
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    key = os.environ.get("OPENAI_API_KEY") if _is_address(target) else None
+    key = os.environ.get("OPENAI_API_KEY") if is_address(target) else None
     headers = {"authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(READ_SECONDS, connect=5)
-    with _server(target, root) as url, httpx.Client(timeout=timeout, headers=headers) as client:
+    with server_for(target, root) as url, httpx.Client(timeout=timeout, headers=headers) as client:
         from nexus_llm.serve.client import first_model
 
         name = model or first_model(client, url)
@@ -62,18 +62,19 @@ def chat(
     return 0
 
 
-def _is_address(target: str) -> bool:
+def is_address(target: str) -> bool:
+    """Whether a server is meant, not a run or a model."""
     return target.startswith(("http://", "https://"))
 
 
 @contextlib.contextmanager
-def _server(target: str, root: Path) -> Iterator[str]:
+def server_for(target: str, root: Path, *, overrides: tuple[str, ...] = ()) -> Iterator[str]:
     """The address of a server: the given one, or one that lives as long as the block."""
-    if _is_address(target):
+    if is_address(target):
         yield target
         return
     require_serving()
-    found = find_model(target, root=root)
+    found = find_model(target, root=root, overrides=overrides)
     from nexus_llm.recipe import KeysRecipe, SamplesRecipe, TelemetryRecipe
     from nexus_llm.serve.background import background_server
     from nexus_llm.serve.engines.commands import require_engine

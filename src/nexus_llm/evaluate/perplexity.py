@@ -35,8 +35,8 @@ class TokenizedDocument:
     token_ids: tuple[int, ...]
 
 
-def load_model(folder: Path) -> Any:
-    """A Hugging Face causal model for reading, in bfloat16.
+def load_model(folder: Path, *, precision: str = "bfloat16") -> Any:
+    """A Hugging Face causal model for reading, in bfloat16 or float32.
 
     Raises:
         MissingExtraError: torch or transformers is not installed.
@@ -50,7 +50,7 @@ def load_model(folder: Path) -> Any:
         raise MissingExtraError.for_extra("eval", error.name or "torch") from error
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{folder} holds no model that transformers can load ({str(error).splitlines()[0]})",

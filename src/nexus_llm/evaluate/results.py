@@ -53,6 +53,8 @@ class TaskResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """All else that changes the numbers: seed, limit, temperature, maximum length."""
     higher_is_better: bool = True
+    aggregates: Mapping[str, float] = field(default_factory=dict)
+    """Metric → value over all items without an error, as the task's own definition puts them together."""
 
     def identity(self) -> dict[str, Any]:
         """What two results must share to be compared, by name."""

@@ -1,0 +1,171 @@
+"""`nexus evaluate benchmarks`: public benchmarks of any model or server, by lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nexus_llm.cli.chat import is_address, server_for
+from nexus_llm.cli.console import print_json
+from nexus_llm.cli.options import AsJson, Root, ports
+from nexus_llm.cli.serve import find_model
+from nexus_llm.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from nexus_llm.evaluate.benchmarks import BenchmarkRun, Summary
+    from nexus_llm.evaluate.contamination import Contamination
+    from nexus_llm.ports import Completer
+
+_FILE = "benchmarks.json"
+_HERE = "transformers"
+Target = Annotated[str, typer.Argument(help="A run, a model, or a server's address.", metavar="RUN|MODEL|URL")]
+Engine = Annotated[
+    str, typer.Option(help="transformers in this process, or a server of our own: openvino, llama.cpp, vllm.")
+]
+
+
+def register(group: typer.Typer) -> None:
+    """Adds the command to `nexus evaluate`."""
+    group.command("benchmarks")(benchmarks)
+
+
+def benchmarks(
+    target: Target,
+    tasks: Annotated[str, typer.Option(help="hellaswag,arc_easy,mmlu,glue,gsm8k,…", metavar="A,B")],
+    datasets: Annotated[Path | None, typer.Option(help="Folder with the sets' files.", metavar="DIR")] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="Fetch the sets from the hub instead.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only a task's first items.")] = None,
+    few_shot: Annotated[int | None, typer.Option(min=0, help="Solved examples [default: each task's own].")] = None,
+    out: Annotated[Path | None, typer.Option(help="[default: evaluations/NAME]", metavar="FOLDER")] = None,
+    engine: Engine = _HERE,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, in this process.")] = "float32",
+    chat: Annotated[bool, typer.Option("--chat", help="Ask in a conversation, by the model's template.")] = False,
+    against: Annotated[str | None, typer.Option(help="Look for the items in what a run trained on.", metavar="RUN")] = None,
+    model: Annotated[str | None, typer.Option(help="Which of the server's models [default: its first].")] = None,
+    key_variable: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once, to a server.")] = 8,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds without a sign of the server.")] = 300.0,
+    as_json: AsJson = False,
+    root: Root = Path(),
+) -> int:
+    """Public benchmarks with the harness's own prompts and metrics. The same command goes on where it was stopped."""
+    if (datasets is None) != hub:
+        raise UsageError("nobody says where the sets are", fix="--datasets DIR with their files, or --hub to fetch them")
+    if precision not in ("float32", "bfloat16"):
+        raise UsageError(f"--precision {precision} is neither float32 nor bfloat16", fix="give one of them")
+    _prepare(is_offline=not hub)
+    from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task, summary
+    from nexus_llm.evaluate.harness import HarnessTasks
+    from nexus_llm.evaluate.local_sets import tasks_of
+    from nexus_llm.evaluate.over_http import HttpLimits
+
+    names, absent = tasks_of([one.strip() for one in tasks.split(",") if one.strip()], datasets)
+    for group, missing in absent.items():
+        print(f"warning: {group} without {', '.join(missing)}: not in {datasets}", file=sys.stderr)
+    openings, known = ports(), HarnessTasks()
+    wishes = BenchmarkWishes(datasets, limit=limit, few_shot=few_shot, as_chat=chat)
+    limits = HttpLimits(concurrency=concurrency, timeout_seconds=timeout)
+    served = {"model": model, "key": os.environ.get(key_variable), "limits": limits}
+    with _completer(target, engine, precision, root=root, **served) as (completer, weights):
+        facts = completer.describe()
+        folder = out or root / "evaluations" / facts.model.replace("/", "--")
+        runs = {
+            name: run_task(name, known, completer, wishes, folder / name, openings, weights=weights) for name in names
+        }
+    found = _contamination(against, runs, root, openings.progress) if against else {}
+    rows = [(summary(one.result), found.get(name)) for name, one in runs.items()]
+    _tell(asdict(facts), rows, absent, folder, as_json=as_json)
+    return 0
+
+
+def _prepare(*, is_offline: bool) -> None:
+    """Before the harness is imported, which reads these once: nothing is fetched that nobody asked for."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingExtraError.for_extra("eval", "lm_eval")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # its bars beside ours
+    if is_offline:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+@contextlib.contextmanager
+def _completer(
+    target: str, engine: str, precision: str, *, root: Path, model: str | None, key: str | None, limits: Any
+) -> Iterator[tuple[Completer, str]]:
+    """Who answers, and what tells its weights from others of the same name."""
+    from nexus_llm.evaluate.over_http import http_completer
+
+    if is_address(target):
+        with http_completer(target, model=model, key=key, limits=limits) as completer:
+            yield completer, ""
+        return
+    found = find_model(target, root=root, overrides=(f"serve.engine={engine}",))
+    files = sorted(found.folder.glob("*.safetensors"))
+    weights = ", ".join(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)
+    if engine == _HERE:
+        from nexus_llm.evaluate.in_process import InProcessCompleter
+
+        yield InProcessCompleter.load(found.folder, precision=precision, name=found.name), weights  # type: ignore[arg-type]
+        return
+    with server_for(target, root, overrides=(f"serve.engine={engine}",)) as url:
+        wide = replace(limits, timeout_seconds=max(limits.timeout_seconds, 600.0))
+        with http_completer(url, limits=wide) as completer:
+            yield completer, weights
+
+
+def _contamination(run: str, runs: Mapping[str, BenchmarkRun], root: Path, progress: Any) -> dict[str, Contamination]:
+    from nexus_llm.cli.evaluate_contamination import contamination_of
+
+    return contamination_of(run, {name: one.texts for name, one in runs.items()}, root=root, progress=progress)
+
+
+def _tell(
+    facts: Mapping[str, Any],
+    rows: Sequence[tuple[Summary, Contamination | None]],
+    absent: Mapping[str, Sequence[str]],
+    folder: Path,
+    *,
+    as_json: bool,
+) -> None:
+    from nexus_llm.storage import write_atomically
+
+    document = {
+        "completer": facts,
+        "folder": str(folder),
+        "tasks": [asdict(one) | {"contamination": _as_document(overlap)} for one, overlap in rows],
+        "missing": absent,
+    }
+    import json
+
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomically(folder / _FILE, text.encode())
+    if as_json:
+        print_json(document)
+        return
+    print(f"{'task':<34} {'items':>6}  {'metric':<28} {'value':>8} {'± 1.96 se':>9}  notes")
+    for one, overlap in rows:
+        notes = [f"{one.few_shot}-shot"] if one.few_shot else []
+        notes += [f"{one.errors} without an answer"] if one.errors else []
+        notes += [f"{one.cut_items} cut"] if one.cut_items else []
+        notes += [_overlap(overlap)] if overlap else []
+        for metric, score in one.scores.items():
+            margin = f"{1.96 * score.standard_error:9.4f}" if score.standard_error is not None else f"{'':>9}"
+            print(f"{one.task:<34} {one.items:>6}  {metric:<28} {score.value:>8.4f} {margin}  {', '.join(notes)}")
+    print(f"\nitem by item  {folder}")
+
+
+def _as_document(found: Contamination | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found) | {"share": found.share}
+
+
+def _overlap(found: Contamination) -> str:
+    if found.share is None:
+        return "overlap with the training text not known: items too short"
+    return f"{len(found.overlapping)} of {found.checked} in the training text"

@@ -1,0 +1,261 @@
+"""Public benchmarks: each task of lm-evaluation-harness becomes a folder with a result, item by item.
+
+A task's folder holds `asked.json` (who was asked what: answers of another model or other items are never taken over),
+the answers as they came, and at the end `items.jsonl` and `result.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nexus_llm.errors import EvaluationError
+from nexus_llm.evaluate.results import RESULT_FILE, ItemResult, TaskResult, read_result, write_result
+
+if TYPE_CHECKING:
+    from nexus_llm.evaluate.harness import HarnessTasks
+    from nexus_llm.ports import Completer, Ports
+
+_ASKED = "asked.json"
+# The metric that comparisons are about, where a task has it: normalised for length before raw.
+_PREFERRED = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "answered")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkWishes:
+    """How tasks are asked."""
+
+    datasets: Path | None
+    """Folder of local files; None takes them from the hub."""
+    limit: int | None = None
+    """Only a task's first items."""
+    few_shot: int | None = None
+    """Solved examples before each item; None takes the task's own number."""
+    as_chat: bool = False
+    """Ask in a conversation."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """A task that was run."""
+
+    result: TaskResult
+    texts: Mapping[str, tuple[str, ...]]
+    """Item → every text that its row holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric over the items of a task."""
+
+    value: float
+    standard_error: float | None = None
+    """Of a mean over items; None where the metric is none, or there is one item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a report says about one task."""
+
+    task: str
+    metric: str
+    items: int
+    errors: int
+    cut_items: int
+    """Items that did not fit the model's context and lost their beginning."""
+    few_shot: int
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+
+def run_task(
+    name: str,
+    tasks: HarnessTasks,
+    completer: Completer,
+    wishes: BenchmarkWishes,
+    folder: Path,
+    ports: Ports,
+    *,
+    weights: str = "",
+) -> BenchmarkRun:
+    """One task, from where an earlier run of the same question stopped. `weights` tells two models of one name apart.
+
+    Raises:
+        EvaluationError: the folder holds answers to another question, or nobody can be asked.
+        UsageError: there is no such task.
+        DataError: its rows are not there.
+        TryAgainError: somebody asked to stop.
+    """
+    task = tasks.load(name, folder=wishes.datasets, few_shot=wishes.few_shot)
+    docs = list(task.eval_docs)[: wishes.limit]
+    texts = {str(number): tuple(texts_in(doc)) for number, doc in enumerate(docs)}
+    digest = hashlib.sha256(json.dumps(docs, sort_keys=True, default=str).encode()).hexdigest()
+    empty = TaskResult(
+        task=name,
+        version=f"{task.VERSION} of lm-eval {version('lm_eval')}",
+        metric="",
+        dataset_sha256=digest,
+        few_shot=int(task.config.num_fewshot),
+        completer=completer.describe(),
+        items=(),
+        settings={"limit": wishes.limit, "in a conversation": wishes.as_chat},
+    )
+    _refuse_other_question(folder, empty, weights)
+    if (folder / RESULT_FILE).exists():
+        return BenchmarkRun(read_result(folder), texts)
+    from nexus_llm.evaluate.harness import CompleterLM, samples
+
+    lm = CompleterLM(completer, folder, ports)
+    rows = samples(lm, task, limit=wishes.limit, as_chat=wishes.as_chat)
+    result = _result(empty, task, rows, lm.errors, lm.cut_tokens, count=len(docs))
+    write_result(folder, result)
+    return BenchmarkRun(result, texts)
+
+
+def summary(result: TaskResult) -> Summary:
+    """The result in a few numbers."""
+    scores = {name: Score(value) for name, value in sorted(result.aggregates.items())}
+    for name in sorted({one for item in result.items for one in item.scores}):
+        values = [item.scores[name] for item in result.items if name in item.scores]
+        spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        if name not in scores or math.isclose(scores[name].value, statistics.fmean(values), abs_tol=1e-9):
+            scores[name] = Score(statistics.fmean(values), spread)
+    return Summary(
+        result.task,
+        result.metric,
+        items=len(result.items),
+        errors=sum(one.error is not None for one in result.items),
+        cut_items=sum(one.cut_tokens > 0 for one in result.items),
+        few_shot=result.few_shot,
+        scores=scores,
+    )
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Every text in a row, whatever its fields are called.
+
+    >>> list(texts_in({"question": "Who?", "choices": {"text": ["I", "you"]}, "gold": 1}))
+    ['Who?', 'I', 'you']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from texts_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from texts_in(one)
+
+
+def _refuse_other_question(folder: Path, asked: TaskResult, weights: str) -> None:
+    now = {**asked.identity(), **asdict(asked.completer), "weights": weights}
+    now.pop("metric")
+    path = folder / _ASKED
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                raise EvaluationError(
+                    f"{folder} holds answers where {name} was {before.get(name)}, and now it is {now.get(name)}",
+                    fix=f"give another --out, or delete {folder}",
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _result(
+    empty: TaskResult,
+    task: Any,
+    rows: Sequence[Mapping[str, Any]],
+    errors: Mapping[int, str],
+    cut: Mapping[int, int],
+    *,
+    count: int,
+) -> TaskResult:
+    """The harness's samples, one row an item and filter, as one `ItemResult` an item."""
+    by_item: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_item.setdefault(int(row["doc_id"]), []).append(row)
+    assert sorted(by_item) == list(range(count)), "the harness left out items"
+    values: dict[str, list[Any]] = {}
+    items = []
+    for number, about in sorted(by_item.items()):
+        error = errors.get(number) or _bad_label(task, about[0])
+        found = {} if error else {key: value for row in about for key, value in _metrics(row, filters=len(about))}
+        for name, value in found.items():
+            values.setdefault(name, []).append(value)
+        scores = {key: score for name, value in found.items() for key, score in _as_number(name, value)}
+        answer, wanted = _answer(task, about[0])
+        items.append(ItemResult(str(number), scores, answer, wanted, cut.get(number, 0), error))
+    aggregated = task.aggregation()
+    aggregates = {
+        name: float(aggregated[name.split(",")[0]](given))
+        for name, given in values.items()
+        if name.split(",")[0] in aggregated
+    }
+    named = {name for item in items for name in item.scores}
+    metric = next((one for wish in _PREFERRED for one in sorted(named) if one.split(",")[0] == wish), min(named, default=""))
+    better = task.higher_is_better().get(metric.split(",")[0], True)
+    return TaskResult(
+        **{
+            **{name: getattr(empty, name) for name in ("task", "version", "dataset_sha256", "few_shot", "completer")},
+            "settings": empty.settings,
+        },
+        metric=metric,
+        items=tuple(items),
+        higher_is_better=bool(better),
+        aggregates=aggregates,
+    )
+
+
+def _metrics(row: Mapping[str, Any], *, filters: int) -> Iterator[tuple[str, Any]]:
+    """(name, the harness's raw value) of a sample; named with its filter where there are several."""
+    for name in row["metrics"]:
+        if name == "bypass":  # generated only
+            yield "answered", float(bool(str(row["resps"][0][0]).strip()))
+        else:
+            yield (f"{name},{row['filter']}" if filters > 1 else name), row[name]
+
+
+def _as_number(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """What an item adds to a mean: pairs of label and guess, as F1 is made of, say whether it was right."""
+    if isinstance(value, tuple) and len(value) == 2:
+        yield "acc", float(value[0] == value[1])
+    elif name == "perplexity":  # whose raw value is the item's log-likelihood
+        yield "log_likelihood", float(value)
+    elif isinstance(value, list):
+        yield name, statistics.fmean(map(float, value))
+    else:
+        yield name, float(value)
+
+
+def _bad_label(task: Any, row: Mapping[str, Any]) -> str | None:
+    """Why an item's label fits none of its choices; None where it does."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    choices = task.doc_to_choice(row["doc"])
+    gold = task.doc_to_text(row["doc"]) if task.multiple_input else row["target"]
+    for one in gold if isinstance(gold, list) else [gold]:
+        if not (one in choices if isinstance(one, str) else 0 <= int(one) < len(choices)):
+            return f"the label {one!r} is none of its {len(choices)} choices"
+    return None
+
+
+def _answer(task: Any, row: Mapping[str, Any]) -> tuple[str, str]:
+    """What the model said or found likeliest, and what was right."""
+    if task.OUTPUT_TYPE == "multiple_choice":
+        values = [one[0] for one in row["filtered_resps"]]
+        known = [place for place, value in enumerate(values) if math.isfinite(value)]
+        choices = task.doc_to_choice(row["doc"])
+        gold = task.doc_to_text(row["doc"]) if task.multiple_input else row["target"]
+        is_place = isinstance(gold, int) and 0 <= gold < len(choices)
+        best = max(known, key=values.__getitem__, default=None)
+        return str(choices[best]) if best is not None else "", str(choices[gold] if is_place else gold)
+    said = row["resps"][0][0]
+    return ("" if isinstance(said, tuple) else str(said)), str(row["target"])

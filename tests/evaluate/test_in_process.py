@@ -1,0 +1,109 @@
+"""A model in memory judges and answers, and tells what it cannot."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import write_tiny_model
+
+from nexus_llm.evaluate.in_process import InProcessCompleter
+from nexus_llm.evaluate.likelihood import LikelihoodReader, TokenRow
+from nexus_llm.records import Continuation, Question
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def completer(folder: Path) -> InProcessCompleter:
+    return InProcessCompleter.load(folder)
+
+
+def rows_of_all_kinds() -> list[TokenRow]:
+    """Contexts that share a long beginning and contexts that share none; endings of one token and of several."""
+    draw = random.Random(3)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(3, 320) for _ in range(count))
+
+    examples = tokens(40)
+    behind = [examples + tokens(draw.randrange(1, 9)) for _ in range(5)]
+    apart = [tokens(draw.randrange(1, 30)) for _ in range(5)]
+    return [TokenRow(context, tokens(draw.choice((1, 1, 2, 7)))) for context in (*behind, *apart) for _ in range(4)]
+
+
+@pytest.mark.parametrize("chosen", [slice(0, 20), slice(20, 40), slice(0, 40)], ids=["shared", "apart", "both"])
+def test_what_is_read_once_gives_what_reading_each_alone_gives(completer: InProcessCompleter, chosen: slice) -> None:
+    rows = rows_of_all_kinds()[chosen]
+    reader = LikelihoodReader(completer._model)
+    alone = reader._one_by_one(rows)
+    for _ in range(2):  # the second time with the beginning that it remembers
+        together = reader.score(rows)
+        assert [one.log_probability for one in together] == pytest.approx(
+            [one.log_probability for one in alone], abs=2e-4
+        )
+        assert [one.is_greedy for one in together] == [one.is_greedy for one in alone]
+
+
+def test_a_context_that_is_too_long_loses_its_beginning_and_says_how_much(completer: InProcessCompleter) -> None:
+    long, short = "What is it? " * 80, "is it? " * 20
+    cut, whole, refused, nothing = completer.log_likelihood(
+        [Continuation("1", long, "It is"), Continuation("2", short, "It is"), Continuation("3", "a", long),
+         Continuation("4", "a", "")]
+    )  # fmt: skip
+    assert cut.cut_tokens > 100
+    assert math.isfinite(cut.log_probability)
+    assert whole.cut_tokens == 0
+    assert refused.error is not None
+    assert "128" in refused.error
+    assert nothing.error == "the continuation is no token"
+    assert math.isnan(refused.log_probability)
+
+
+def test_a_model_that_predicts_nan_is_told_for_each_item(folder: Path) -> None:
+    broken = InProcessCompleter.load(folder)
+    broken._model.lm_head.weight.data[:] = math.nan
+    (judged,) = broken.log_likelihood([Continuation("1", "What is", " it")])
+    (said,) = broken.generate([Question("1", text="What is", max_new_tokens=4)])
+    assert judged.error == "the model predicts nan"
+    assert (said.finish_reason, said.error) == ("error", "the model predicts NaN")
+
+
+def test_an_answer_ends_at_a_stop_string_and_is_the_same_in_any_batch(completer: InProcessCompleter) -> None:
+    texts = ["What is it?", "The quick brown fox", "def f(x)", "jumps"]
+    questions = [Question(str(number), text=text, max_new_tokens=24) for number, text in enumerate(texts)]
+    together = list(completer.generate(questions))
+    alone = [next(completer.generate([one])) for one in questions]
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert {one.finish_reason for one in together} <= {"stop", "length"}
+    first = together[0].text
+    stop = first[len(first) // 2 : len(first) // 2 + 3]
+    (stopped,) = completer.generate([Question("1", text=texts[0], max_new_tokens=24, stop=("<never>", stop))])
+    assert stopped.text == first[: first.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert (stopped.tokens or 0) < (together[0].tokens or 0)
+
+
+def test_a_question_that_cannot_be_asked_is_counted_with_its_reason(completer: InProcessCompleter) -> None:
+    wide = Question("1", text="a", max_new_tokens=128)
+    long = Question("2", text="What is it? " * 80, max_new_tokens=8)
+    chat = Question("3", messages=({"role": "user", "content": "What is it?"},), max_new_tokens=8)
+    refused, cut, asked = completer.generate([wide, long, chat])
+    assert (refused.finish_reason, refused.error) == ("error", "128 new tokens leave no room in 128")
+    assert cut.cut_tokens > 0
+    assert asked.error is None
+    assert asked.prompt_tokens == len(completer._tokenizer.encode_prompt(chat.messages))
+
+
+def test_sampling_depends_on_its_seed_alone(completer: InProcessCompleter) -> None:
+    def said(seed: int) -> Any:
+        return next(completer.generate([Question("1", text="What", temperature=1.0, seed=seed, max_new_tokens=12)])).text
+
+    assert said(1) == said(1)
+    assert said(1) != said(2)
