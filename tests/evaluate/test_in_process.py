@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import write_tiny_model
 
 from nexus_llm.evaluate.in_process import InProcessCompleter
 from nexus_llm.evaluate.likelihood import LikelihoodReader, TokenRow
 from nexus_llm.records import Continuation, Question
+from tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,9 @@ def test_a_question_that_cannot_be_asked_is_counted_with_its_reason(completer: I
 
 def test_sampling_depends_on_its_seed_alone(completer: InProcessCompleter) -> None:
     def said(seed: int) -> Any:
-        return next(completer.generate([Question("1", text="What", temperature=1.0, seed=seed, max_new_tokens=12)])).text
+        return next(
+            completer.generate([Question("1", text="What", temperature=1.0, seed=seed, max_new_tokens=12)])
+        ).text
 
     assert said(1) == said(1)
     assert said(1) != said(2)

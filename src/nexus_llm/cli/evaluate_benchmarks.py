@@ -48,7 +48,9 @@ def benchmarks(
     engine: Engine = _HERE,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, in this process.")] = "float32",
     chat: Annotated[bool, typer.Option("--chat", help="Ask in a conversation, by the model's template.")] = False,
-    against: Annotated[str | None, typer.Option(help="Look for the items in what a run trained on.", metavar="RUN")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Look for the items in what a run trained on.", metavar="RUN")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Which of the server's models [default: its first].")] = None,
     key_variable: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once, to a server.")] = 8,
@@ -58,7 +60,9 @@ def benchmarks(
 ) -> int:
     """Public benchmarks with the harness's own prompts and metrics. The same command goes on where it was stopped."""
     if (datasets is None) != hub:
-        raise UsageError("nobody says where the sets are", fix="--datasets DIR with their files, or --hub to fetch them")
+        raise UsageError(
+            "nobody says where the sets are", fix="--datasets DIR with their files, or --hub to fetch them"
+        )
     if precision not in ("float32", "bfloat16"):
         raise UsageError(f"--precision {precision} is neither float32 nor bfloat16", fix="give one of them")
     _prepare(is_offline=not hub)
@@ -69,7 +73,7 @@ def benchmarks(
 
     names, absent = tasks_of([one.strip() for one in tasks.split(",") if one.strip()], datasets)
     for group, missing in absent.items():
-        print(f"warning: {group} without {', '.join(missing)}: not in {datasets}", file=sys.stderr)
+        print(f"warning: {len(missing)} sets of {group} are not in {datasets}: {_some(missing)}", file=sys.stderr)
     openings, known = ports(), HarnessTasks()
     wishes = BenchmarkWishes(datasets, limit=limit, few_shot=few_shot, as_chat=chat)
     limits = HttpLimits(concurrency=concurrency, timeout_seconds=timeout)
@@ -77,9 +81,10 @@ def benchmarks(
     with _completer(target, engine, precision, root=root, **served) as (completer, weights):
         facts = completer.describe()
         folder = out or root / "evaluations" / facts.model.replace("/", "--")
-        runs = {
-            name: run_task(name, known, completer, wishes, folder / name, openings, weights=weights) for name in names
-        }
+        runs = {}
+        for name in names:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            runs[name] = run_task(name, known, completer, wishes, folder / name, openings, weights=weights)
     found = _contamination(against, runs, root, openings.progress) if against else {}
     rows = [(summary(one.result), found.get(name)) for name, one in runs.items()]
     _tell(asdict(facts), rows, absent, folder, as_json=as_json)
@@ -159,6 +164,10 @@ def _tell(
             margin = f"{1.96 * score.standard_error:9.4f}" if score.standard_error is not None else f"{'':>9}"
             print(f"{one.task:<34} {one.items:>6}  {metric:<28} {score.value:>8.4f} {margin}  {', '.join(notes)}")
     print(f"\nitem by item  {folder}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
 
 
 def _as_document(found: Contamination | None) -> dict[str, Any] | None:

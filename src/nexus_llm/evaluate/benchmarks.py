@@ -200,7 +200,9 @@ def _result(
         if name.split(",")[0] in aggregated
     }
     named = {name for item in items for name in item.scores}
-    metric = next((one for wish in _PREFERRED for one in sorted(named) if one.split(",")[0] == wish), min(named, default=""))
+    metric = next(
+        (one for wish in _PREFERRED for one in sorted(named) if one.split(",")[0] == wish), min(named, default="")
+    )
     better = task.higher_is_better().get(metric.split(",")[0], True)
     return TaskResult(
         **{

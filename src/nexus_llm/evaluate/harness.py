@@ -122,7 +122,9 @@ class HarnessTasks:
         entry = self._index.get(name)
         if entry is None or entry.yaml_path is None:
             near = ", ".join(sorted(one for one in self._index if one.startswith(name[:4]))[:8])
-            raise UsageError(f"{name} is no task of lm-evaluation-harness", fix=f"near it: {near or 'lm-eval ls tasks'}")
+            raise UsageError(
+                f"{name} is no task of lm-evaluation-harness", fix=f"near it: {near or 'lm-eval ls tasks'}"
+            )
         config: dict[str, Any] = load_yaml(entry.yaml_path, resolve_func=name not in mapping()["only_generated"])
         if "class" in config or "output_type" not in config:
             raise UsageError(f"{name} is a group, or has a class of its own", fix="name the tasks that it is made of")
@@ -150,11 +152,13 @@ def samples(lm: CompleterLM, task: Any, *, limit: int | None, as_chat: bool) -> 
 def _local(name: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The fields of a task's config that make it read local files."""
     change: dict[str, Any] = {"custom_dataset": lambda **_: _LocalSplits(name, folder)}
-    source = config.get("fewshot_split") or config.get("training_split")
-    is_here = source is not None and split_of(name, source, folder).missing is None
-    if not config.get("num_fewshot") and not is_here:
-        # The harness opens these even where it takes no example from them.
-        change |= {"fewshot_split": None, "training_split": None, "fewshot_config": None}
+    if config.get("num_fewshot"):
+        return change
+    # The harness opens all splits that it could take examples from, even where it takes none.
+    sources = ["training_split", "fewshot_split", *(["validation_split"] if config.get("test_split") else [])]
+    for field in sources:
+        if config.get(field) and split_of(name, config[field], folder).missing is not None:
+            change |= {field: None, "fewshot_config": None}
     return change
 
 

@@ -1,8 +1,8 @@
 """A `Completer` of this process: a transformers model, in float32 or bfloat16.
 
-Text becomes tokens as in lm-evaluation-harness (`TemplateLM._encode_pair`, 0.4.13), so that its numbers are ours: spaces
-at the end of a context belong to the continuation, context and continuation are encoded together, and the tokens behind
-the context's own are the continuation's.
+Text becomes tokens as in lm-evaluation-harness (`TemplateLM._encode_pair`, 0.4.13), so that its numbers are ours:
+spaces at the end of a context belong to the continuation, context and continuation are encoded together, and the
+tokens behind the context's own are the continuation's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """How likely a model finds continuations, with what they share computed once.
 
-Four endings of one HellaSwag context are four rows that begin alike, and so are all questions of one MMLU subject behind
-the same five examples. A causal model computes the same keys and values for the same beginning, so the beginning is read
-once and its attention cache lent to all that go on from it: first what all contexts of a batch share, then each context,
-then its endings. Endings of one token need no pass of their own: the context's last logits hold them all. Logits are
-computed only where a continuation stands; over a vocabulary of 49,152 they are a fifth of SmolLM2-135M's work.
+Four endings of one HellaSwag context are four rows that begin alike, and so are all questions of one MMLU subject
+behind the same five examples. A causal model computes the same keys and values for the same beginning, so that is read
+once and its attention cache lent to all that go on from it: first what all contexts of a batch share, then each
+context, then its endings. Endings of one token need no pass of their own: the context's last logits hold them all.
+Logits are computed only where a continuation stands; over 49,152 tokens they are a fifth of SmolLM2-135M's work.
 
 Names of tensors end in their dimensions: B rows, T tokens, V vocabulary.
 """
@@ -186,10 +186,10 @@ class LikelihoodReader:
         return scores
 
 
-def common_length(rows: Sequence[Sequence[int]]) -> int:
+def common_length(rows: Sequence[tuple[int, ...]]) -> int:
     """Tokens with which all rows begin; one less than the shortest row at most, so that each has one left to read.
 
-    >>> common_length([[1, 2, 3, 4], [1, 2, 3], [1, 2, 5]])
+    >>> common_length([(1, 2, 3, 4), (1, 2, 3), (1, 2, 5)])
     2
     """
     first, last = min(rows), max(rows)  # in the order of a dictionary the two that differ first

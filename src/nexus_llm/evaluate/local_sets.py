@@ -99,7 +99,10 @@ def tasks_of(names: Sequence[str], folder: Path | None) -> tuple[list[str], dict
         here = [one for one in members if _is_here(one, folder)]
         absent[name] = [one for one in members if one not in here]
         if not here:
-            raise DataError(f"{folder} holds no set of {name}", fix=f"put one there: {split_of(members[0], 'test', folder).files[0]}")
+            raise DataError(
+                f"{folder} holds no set of {name}",
+                fix=f"put one there: {split_of(members[0], 'test', folder).files[0]}",
+            )
         tasks += here
     if not tasks:
         raise UsageError("no task is named", fix="--tasks hellaswag,arc_easy")
@@ -170,5 +173,6 @@ def common_start(texts: Sequence[str]) -> str:
     >>> common_start(["the trophy fell, so the trophy", "the trophy fell, so the suitcase"])
     'the trophy fell, so the '
     """
-    start, space, _ = os.path.commonprefix(list(texts)).rpartition(" ")
+    # Letter by letter is what is meant: the last whole word is looked for behind it.
+    start, space, _ = os.path.commonprefix(list(texts)).rpartition(" ")  # noqa: RUF071
     return start + space

@@ -1,8 +1,8 @@
 """A `Completer` behind an OpenAI-compatible address: our own server, vLLM, or a commercial one. A named edge.
 
-Conversations go to `/v1/chat/completions`, running text to `/v1/completions`. Likelihoods are read off a prompt that the
-server repeats with its log probabilities (`echo` and `logprobs`), which OpenAI's current models no longer give; vLLM and
-`nexus serve` do. What goes wrong for one item is told in its answer; what would go wrong for all raises.
+Conversations go to `/v1/chat/completions`, running text to `/v1/completions`. Likelihoods are read off a prompt that
+the server repeats with its log probabilities (`echo` and `logprobs`), which OpenAI's current models no longer give;
+vLLM and `nexus serve` do. What goes wrong for one item is told in its answer; what would go wrong for all raises.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class HttpCompleter:
         self,
         client: httpx.Client,
         facts: CompleterFacts,
-        limits: HttpLimits = HttpLimits(),  # noqa: B008 - frozen
+        limits: HttpLimits = HttpLimits(),
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -170,7 +170,7 @@ def http_completer(
     *,
     model: str | None = None,
     key: str | None = None,
-    limits: HttpLimits = HttpLimits(),  # noqa: B008 - frozen
+    limits: HttpLimits = HttpLimits(),
     transport: httpx.BaseTransport | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[HttpCompleter]:
@@ -288,7 +288,8 @@ def _words(response: httpx.Response) -> str:
 
 def _nobody(client: httpx.Client, error: httpx.TransportError) -> EvaluationError:
     return EvaluationError(
-        f"nobody answers at {client.base_url} ({type(error).__name__}: {error})", fix="start the server: nexus serve RUN"
+        f"nobody answers at {client.base_url} ({type(error).__name__}: {error})",
+        fix="start the server: nexus serve RUN",
     )
 
 

@@ -1,0 +1,161 @@
+"""Public benchmarks of SmolLM2-135M-Instruct and of what it was tuned to, beside published figures.
+
+    python benchmarks/evaluation_public.py --base FOLDER --tuned FOLDER --data ../shared/data --work FOLDER
+        [--limit N] [--precision float32] [--only base]
+
+Each set is one `nexus evaluate benchmarks` of the ordinary command line: the same command goes on where it was stopped.
+`--tuned` is a package of the quickstart. With `--limit` only a set's first items are asked, and the result says so.
+
+PUBLISHED holds what others measured, each with its source and how it was asked; a difference in the prompt, the number
+of examples or the data is named in `explained`, because it moves small models by more than most tuning does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+# (tasks, options): what is asked in words takes longest and comes last.
+ROUNDS = (
+    (
+        "hellaswag,arc_easy,arc_challenge,piqa,winogrande,openbookqa,boolq,copa,cb,mrpc,sst2,cola,wsc273,lambada_openai",
+        (),
+    ),
+    ("mmlu", ("--few-shot", "5")),
+    ("gsm8k", ()),
+    ("triviaqa", ("--few-shot", "0")),
+)
+CARD = "model card of HuggingFaceTB/SmolLM2-135M-Instruct, lighteval, read 2026-11"
+OTHER = "lm-eval baseline in the card of lldois/SmolLM2-135M-Reasoning-SLERP-Champion, 0-shot, read 2026-11"
+_LIGHTEVAL = "lighteval has prompts of its own (SmolLM's evaluation scripts); ours are lm-evaluation-harness's"
+_GAUNTLET = "the set is llm-foundry's copy, whose items are the hub's in another order"
+PUBLISHED: dict[str, list[dict[str, Any]]] = {
+    "hellaswag": [
+        {"metric": "acc_norm", "value": 0.409, "source": CARD, "explained": _LIGHTEVAL},
+        {"metric": "acc_norm", "value": 0.4299, "source": OTHER, "explained": "same harness and prompt"},
+    ],
+    "arc_easy": [{"metric": "acc", "value": 0.5412, "source": OTHER, "explained": _GAUNTLET}],
+    "arc_challenge": [{"metric": "acc_norm", "value": 0.2773, "source": OTHER, "explained": _GAUNTLET}],
+    "piqa": [
+        {"metric": "acc_norm", "value": 0.663, "source": CARD, "explained": _LIGHTEVAL},
+        {"metric": "acc_norm", "value": 0.6692, "source": OTHER, "explained": _GAUNTLET},
+    ],
+    "gsm8k": [
+        {"metric": "exact_match,flexible-extract", "value": 0.0038, "source": OTHER,
+         "explained": "theirs without examples, ours with the five that the task names"},
+        {"metric": "exact_match,strict-match", "value": 0.014, "source": CARD, "explained": _LIGHTEVAL},
+    ],
+}  # fmt: skip
+_Z = 1.96
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--tuned", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--only", choices=("base", "tuned"))
+    options = parser.parse_args()
+    folders = {"base": options.base, "tuned": options.tuned}
+    chosen = {name: one for name, one in folders.items() if one and options.only in (None, name)}
+    measured = {name: all_rounds(options, name, folder) for name, folder in chosen.items()}
+    result = {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "precision": options.precision,
+        "items a set, at most": options.limit,
+        "sets": {task: row(task, measured) for task in sorted(next(iter(measured.values())))},
+    }
+    name = f"evaluation_public_{platform.machine()}_{result['date']}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(page(result, list(measured)), encoding="utf-8")
+
+
+def all_rounds(options: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
+    """Task → what the command told about it."""
+    found = {}
+    for number, (tasks, more) in enumerate(ROUNDS):
+        words = [sys.executable, "-m", "nexus_llm.cli", "evaluate", "benchmarks", str(folder), "--json"]
+        words += ["--tasks", tasks, "--datasets", str(options.data), "--out", str(options.work / name / str(number))]
+        words += ["--precision", options.precision, *more]
+        words += ["--limit", str(options.limit)] if options.limit else []
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        found |= {one["task"]: one for one in json.loads(done.stdout)["tasks"]}
+    return with_mmlu(found)
+
+
+def with_mmlu(found: dict[str, Any]) -> dict[str, Any]:
+    """All subjects as one set, each item with the same weight, as the harness's group has it."""
+    subjects = {name: one for name, one in found.items() if name.startswith("mmlu_")}
+    rest = {name: one for name, one in found.items() if name not in subjects}
+    items = sum(one["items"] for one in subjects.values())
+    right = sum(one["scores"]["acc"]["value"] * one["items"] for one in subjects.values())
+    share = right / items
+    scores = {"acc": {"value": share, "standard_error": math.sqrt(share * (1 - share) / items)}}
+    errors = sum(one["errors"] for one in subjects.values())
+    name = f"mmlu ({len(subjects)} of 57 subjects)"
+    return rest | {name: {"task": name, "items": items, "errors": errors, "few_shot": 5, "scores": scores}}
+
+
+def row(task: str, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    one = next(iter(measured.values()))[task]
+    published = [
+        other
+        | {"within 1.96 standard errors": is_near(measured["base"][task]["scores"][other["metric"]], other["value"])}
+        for other in PUBLISHED.get(task, ())
+        if "base" in measured
+    ]
+    return {
+        "items": one["items"],
+        "few-shot": one["few_shot"],
+        "errors": {name: found[task]["errors"] for name, found in measured.items()},
+        **{name: found[task]["scores"] for name, found in measured.items()},
+        "published": published,
+    }
+
+
+def is_near(score: dict[str, Any], value: float) -> bool:
+    return abs(score["value"] - value) <= _Z * (score["standard_error"] or 0.0)
+
+
+def page(result: dict[str, Any], names: list[str]) -> str:
+    lines = [
+        f"# Public benchmarks, SmolLM2-135M-Instruct, {result['date']}",
+        "",
+        f"{result['hardware']}, {result['precision']}, lm-evaluation-harness's prompts and metrics; ± is 1.96 standard "
+        f"errors. Items a set, at most: {result['items a set, at most'] or 'all'}.",
+        "",
+        f"| set | items | shots | metric | {' | '.join(names)} | published |",
+        f"|---|---:|---:|---|{'---:|' * len(names)}---|",
+    ]
+    for task, one in result["sets"].items():
+        for metric in one[names[0]]:
+            cells = " | ".join(cell(one[name][metric]) for name in names)
+            others = "; ".join(
+                f"{other['value']:.3f} ({other['source'].split(',')[0]}: {other['explained']})"
+                for other in one["published"]
+                if other["metric"] == metric
+            )
+            lines.append(f"| {task} | {one['items']} | {one['few-shot']} | {metric} | {cells} | {others} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(score: dict[str, Any]) -> str:
+    error = score["standard_error"]
+    return f"{score['value']:.3f}" + (f" ± {_Z * error:.3f}" if error else "")
+
+
+if __name__ == "__main__":
+    main()

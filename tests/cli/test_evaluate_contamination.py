@@ -1,0 +1,26 @@
+"""Items of benchmarks that stand in the training text are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_artifacts import write_artifact, write_files
+from tiny_model import write_tiny_model
+
+from nexus_llm.chat import ChatTokenizer
+from nexus_llm.cli.evaluate_contamination import contamination_of
+from nexus_llm.ports import SilentProgress
+
+
+def test_an_item_that_the_run_was_trained_on_is_found_and_one_of_its_test_text_is_not(tmp_path: Path) -> None:
+    tokenizer = ChatTokenizer.load(write_tiny_model(tmp_path / "model"))
+    write_artifact(tmp_path, "data", {}, files=lambda folder: write_files(folder, tokenizer))
+    texts = {
+        "planted": {
+            "0": ["Which animal?", "the QUICK, brown fox jumps over 13 lazy dogs!"],
+            "1": ["Nobody has ever written this sentence into that text before now."],
+            "2": ["too short"],
+        }
+    }
+    found = contamination_of("data/0123456789abcdef", texts, root=tmp_path, progress=SilentProgress())["planted"]
+    assert (found.items, found.checked, found.overlapping, found.share) == (3, 2, ("0",), 0.5)
