@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_artifacts import write_artifact, write_files
-from tiny_model import write_tiny_model
-
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.cli.evaluate_contamination import contamination_of
 from nexus_llm.ports import SilentProgress
+from tiny_model import write_tiny_model
 
 
 def test_an_item_that_the_run_was_trained_on_is_found_and_one_of_its_test_text_is_not(tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ _ABOUT = (
 
 def register(app: typer.Typer) -> None:
     """Makes the stage's verb `evaluate` a group, as `replace_verb` says."""
-    from nexus_llm.cli import evaluate_benchmarks
+    from nexus_llm.cli import (
+        evaluate_benchmarks,
+    )
 
-    modules = (evaluate_benchmarks,)  # fmt: skip - one line a module
+    modules = [
+        evaluate_benchmarks,
+    ]
     replace_verb(app, "evaluate", about=_ABOUT, modules=modules)

@@ -22,6 +22,7 @@ from nexus_llm.errors import MissingExtraError, UsageError
 if TYPE_CHECKING:
     from nexus_llm.evaluate.benchmarks import BenchmarkRun, Summary
     from nexus_llm.evaluate.contamination import Contamination
+    from nexus_llm.evaluate.over_http import HttpLimits
     from nexus_llm.ports import Completer
 
 _FILE = "benchmarks.json"
@@ -77,8 +78,8 @@ def benchmarks(
     openings, known = ports(), HarnessTasks()
     wishes = BenchmarkWishes(datasets, limit=limit, few_shot=few_shot, as_chat=chat)
     limits = HttpLimits(concurrency=concurrency, timeout_seconds=timeout)
-    served = {"model": model, "key": os.environ.get(key_variable), "limits": limits}
-    with _completer(target, engine, precision, root=root, **served) as (completer, weights):
+    key = os.environ.get(key_variable)
+    with _completer(target, engine, precision, root=root, model=model, key=key, limits=limits) as (completer, weights):
         facts = completer.describe()
         folder = out or root / "evaluations" / facts.model.replace("/", "--")
         runs = {}
@@ -102,7 +103,7 @@ def _prepare(*, is_offline: bool) -> None:
 
 @contextlib.contextmanager
 def _completer(
-    target: str, engine: str, precision: str, *, root: Path, model: str | None, key: str | None, limits: Any
+    target: str, engine: str, precision: str, *, root: Path, model: str | None, key: str | None, limits: HttpLimits
 ) -> Iterator[tuple[Completer, str]]:
     """Who answers, and what tells its weights from others of the same name."""
     from nexus_llm.evaluate.over_http import http_completer

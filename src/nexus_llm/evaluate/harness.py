@@ -107,7 +107,6 @@ class HarnessTasks:
             DataError: a split that it needs is not in the folder.
         """
         config = dict(mapping()["only_generated"].get(name) or self._config(name))
-        _refuse_what_cannot_run(name, config)
         if few_shot is not None and config.get("num_fewshot") != 0:  # 0 in a task's own words is meant
             config["num_fewshot"] = few_shot
         if folder is not None:
@@ -125,7 +124,14 @@ class HarnessTasks:
             raise UsageError(
                 f"{name} is no task of lm-evaluation-harness", fix=f"near it: {near or 'lm-eval ls tasks'}"
             )
-        config: dict[str, Any] = load_yaml(entry.yaml_path, resolve_func=name not in mapping()["only_generated"])
+        # What a task's config names is code that runs when it is found, and some of it goes to the network.
+        _refuse_what_cannot_run(name, load_yaml(entry.yaml_path, resolve_func=False))
+        try:
+            config: dict[str, Any] = load_yaml(entry.yaml_path, resolve_func=True)
+        except (ImportError, OSError, LookupError) as error:
+            raise EvaluationError(
+                f"{name} cannot be loaded: {error}", fix="install what it names, or run it once with --hub"
+            ) from error
         if "class" in config or "output_type" not in config:
             raise UsageError(f"{name} is a group, or has a class of its own", fix="name the tasks that it is made of")
         for key in ("tag", "group", "task_list"):
