@@ -21,6 +21,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Timed:
 
     answers: list[tuple[float, bool]]
     seconds: float
+    cpu_seconds: float
+    """Of all threads: what a busy machine does to it is less."""
 
 
 def main() -> None:
@@ -112,15 +115,17 @@ def pair(ours: InProcessCompleter, theirs: Any, requests: list[Any], *, turns_fi
 def our_turn(ours: InProcessCompleter, requests: list[Any]) -> Timed:
     with tempfile.TemporaryDirectory() as folder:
         lm = CompleterLM(ours, Path(folder), Ports())
-        started = time.perf_counter()
-        answers = lm.loglikelihood(requests)
-        return Timed(answers, time.perf_counter() - started)
+        return timed(lambda: lm.loglikelihood(requests))
 
 
 def their_turn(theirs: Any, requests: list[Any]) -> Timed:
-    started = time.perf_counter()
-    answers = theirs.loglikelihood(requests, disable_tqdm=True)
-    return Timed(answers, time.perf_counter() - started)
+    return timed(lambda: theirs.loglikelihood(requests, disable_tqdm=True))
+
+
+def timed(work: Callable[[], list[tuple[float, bool]]]) -> Timed:
+    started, cpu = time.perf_counter(), time.process_time()
+    answers = work()
+    return Timed(answers, time.perf_counter() - started, time.process_time() - cpu)
 
 
 def told(task: Any, turns: list[list[Any]], pairs: list[tuple[Timed, Timed]]) -> dict[str, Any]:
@@ -141,6 +146,7 @@ def told(task: Any, turns: list[list[Any]], pairs: list[tuple[Timed, Timed]]) ->
     return {
         "median ratio": round(statistics.median(ratios), 3),
         "ratios": [round(one, 3) for one in ratios],
+        "ratios of CPU time": [round(theirs.cpu_seconds / ours.cpu_seconds, 3) for ours, theirs in pairs],
         "items": items,
         "differences": differences,
         "largest difference of a log probability": farthest,

@@ -6,6 +6,8 @@ files, the rows are ours. Imported where it is needed and nowhere else: it takes
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -106,7 +108,7 @@ class HarnessTasks:
             UsageError: there is no such task, or it would run code that a model wrote.
             DataError: a split that it needs is not in the folder.
         """
-        config = dict(mapping()["only_generated"].get(name) or self._config(name))
+        config = copy.deepcopy(mapping()["only_generated"].get(name)) or self._config(name)
         if few_shot is not None and config.get("num_fewshot") != 0:  # 0 in a task's own words is meant
             config["num_fewshot"] = few_shot
         if folder is not None:
@@ -193,8 +195,6 @@ def _refuse_what_cannot_run(name: str, config: Mapping[str, Any]) -> None:
             fix="humaneval is answered and stored without being run; score its answers in a sandbox of your own",
         )
     needs = mapping()["needs"].get(name, {})
-    import importlib.util
-
     absent = [one for one in needs.get("modules", ()) if importlib.util.find_spec(one) is None]
     if absent:
         raise EvaluationError(f"{name} needs {', '.join(absent)}", fix="pip install 'lm-eval[ifeval]==0.4.13'")
