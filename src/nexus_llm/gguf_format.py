@@ -158,6 +158,40 @@ def rope_scaling(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def rope_frequencies(config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Radians per position of each pair of values of a head, shape (head_dim / 2,), with Llama 3's scaling applied.
+
+    Raises:
+        PackagingError: another kind of scaling (yarn, dynamic, …), which is not carried.
+
+    Source: Su et al. 2021 (arXiv:2104.09864); transformers, `_compute_llama3_parameters`, read 2026-11.
+    """
+    half = head_dim(config) // 2
+    plain = rope_theta(config) ** (-np.arange(half, dtype=np.float64) / half)
+    return np.asarray(plain / rope_divisors(config), dtype=np.float32)
+
+
+def rope_divisors(config: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """By how much scaling slows each frequency, shape (head_dim / 2,); all ones where there is none.
+
+    It is what llama.cpp keeps in the tensor `rope_freqs.weight`. Errors: `rope_frequencies`.
+    """
+    half, kind = head_dim(config) // 2, rope_scaling(config)
+    if kind is None:
+        return np.ones(half)
+    if kind != "llama3":
+        raise PackagingError(
+            f"this model needs {kind} rope scaling, which is not carried to other formats",
+            fix="ship safetensors alone, for transformers and vLLM: --set package.formats=[]",
+        )
+    values = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    factor, low, high = (float(values[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    wavelength = 2 * np.pi * rope_theta(config) ** (np.arange(half, dtype=np.float64) / half)
+    turns = float(values["original_max_position_embeddings"]) / wavelength  # within the original context
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - smooth) / factor + smooth))
+
+
 def to_gguf_rows(weight: npt.NDArray[Value], *, heads: int) -> npt.NDArray[Value]:
     """A query or key projection (rows, …) with its rows in GGUF's order; `heads` share the rows evenly."""
     half = weight.shape[0] // heads // 2
@@ -229,16 +263,12 @@ def config_from_metadata(metadata: Metadata, *, tied_embeddings: bool) -> dict[s
 def metadata_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a GGUF file needs to say what `config.json` says.
 
+    Rope scaling is no field but a tensor: `rope_divisors`.
+
     Raises:
-        PackagingError: rope scaling, which OpenVINO GenAI 2026.4 would ignore without a word.
         ModelError: another architecture.
     """
     architecture = architecture_of(config)
-    if scaling := rope_scaling(config):
-        raise PackagingError(
-            f"this model needs {scaling} rope scaling, which the serving engine ignores when it reads GGUF",
-            fix="start from a model without rope scaling, such as smollm2-135m-instruct",
-        )
     name, heads = architecture.name, int(config["num_attention_heads"])
     return {
         "general.architecture": name,

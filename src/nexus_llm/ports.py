@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from nexus_llm.errors import DataError, ModelError, TrainingError
+from nexus_llm.errors import DataError, ModelError, PackagingError, TrainingError
 from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, Question
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from nexus_llm.recipe import Recipe
 
 
@@ -203,6 +207,40 @@ class Completer(Protocol):
         """
 
 
+class PackageReader(Protocol):
+    """The engines and the server that will read a package, for the proof that they read what was trained."""
+
+    def why_not(self, engine: str) -> str | None:
+        """Why that engine cannot be asked here; None where it can."""
+
+    def predictions(
+        self, engine: str, weights: Path, rows: Sequence[Sequence[int]]
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """For each row of token ids the logits of every next token, shape (tokens - 1, vocabulary)."""
+
+    def server(self, folder: Path) -> AbstractContextManager[str]:
+        """The address of our own server on the package in `folder`, which ends with the block.
+
+        Raises:
+            ServingError: it cannot start.
+        """
+
+
+class NoPackageReader:
+    """A `PackageReader` without engines."""
+
+    def why_not(self, engine: str) -> str | None:
+        return f"nobody said how to ask {engine} here"
+
+    def predictions(
+        self, engine: str, weights: Path, rows: Sequence[Sequence[int]]
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        raise PackagingError(f"{engine} cannot be asked here", fix="package with the nexus command")
+
+    def server(self, folder: Path) -> AbstractContextManager[str]:
+        raise PackagingError(f"no server can be started on {folder} here", fix="package with the nexus command")
+
+
 class NoHub:
     """A `ModelHub` that is never reachable."""
 
@@ -281,3 +319,4 @@ class Ports:
     data_service: DataService = field(default_factory=NoDataService)
     train_service: TrainService = field(default_factory=NoTrainService)
     tracker: Tracker = field(default_factory=SilentTracker)
+    package_reader: PackageReader = field(default_factory=NoPackageReader)

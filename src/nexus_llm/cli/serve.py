@@ -136,7 +136,7 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
         RecipeError: an override does not fit.
     """
     from nexus_llm.recipe import default_recipe, load_recipe
-    from nexus_llm.serve.model_folder import WEIGHTS
+    from nexus_llm.serve.model_folder import weights_in
 
     given = Path(target)
     run = next((one for one in (given, root / "runs" / target) if (one / "artifacts.json").is_file()), None)
@@ -149,7 +149,7 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
     if recipe.serve.engine == "openai":
         return FoundModel(given, target, recipe.serve)  # nothing is read here: the name is what clients say
     is_read_as_it_is = recipe.serve.engine in ("transformers", "vllm") and (given / "config.json").is_file()
-    if is_read_as_it_is or (given / WEIGHTS).is_file():
+    if is_read_as_it_is or weights_in(given, recipe.serve.engine) is not None:
         _refuse_altered(given)
         return FoundModel(given, given.resolve().name, recipe.serve)
     if not given.exists() and "/" in target and ":" not in target:

@@ -29,6 +29,7 @@ from nexus_llm.serve.page.document import page_headers, read_page
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
 from nexus_llm.serve.responses import GenerationResponse, usage_of
 from nexus_llm.serve.telemetry.record import current_record
+from nexus_llm.serve.tokenize import add_tokenize_route
 
 
 def create_app(generator: Generator, access: Access | None = None, *, keys: KeysRecipe | None = None) -> Edge:
@@ -40,6 +41,7 @@ def create_app(generator: Generator, access: Access | None = None, *, keys: Keys
     openai_responses.add_routes(app, generator)
     anthropic.add_routes(app, generator)
     brief_generate.add_routes(app, generator)
+    add_tokenize_route(app, generator)
     _add_operations_routes(app, generator)
     _add_page(app)
     if access is not None:

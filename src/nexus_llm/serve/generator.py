@@ -128,14 +128,14 @@ class Generator:
             await generation.reserve(caller, request.model)
         return generation
 
-    async def count_prompt_tokens(self, request: ChatRequest | CompletionRequest) -> int:
-        """Tokens of a request's prompts, control tokens included; the engine is not asked.
+    async def prompt_token_ids(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+        """Token ids of each of a request's prompts, control tokens included; the engine is not asked.
 
         Raises:
             ApiError: the request is wrong, or for another model.
         """
         self._refuse(request)
-        return sum(map(len, await self._encode(request)))
+        return await self._encode(request)
 
     def switch(self, model: ServedModel, engine: EngineSupervisor) -> None:
         """Gives new requests to another engine. Those that are open stay with theirs."""

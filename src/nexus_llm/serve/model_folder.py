@@ -14,7 +14,12 @@ from nexus_llm.serve.receipt import Receipt, read_receipt
 
 WEIGHTS = "model-q8_0.gguf"
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
-_READS_GGUF = ("openvino", "llama.cpp")  # the others read the Hugging Face layout
+IR_FILE = "openvino_model.xml"
+# What an engine reads, the first that is there; the other engines read the Hugging Face layout.
+_WEIGHTS = {
+    "openvino": (WEIGHTS, "openvino-int8", "openvino-f16", "model-f16.gguf"),
+    "llama.cpp": (WEIGHTS, "model-q4_k_m.gguf", "model-f16.gguf"),
+}
 _KNOWS_ROPE_SCALING = ("llama.cpp", "transformers", "vllm")
 # OpenVINO GenAI 2026.4 reads a GGUF with scaled rotary embeddings as if they were not scaled, without a word.
 _ROPE_SCALING_MARKS = (b"rope_freqs.weight", b".rope.scaling.factor")
@@ -37,7 +42,8 @@ class ServedModel:
     name: str
     """What clients call it."""
     weights: Path
-    """What the engine reads: a GGUF file, or the folder where it reads the Hugging Face layout."""
+    """What the engine reads: a GGUF file, a folder with OpenVINO's files, or the whole folder where it reads the Hugging
+    Face layout."""
     tokenizer: ChatTokenizer
     context_tokens: int
     stop_token_ids: tuple[int, ...]
@@ -57,35 +63,63 @@ def read_model(folder: Path, *, name: str, engine: str = "openvino") -> ServedMo
         ServingError: a file is missing or unreadable, or the engine would misread the weights.
         ModelError: the tokenizer cannot be read.
     """
-    reads_gguf = engine in _READS_GGUF
-    for needed in (*_NEEDED, *((WEIGHTS,) if reads_gguf else ())):
+    for needed in _NEEDED:
         if not (folder / needed).is_file():
-            raise ServingError(
-                f"{folder} has no {needed}, so it is not a packaged model",
-                fix="give a run folder (runs/NAME) or the folder of a package artifact",
-            )
-    if not reads_gguf and not any(folder.glob("*.safetensors")):
+            raise _not_packaged(folder, needed)
+    config = _read_json(folder / "config.json")
+    weights = folder
+    if engine in _WEIGHTS:
+        found = weights_in(folder, engine)
+        if found is None:
+            raise _not_packaged(folder, WEIGHTS)
+        weights = found
+    elif not any(folder.glob("*.safetensors")):
         raise ServingError(
             f"{folder} has no *.safetensors, which the {engine} engine reads",
             fix="package the model again, or serve its GGUF file with: --engine llama.cpp",
         )
-    config = _read_json(folder / "config.json")
-    if engine not in _KNOWS_ROPE_SCALING:
-        _refuse_rope_scaling(folder / WEIGHTS, config)
+    if engine not in _KNOWS_ROPE_SCALING and weights.is_file():
+        _refuse_rope_scaling(weights)
     generation_path = folder / "generation_config.json"
     generation = _read_json(generation_path) if generation_path.exists() else {}
     manifest = _read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     tokenizer = ChatTokenizer.load(folder)
     return ServedModel(
         name=name,
-        weights=folder / WEIGHTS if reads_gguf else folder,
+        weights=weights,
         tokenizer=tokenizer,
         context_tokens=_context_tokens(folder, config),
         stop_token_ids=_stop_token_ids(generation, config) or (tokenizer.eos_token_id,),
         sampling=_sampling_defaults(generation),
         fingerprint=str(manifest.get("id")) if manifest else None,
-        receipt=read_receipt(manifest, engine=engine, weights=WEIGHTS if reads_gguf else None),
+        receipt=read_receipt(manifest, engine=engine, weights=_weight_file(folder, weights)),
     )
+
+
+def weights_in(folder: Path, engine: str) -> Path | None:
+    """The file, or OpenVINO's folder, that `engine` reads; None where there is none, or it reads the whole folder.
+
+    A model with scaled rotary embeddings goes to OpenVINO by its own files alone: there the scaling is in the graph.
+    """
+    present = [folder / name for name in _WEIGHTS.get(engine, ()) if (folder / name).exists()]
+    if present and engine not in _KNOWS_ROPE_SCALING and _rope_kind(folder) != "default":
+        present = [one for one in present if one.is_dir()] or present
+    return present[0] if present else None
+
+
+def _not_packaged(folder: Path, missing: str) -> ServingError:
+    return ServingError(
+        f"{folder} has no {missing}, so it is not a packaged model",
+        fix="give a run folder (runs/NAME) or the folder of a package artifact",
+    )
+
+
+def _weight_file(folder: Path, weights: Path) -> str | None:
+    """The file with the weights as the manifest names it; None: all `*.safetensors`."""
+    if weights == folder:
+        return None
+    file = weights / Path(IR_FILE).with_suffix(".bin") if weights.is_dir() else weights
+    return file.relative_to(folder).as_posix()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -124,9 +158,14 @@ def _sampling_defaults(generation: dict[str, Any]) -> SamplingDefaults:
     )
 
 
-def _refuse_rope_scaling(weights: Path, config: dict[str, Any]) -> None:
+def _rope_kind(folder: Path) -> str:
+    config = _read_json(folder / "config.json")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    return str(rope.get("rope_type") or rope.get("type") or "default")
+
+
+def _refuse_rope_scaling(weights: Path) -> None:
+    kind = _rope_kind(weights.parent)
     with weights.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] != b"GGUF":
             raise ServingError(f"{weights} is not a GGUF file", fix="package the model again")

@@ -41,4 +41,4 @@ def add_routes(app: FastAPI, generator: Generator) -> None:
         """Tokens that a conversation takes, counted and not generated."""
         request = body.chat_request()
         with errors_named(NAMES):
-            return TokenCount(input_tokens=await generator.count_prompt_tokens(request))
+            return TokenCount(input_tokens=sum(map(len, await generator.prompt_token_ids(request))))

@@ -47,10 +47,19 @@ class PromptReader:
     """Reads prompts, one after the other, in a thread of its own."""
 
     def __init__(self, weights: Path) -> None:
-        """`weights` is the GGUF file that the pipeline reads too."""
+        """`weights` is the GGUF file, or the folder with OpenVINO's own files, that the pipeline reads too."""
         self._weights = weights
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._model: openvino.InferRequest | None = None
+
+    def logits(self, token_ids: list[int]) -> Iterator[np.ndarray[Any, Any]]:
+        """What it predicts after each of the tokens, piece by piece, of shape (tokens, vocabulary), read here and now.
+
+        A piece is a view that the next one overwrites.
+        """
+        if self._model is None:
+            self._model = _load(self._weights)
+        return (logits for logits, _ in self._chunks(token_ids))
 
     def start(self, request: EngineRequest) -> Future[PromptReading]:
         """Begins to read as soon as earlier prompts are done. Cancelling the future takes it out of the queue."""
@@ -106,11 +115,14 @@ def _load(weights: Path) -> openvino.InferRequest:
     import openvino_genai
 
     with tempfile.TemporaryDirectory(prefix="nexus-prompts-") as folder:
-        link = Path(folder) / weights.name  # the graph is written beside the file that is read
-        link.symlink_to(weights.resolve())
-        openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
+        place = weights
+        if not weights.is_dir():
+            place = Path(folder)
+            link = place / weights.name  # the graph is written beside the file that is read
+            link.symlink_to(weights.resolve())
+            openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
         core = openvino.Core()
-        model = core.read_model(Path(folder) / "openvino_model.xml")
+        model = core.read_model(place / "openvino_model.xml")
         product = model.get_results()[0].input_value(0).get_node()
         while product.get_type_name() != "MatMul":  # conversions of types may stand behind it
             product = product.input_value(0).get_node()
