@@ -211,14 +211,14 @@ class PackageReader(Protocol):
     """The engines and the server that will read a package, for the proof that they read what was trained."""
 
     def why_not(self, engine: str) -> str | None:
-        """Why that engine cannot be asked here; None where it can."""
+        """Why that engine, or the `server`, cannot be asked here; None where it can."""
 
     def predictions(
         self, engine: str, weights: Path, rows: Sequence[Sequence[int]]
     ) -> Iterator[npt.NDArray[np.float32]]:
         """For each row of token ids the logits of every next token, shape (tokens - 1, vocabulary)."""
 
-    def server(self, folder: Path) -> AbstractContextManager[str]:
+    def server(self, folder: Path, engine: str) -> AbstractContextManager[str]:
         """The address of our own server on the package in `folder`, which ends with the block.
 
         Raises:
@@ -237,7 +237,7 @@ class NoPackageReader:
     ) -> Iterator[npt.NDArray[np.float32]]:
         raise PackagingError(f"{engine} cannot be asked here", fix="package with the nexus command")
 
-    def server(self, folder: Path) -> AbstractContextManager[str]:
+    def server(self, folder: Path, engine: str) -> AbstractContextManager[str]:
         raise PackagingError(f"no server can be started on {folder} here", fix="package with the nexus command")
 
 

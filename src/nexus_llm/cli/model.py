@@ -1,4 +1,4 @@
-"""`nexus model`: fetch base models and list those that are here."""
+"""`nexus model`: fetch base models, and list them and the registered ones."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nexus_llm.cli import model_registry
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, cache_folder, command_line, ports
+from nexus_llm.cli.options import AsJson, Root, cache_folder, command_line, ports
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
 
-models = typer.Typer(help="Fetch base models and list those that are here.")
+models = typer.Typer(help="Fetch base models; register, name and show your own.")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the command line."""
+    model_registry.register(models)
     app.add_typer(models, name="model")
 
 
@@ -42,19 +44,23 @@ def pull_model(
 
 
 @models.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """The base models in the cache."""
+def list_models(registry: model_registry.Registry = None, as_json: AsJson = False, root: Root = Path()) -> None:
+    """The base models in the cache, and the registered models below `--root`."""
     from nexus_llm.artifacts import ArtifactStore
 
     store = ArtifactStore(cache_folder() / "artifacts")
     rows = [_row(artifact) for artifact in store.all() if artifact.kind == "model"]
+    registered = model_registry.registered_models(root, registry)
     if as_json:
-        print_json({"models": rows})
+        print_json({"models": rows, "registered": registered})
         return
     if not rows:
         print("no model is here yet: nexus model pull smollm2-135m-instruct", file=sys.stderr)
     for row in rows:
         print(f"{row['base']:<28} {row['id']}  {row['bytes'] / 1e6:>8.1f} MB  {row['license']:<12} {row['source']}")
+    for one in registered:
+        label = f"{one['name']}@{one['version']}"
+        print(f"{label:<28} {one['artifact']}  {one['verdict'] or 'not judged':<12} {', '.join(one['aliases'])}")
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:

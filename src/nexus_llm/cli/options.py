@@ -52,6 +52,7 @@ def ports() -> Ports:
     """Real ports for a command at the terminal; SIGINT and SIGTERM are caught from now on."""
     from nexus_llm.cli.console import SignalInterrupt, console_progress
     from nexus_llm.cli.job_account import account
+    from nexus_llm.cli.package_reader import OwnPackageReader
     from nexus_llm.cli.train_remote import LauncherTrainService
     from nexus_llm.cloud.data_submit import AwsDataService
     from nexus_llm.cloud.hub import hub_from_environment
@@ -68,6 +69,7 @@ def ports() -> Ports:
         packages=PipIndex(),
         data_service=AwsDataService(lambda region: account(region, interrupt), progress),
         train_service=LauncherTrainService(progress, interrupt),
+        package_reader=OwnPackageReader(),
     )
 
 

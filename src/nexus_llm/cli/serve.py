@@ -26,7 +26,7 @@ NEEDED_MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "sqlal
 Target = Annotated[
     str,
     typer.Argument(
-        help="A run (runs/NAME), a packaged model folder, or a base model.",
+        help="A run (runs/NAME), a packaged model folder, a base model, or NAME@ALIAS of the registry.",
         metavar="RUN|MODEL",
         envvar="NEXUS_SERVE_MODEL",
     ),
@@ -138,6 +138,10 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
     from nexus_llm.recipe import default_recipe, load_recipe
     from nexus_llm.serve.model_folder import weights_in
 
+    if "@" in target and not Path(target).exists() and not {":", "/"} & set(target):
+        from nexus_llm.cli.model_registry import registered_folder
+
+        target = str(registered_folder(target, root))
     given = Path(target)
     run = next((one for one in (given, root / "runs" / target) if (one / "artifacts.json").is_file()), None)
     if run is not None:

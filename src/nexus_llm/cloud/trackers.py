@@ -33,7 +33,7 @@ class MlflowTracker:
         self._logged_until = 0
 
     def start(self, run: RunStart) -> None:
-        client = self._connect()
+        client = mlflow_client(self._uri, runs=self._runs)
         found = _remembered(run.memory, "mlflow", lambda: self._new_run(client, run.name))
         if not _mlflow_knows(client, found):  # the id is of a server that is no longer the one
             found = _remember(run.memory, "mlflow", self._new_run(client, run.name))
@@ -55,17 +55,6 @@ class MlflowTracker:
         ends: dict[TrackingStatus, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
         self._client.set_terminated(self._run_id, ends[status])
 
-    def _connect(self) -> Any:
-        # MLflow would tell its makers that it is used; nothing leaves the machine unless the recipe says so.
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        from mlflow import MlflowClient
-
-        for name in ("mlflow", "alembic"):  # they would announce every table of the new file
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self._runs.mkdir(parents=True, exist_ok=True)
-        with _loggers_kept():
-            return MlflowClient(self._uri or f"sqlite:///{self._runs / DATABASE}")
-
     def _new_run(self, client: Any, name: str) -> str:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
@@ -82,6 +71,19 @@ class MlflowTracker:
         flat = [Param(name, value[:_PARAMETER_CHARACTERS]) for name, value in flattened(parameters).items()]
         for first in range(0, len(flat), _PARAMETERS_AT_ONCE):
             self._client.log_batch(self._run_id, params=flat[first : first + _PARAMETERS_AT_ONCE])
+
+
+def mlflow_client(uri: str | None, *, runs: Path) -> Any:
+    """MLflow's client for the server at `uri`, or for the SQLite file below the folder of runs."""
+    # MLflow would tell its makers that it is used; nothing leaves the machine unless the recipe says so.
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # they would announce every table of the new file
+        logging.getLogger(name).setLevel(logging.WARNING)
+    runs.mkdir(parents=True, exist_ok=True)
+    with _loggers_kept():
+        return MlflowClient(uri or f"sqlite:///{runs.absolute() / DATABASE}")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""The model card: README.md with the front matter that model hubs read. The same facts give the same text."""
+"""The model card: README.md with the front matter that model hubs read. The same facts give the same text.
+
+The card inside a package is written before anybody judged the model, and tells no times, so that the same inputs give
+the same files. The registry's card tells both: `nexus model show`.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,43 @@ from nexus_llm.records import SPLITS
 Facts = Mapping[str, Any]
 
 
-def model_card(*, name: str, model: Facts, data: Facts | None, train: Facts | None, package: Facts) -> str:
-    """The card's text. The arguments are the facts of the artifacts; without `data` and `train` it is a bare base."""
-    parts = [_front_matter(model, is_tuned=train is not None), f"# {name}", _origin(model, is_tuned=train is not None)]
+def model_card(
+    *,
+    name: str,
+    model: Facts,
+    data: Facts | None,
+    train: Facts | None,
+    package: Facts,
+    recipe: Facts | None = None,
+    gate: Facts | None = None,
+    costs: Mapping[str, Facts] | None = None,
+) -> str:
+    """The card's text. The arguments are the facts of the artifacts; without `data` and `train` it is a bare base.
+
+    `recipe` is the training's part of the recipe, `gate` the evaluation's verdict and comparisons, `costs` what each
+    stage took: stage → `seconds`, and what else its manifest tells.
+    """
+    is_tuned = train is not None
+    parts = [_front_matter(model, package, is_tuned=is_tuned), f"# {name}", _origin(model, is_tuned=is_tuned)]
     if data is not None:
         parts.append(_data(data))
     if train is not None:
-        parts.append(_training(train, package))
-    parts += [_checks(package), _serving(), _limits(model)]
+        parts.append(_training(train, package, recipe))
+    if gate is not None:
+        parts.append(_metrics(gate))
+    parts.append(_checks(package))
+    if costs is not None:
+        parts.append(_costs(costs))
+    parts += [_serving(package), _limits(model)]
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(model: Facts, *, is_tuned: bool) -> str:
+def _front_matter(model: Facts, package: Facts, *, is_tuned: bool) -> str:
     fields = {
         "license": model["license"],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["nexus-llm", "gguf"],
+        "tags": ["nexus-llm", *sorted({format.partition("-")[0] for format in package["formats"]})],
     }
     if is_tuned:
         fields["base_model"] = model.get("repository") or model["base"]
@@ -60,7 +84,7 @@ def _data(data: Facts) -> str:
     return f"## Data\n\n{funnel}{note}\n\nA group of near-duplicates never straddles two splits.\n\n{splits}"
 
 
-def _training(train: Facts, package: Facts) -> str:
+def _training(train: Facts, package: Facts, recipe: Facts | None) -> str:
     merged = package["merge"]
     method = f"LoRA of rank {merged['rank']}, merged" if merged["method"] == "lora" else "all weights"
     rows: list[tuple[str, ...]] = [
@@ -73,24 +97,105 @@ def _training(train: Facts, package: Facts) -> str:
     losses = train.get("validation_losses") or []
     if losses:
         rows.append(("validation loss", ", ".join(f"{one['loss']:.4f} (step {one['step']})" for one in losses)))
+    rows += [(f"`train.{field}`", str(recipe[field])) for field in _TOLD_FIELDS if recipe and field in recipe]
     return f"## Training\n\n{_table(('', ''), rows)}"
 
 
+_TOLD_FIELDS = (
+    "objective",
+    "learning_rate",
+    "max_length",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "dtype",
+)
+
+
+def _metrics(gate: Facts) -> str:
+    rows = [
+        (
+            one["name"],
+            f"{one['base_perplexity']:.2f} → {one['tuned_perplexity']:.2f}",
+            f"{one['change']:+.1%} ({one['low']:+.1%} to {one['high']:+.1%} at {one['confidence']:.0%})",
+            f"{one['documents']:,}",
+            one["verdict"],
+        )
+        for one in gate["comparisons"]
+        if "base_perplexity" in one
+    ]
+    table = _table(("text", "perplexity, base → this model", "change", "documents", "verdict"), rows)
+    return f"## Metrics\n\nThe gate says **{gate['verdict']}**.\n\n{table}"
+
+
+def _costs(costs: Mapping[str, Facts]) -> str:
+    rows = []
+    for stage, cost in costs.items():
+        others = ", ".join(f"{name} {value}" for name, value in sorted(cost.items()) if name != "seconds")
+        rows.append((stage, f"{cost.get('seconds', 0):,.0f}", others))
+    return f"## Costs\n\n{_table(('stage', 'seconds', ''), rows)}\n\nTimes are of the runs that made these artifacts."
+
+
 def _checks(package: Facts) -> str:
-    parity = package["template_parity"]
-    return (
-        "## Checks\n\n"
+    parity, equivalence = package["template_parity"], package.get("equivalence")
+    served = package.get("served")
+    readers = [*parity["equal_to"], *(["the running server"] if served else [])]
+    parts = [
         f"{parity['conversations']} golden conversations give the base model's own token ids when read from: "
-        f"{', '.join(parity['equal_to'])}."
+        f"{', '.join(readers)}."
+    ]
+    if package["formats"]:
+        rows = [
+            (
+                name,
+                ", ".join(f"{count} {kind}" for kind, count in one["tensors"].items()),
+                f"{one['max_error_share']:.2g}",
+            )
+            for name, one in package["formats"].items()
+        ]
+        parts.append(
+            "Every tensor was multiplied out again and held against the merged weights:\n\n"
+            + _table(("format", "tensors", "largest error, as a share of the tensor"), rows)
+        )
+    if equivalence is not None:
+        parts.append(_equivalence(equivalence))
+    if served is not None:
+        parts.append(
+            f"Our own server ({served['engine']}), asked for {served['rows']} of these texts: "
+            f"{served['mean_log_probability_error']} nats from the trained model a token on average, the same next "
+            f"token after {served['next_token_share']:.0%} of them."
+        )
+    return "## Checks\n\n" + "\n\n".join(parts)
+
+
+def _equivalence(facts: Facts) -> str:
+    if why := facts.get("not_measured"):
+        return f"How far these files are from the model as it was trained was **not measured**: {why}."
+    rows: list[tuple[str, ...]] = []
+    for name, one in facts.items():
+        if why := one.get("not_measured"):
+            rows.append((name, f"not measured: {why}", "", "", ""))
+            continue
+        change = f"{one['perplexity_change_share']:+.2%}"
+        rows.append((name, f"{one['mean_kl']:g}", f"{one['max_kl']:g}", f"{one['top_1_share']:.1%}", change))
+    return "Held against the model as it was trained, on held-out text, over the whole vocabulary:\n\n" + _table(
+        ("", "mean KL, nats a token", "at worst", "same likeliest token", "perplexity"), rows
     )
 
 
-def _serving() -> str:
-    return (
-        "## Use\n\n```sh\nnexus serve .    # an OpenAI-compatible API and a chat page\n```\n\n"
-        "`model.safetensors` (bfloat16) is for transformers and vLLM, `model-q8_0.gguf` for OpenVINO GenAI and "
-        "llama.cpp."
-    )
+_READERS = {
+    "gguf-f16": "llama.cpp",
+    "gguf-q8_0": "OpenVINO GenAI and llama.cpp",
+    "gguf-q4_k_m": "llama.cpp",
+    "openvino-f16": "OpenVINO GenAI",
+    "openvino-int8": "OpenVINO GenAI",
+}
+
+
+def _serving(package: Facts) -> str:
+    files = ["- `model.safetensors` (bfloat16): transformers and vLLM"]
+    files += [f"- {name}: {_READERS[name]}" for name in package["formats"]]
+    listed = "\n".join(files)
+    return f"## Use\n\n```sh\nnexus serve .    # an OpenAI-compatible API and a chat page\n```\n\n{listed}"
 
 
 def _limits(model: Facts) -> str:

@@ -79,4 +79,4 @@ def log_softmax(logits_TV: npt.NDArray[np.floating]) -> Float32:
 def _kl(reference_TV: Float32, other_TV: Float32) -> npt.NDArray[np.float64]:
     """One divergence a token; rounding may make nothing of equal distributions slightly negative, which is cut off."""
     wide = reference_TV.astype(np.float64)
-    return np.maximum((np.exp(wide) * (wide - other_TV)).sum(axis=1), 0.0)
+    return np.asarray(np.maximum((np.exp(wide) * (wide - other_TV)).sum(axis=1), 0.0))

@@ -50,7 +50,7 @@ def check_equivalence(
     Raises:
         PackagingError: one lies beyond a limit; it is named with all its numbers.
     """
-    facts = {}
+    facts: dict[str, dict[str, Any]] = {}
     for name, predictions in others.items():
         try:
             found = heard(predictions(), rows, on_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from nexus_llm import gguf_format
 from nexus_llm.package.gguf_write import write_gguf
@@ -55,12 +55,12 @@ def write_format(
         MissingExtraError: what writes this format is not installed.
     """
     gguf = _MADE_FROM.get(format, format)
-    file = folder / PLACES[gguf]  # type: ignore[index]
-    if format in _MADE_FROM and not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        file = work / file.name
-    if format not in _MADE_FROM or not file.exists():
-        write_gguf(folder, file, name=name, license_id=license_id, format=gguf, on_bytes=on_bytes)  # type: ignore[arg-type]
+    file = folder / PLACES[gguf]
+    if not file.exists():
+        if format in _MADE_FROM:
+            work.mkdir(parents=True, exist_ok=True)
+            file = work / file.name
+        write_gguf(folder, file, name=name, license_id=license_id, format=cast(GgufFormat, gguf), on_bytes=on_bytes)
     checked = check_gguf(file, folder)
     if format in _MADE_FROM:
         write_ir(file, folder, folder / PLACES[format], work / format)

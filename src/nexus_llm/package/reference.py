@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
 _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def is_installed() -> bool:
-    """Whether torch and transformers are here, without loading them."""
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+def why_not(parameters: int) -> str | None:
+    """Why the model cannot be read here in float32, without loading anything; None where it can."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{missing[0]} is not installed"
+    needed, memory = 4.5 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.8 * memory:
+        return f"the model in float32 takes {needed / 2**30:.0f} GiB, and this machine has {memory / 2**30:.0f}"
+    return None
 
 
 def predictions(

@@ -44,8 +44,10 @@ class ServedModel:
         asked = {"prompt": token_ids, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
         return str(self._ask("POST", "/v1/completions", asked)["choices"][0]["text"])
 
-    def close(self) -> None:
-        """Closes its connections."""
+    def __enter__(self) -> ServedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, refusals: Sequence[int] = ()) -> Any:
@@ -69,7 +71,9 @@ def check_served_template(server: ServedModel, expected: ChatTokenizer) -> int:
     """
     conversations = golden_conversations() if expected.template else []
     for name, messages, tools in conversations:
-        compare("the running server", name, trained_prompt(expected, messages, tools), server.token_ids(messages, tools))
+        compare(
+            "the running server", name, trained_prompt(expected, messages, tools), server.token_ids(messages, tools)
+        )
     return len(conversations)
 
 
@@ -114,7 +118,10 @@ def _on_the_wire(message: Message) -> dict[str, Any]:
     sent["tool_calls"] = [
         {
             **call,
-            "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)},
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
         }
         for call in message.get("tool_calls", [])
     ] or None

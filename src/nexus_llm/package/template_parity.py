@@ -114,7 +114,9 @@ def check_parity(trainer: Path, packaged: Path, gguf_metadata: Mapping[str, Any]
             if (found := transformers(messages, tools)) is not None:
                 compare("transformers", name, trained_prompt(expected, messages, tools), found)
         compared.append("transformers")
-    knows_tools = any(tools and trained_prompt(expected, messages, tools) is not None for _, messages, tools in conversations)
+    knows_tools = any(
+        tools and trained_prompt(expected, messages, tools) is not None for _, messages, tools in conversations
+    )
     return {
         "conversations": len(GOLDEN) + (len(GOLDEN_CALLS) if knows_tools else 0),
         "has_chat_template": expected.template is not None,

@@ -40,12 +40,12 @@ def check_gguf(file: Path, folder: Path, *, on_bytes: Callable[[int], None] = la
         on_bytes(int(tensor.n_bytes))
         kind = tensor.tensor_type.name
         found = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-        name = gguf_format.hf_name(tensor.name)
+        name = gguf_format.hf_name(tensor.name) or tensor.name
         if tensor.name == ROPE_TENSOR:
-            name, expected = ROPE_TENSOR, rope_tensor(config)
+            expected = rope_tensor(config)
         else:
             expected = weights.float32(name) if name in weights else None
-            heads = gguf_format.swapped_heads(str(name), config)
+            heads = gguf_format.swapped_heads(name, config)
             found = gguf_format.from_gguf_rows(found, heads=heads) if heads else found
         error = _error_share(expected, found)
         if not error <= _MAX_ERROR_SHARES.get(kind, 0.0):
@@ -54,10 +54,11 @@ def check_gguf(file: Path, folder: Path, *, on_bytes: Callable[[int], None] = la
                 f"size, and at most {_MAX_ERROR_SHARES.get(kind, 0.0)} is rounding",
                 fix="package again; if it stays so, ship another format: --set package.formats=[gguf-f16]",
             )
-        seen.add(str(name))
+        seen.add(name)
         counts[kind] = counts.get(kind, 0) + 1
         worst = max(worst, (error, tensor.name))
-    if missing := sorted(set(weights.names) - seen):
+    needed = {*weights.names, *([ROPE_TENSOR] if gguf_format.rope_scaling(config) else [])}
+    if missing := sorted(needed - seen):
         raise PackagingError(f"{file.name} has no tensor for {missing[0]}", fix="package again")
     return {"tensors": dict(sorted(counts.items())), "max_error_share": float(f"{worst[0]:.2g}"), "worst": worst[1]}
 

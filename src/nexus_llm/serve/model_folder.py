@@ -42,7 +42,7 @@ class ServedModel:
     name: str
     """What clients call it."""
     weights: Path
-    """What the engine reads: a GGUF file, a folder with OpenVINO's files, or the whole folder where it reads the Hugging
+    """What the engine reads: a GGUF file, a folder with OpenVINO files, or the whole folder where it reads the Hugging
     Face layout."""
     tokenizer: ChatTokenizer
     context_tokens: int

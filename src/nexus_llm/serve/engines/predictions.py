@@ -6,21 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nexus_llm.serve.engines.commands import ENGINE_MODULES
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 BATCH_TOKENS = 512
-
-
-def missing_module(engine: str) -> str | None:
-    """The Python module that the engine needs and that is not installed."""
-    import importlib.util
-
-    module, _ = ENGINE_MODULES[engine]
-    return module if importlib.util.find_spec(module) is None else None
 
 
 def predictions(engine: str, weights: Path, rows: Sequence[Sequence[int]]) -> Iterator[npt.NDArray[np.float32]]:
