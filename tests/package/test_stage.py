@@ -83,6 +83,59 @@ def test_the_package_holds_all_that_readers_need(inputs: dict[str, Artifact], tm
     assert ChatTokenizer.load(artifact.folder).stop_token_ids == [0, 2]
 
 
+def write_shards(folder: Path) -> None:
+    for split in ("validation", "test"):
+        np.save(folder / f"{split}-00000.tokens.npy", np.arange(3, 123, dtype=np.uint16))
+        np.save(folder / f"{split}-00000.offsets.npy", np.array([0, 50, 120]))
+
+
+def test_what_ships_is_held_against_what_was_trained(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the real engine and the real server; and a reader that reads something else ends it."""
+    pytest.importorskip("torch")
+    pytest.importorskip("openvino_genai")
+    pytest.importorskip("fastapi")
+    from nexus_llm.cli.package_reader import OwnPackageReader
+
+    ports = Ports(cache=tmp_path / "cache", package_reader=OwnPackageReader())
+    proved = {**inputs, "data": make("data", tmp_path / "proved", write_shards)}
+    artifact = package(proved, tmp_path / "out", ports)
+    facts = artifact.manifest.facts
+    assert set(facts["equivalence"]) == {"merged", "gguf-q8_0"}
+    assert facts["served"]["engine"] == "openvino"
+    card = artifact.file("README.md").read_text()
+    assert "the running server" in card
+    assert f"| gguf-q8_0 | {facts['equivalence']['gguf-q8_0']['mean_kl']:g} |" in card
+
+    def swapped(engine: str, weights: Path, rows: Any) -> Any:
+        return (np.roll(one, 1, axis=1) for one in OwnPackageReader().predictions(engine, weights, rows))
+
+    monkeypatch.setattr(ports.package_reader, "predictions", swapped)
+    with pytest.raises(PackagingError, match="gguf-q8_0 is not the model that was trained: mean_kl"):
+        package(proved, tmp_path / "again", ports)
+    assert not list((tmp_path / "again").rglob("manifest.json"))
+
+
+def test_what_was_not_measured_is_said(inputs: dict[str, Artifact], tmp_path: Path, ports: Ports) -> None:
+    artifact = package(inputs, tmp_path / "none", ports)
+    assert artifact.manifest.facts["equivalence"] == {"not_measured": "the data has no held-out documents"}
+    assert "was **not measured**" in artifact.file("README.md").read_text()
+    pytest.importorskip("torch")
+    proved = {**inputs, "data": make("data", tmp_path / "proved", write_shards)}
+    facts = package(proved, tmp_path / "half", ports).manifest.facts  # these ports know no engine
+    assert set(facts["equivalence"]["gguf-q8_0"]) == {"not_measured"}
+    assert "mean_kl" in facts["equivalence"]["merged"]
+    assert "served" not in facts
+
+
+def test_safetensors_alone_can_be_shipped(inputs: dict[str, Artifact], tmp_path: Path, ports: Ports) -> None:
+    recipe = Recipe(name="mine", package=PackageRecipe(formats=()))
+    artifact = package(inputs, tmp_path, ports, recipe=recipe)
+    assert not [entry.path for entry in artifact.manifest.files if "gguf" in entry.path]
+    assert artifact.manifest.facts["template_parity"]["equal_to"][0] == "the packaged folder"
+
+
 def test_the_recipe_decides_what_a_request_gets_that_names_no_temperature(
     inputs: dict[str, Artifact], tmp_path: Path, ports: Ports
 ) -> None:

@@ -139,9 +139,7 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
     from nexus_llm.serve.model_folder import weights_in
 
     if "@" in target and not Path(target).exists() and not {":", "/"} & set(target):
-        from nexus_llm.cli.model_registry import registered_folder
-
-        target = str(registered_folder(target, root))
+        return _registered(target, root, overrides)
     given = Path(target)
     run = next((one for one in (given, root / "runs" / target) if (one / "artifacts.json").is_file()), None)
     if run is not None:
@@ -161,6 +159,15 @@ def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> F
             f"{target} is neither a run nor a model folder", fix="make one with: nexus run recipes/quickstart.yaml"
         )
     return FoundModel(_packaged_base(target), target.rstrip("/").rsplit("/", 1)[-1], recipe.serve)
+
+
+def _registered(target: str, root: Path, overrides: tuple[str, ...]) -> FoundModel:
+    from nexus_llm.cli.model_registry import registered_folder
+    from nexus_llm.recipe import default_recipe
+
+    folder = registered_folder(target, root)
+    _refuse_altered(folder)
+    return FoundModel(folder, target.partition("@")[0], default_recipe("served", overrides=overrides).serve)
 
 
 def require_serving() -> None:

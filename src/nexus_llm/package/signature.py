@@ -77,5 +77,5 @@ def _cryptography() -> tuple[Any, Any]:
 def _no_key(key: Path, kind: str) -> UsageError:
     return UsageError(
         f"{key} is no {kind} Ed25519 key in PEM form without a password",
-        fix="make one: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem",
+        fix="openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem",
     )

@@ -58,7 +58,7 @@ class ServedLimits(Section):
 class EquivalenceRecipe(Section):
     """The gate that a package passes before it exists: trained = merged = quantised = served."""
 
-    tokens: Annotated[int, Field(ge=0)] = 1_024
+    tokens: Annotated[int, Field(ge=0)] = 512
     """Held-out tokens to compare on; 0 measures nothing, and the model card says so."""
     limits: dict[Compared, EquivalenceLimits] = {}
     """In place of the measured defaults, by the form that they are for."""

@@ -71,6 +71,8 @@ class ChatMessage(BaseModel):
     content: Text | list[TextPart] | None = None
     tool_calls: Annotated[list[CallPart], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Text | None = None
+    name: Text | None = None
+    """Of a `tool` message: the function that it answers for. Of others it changes nothing."""
 
     def text(self) -> str:
         """The content in one piece."""

@@ -148,7 +148,13 @@ class ChatRequest(GenerationRequest):
 
     def conversation(self) -> list[Message]:
         """The messages as the chat template takes them."""
-        return [message.for_template() for message in self.messages]
+        conversation = [message.for_template() for message in self.messages]
+        called = {call.id: call.function.name for message in self.messages for call in message.tool_calls or ()}
+        for message, told in zip(self.messages, conversation, strict=True):
+            # Trained conversations name the function of a result, and some templates write it; clients seldom do.
+            if message.role == "tool" and (name := message.name or called.get(message.tool_call_id or "")):
+                told["name"] = name
+        return conversation
 
     def offered_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is told of, as the chat template takes them."""
