@@ -63,14 +63,14 @@ def test_a_configuration_survives_the_way_through_gguf(model_type: str) -> None:
 @pytest.mark.parametrize(
     "scaling",
     [
-        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},  # without the rest
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
     ],
 )
-def test_rope_scaling_is_never_written(scaling: dict[str, object]) -> None:
+def test_rope_scaling_that_cannot_be_carried_is_refused(scaling: dict[str, object]) -> None:
     with pytest.raises(PackagingError, match="rope scaling"):
-        gguf_format.metadata_from_config(tiny_config(**scaling))
+        gguf_format.rope_frequencies(tiny_config(**scaling))
 
 
 def test_no_scaling_has_many_spellings() -> None:

@@ -185,9 +185,14 @@ def rope_divisors(config: Mapping[str, Any]) -> npt.NDArray[np.float64]:
             fix="ship safetensors alone, for transformers and vLLM: --set package.formats=[]",
         )
     values = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    factor, low, high = (float(values[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    if missing := [name for name in names if name not in values]:
+        raise PackagingError(
+            f"config.json names llama3 rope scaling without its {missing[0]}", fix="fetch the model's own config.json"
+        )
+    factor, low, high, context = (float(values[name]) for name in names)
     wavelength = 2 * np.pi * rope_theta(config) ** (np.arange(half, dtype=np.float64) / half)
-    turns = float(values["original_max_position_embeddings"]) / wavelength  # within the original context
+    turns = context / wavelength  # within the original context
     smooth = np.clip((turns - low) / (high - low), 0, 1)
     return np.asarray(1 / ((1 - smooth) / factor + smooth))
 

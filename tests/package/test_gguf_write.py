@@ -88,7 +88,7 @@ def test_an_embedding_with_more_rows_than_tokens_is_written(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope scaling"),
         ({"intermediate_size": 128}, "where config.json says"),
         ({"num_hidden_layers": 3}, r"model\.layers\.2\..* has shape None"),
     ],
