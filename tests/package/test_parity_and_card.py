@@ -182,6 +182,7 @@ TRAIN = {
 PACKAGE = {
     "merge": {"method": "lora", "rank": 16, "scale": 2.0, "changed_tensors": 210},
     "template_parity": {"conversations": 11, "equal_to": ["the packaged folder", "the GGUF file"]},
+    "formats": {"gguf-q8_0": {"tensors": {"F32": 61, "Q8_0": 211}, "max_error_share": 0.0057}},
 }
 
 
@@ -199,6 +200,7 @@ def test_the_card_holds_the_data_funnel_and_the_training(tmp_path: Path) -> None
         "LoRA of rank 16",
         "2.5000 → 2.2500",
         "3 broken records",
+        "| gguf-q8_0 | 61 F32, 211 Q8_0 | 0.0057 |",
     ):
         assert line in body
     assert card == model_card(name="mine", model=MODEL, data=DATA, train=TRAIN, package=PACKAGE)
