@@ -72,12 +72,12 @@ def preflight(
         raise PreflightError(error.what, fix=error.fix) from error
     facts = gather(needs, opened, limit_seconds=seconds)
     chosen = ENVIRONMENTS[environment].budget_usd if budget is None else budget
-    rows = rows_of(needs, facts, _local(loaded, chosen, facts.region))
+    rows = rows_of(needs, facts, local_facts(loaded, chosen, facts.region))
     title = f"{needs.recipe} in environment {environment}, {facts.region or 'no region'}"
     return report(title, rows, as_json=as_json)
 
 
-def _local(recipe: Recipe, budget_usd: float, region: str | None) -> Local:
+def local_facts(recipe: Recipe, budget_usd: float, region: str | None) -> Local:
     """What this machine knows: whether the model is here, what the plan costs, what the recipe's jobs lack."""
     from nexus_llm.cloud import data_submit, sagemaker_request
     from nexus_llm.deploy.facts import NotKnown

@@ -182,7 +182,7 @@ def down(
     if plans:
         what = ", ".join(one.name for one, _ in plans)
         _agree(f"Destroy {what} of {life.deployment.name}?", "nothing was destroyed", yes, as_json)
-    receipt = work.run(plans, pricing=_pricing(prices, life.deployment.region))
+    receipt = work.run(plans, pricing=pricing(prices, life.deployment.region))
     if as_json:
         print_json(receipt.as_document())
         return 7 if receipt.left or receipt.not_asked else 0
@@ -197,7 +197,7 @@ class _Prices:
 
     def __init__(self, life: StackLife, table: Path | None, budget_usd: float | None) -> None:
         self._life, self._budget = life, budget_usd
-        self._pricing = _pricing(table, life.deployment.region)
+        self._pricing = pricing(table, life.deployment.region)
         self._usd: dict[str, float] = {}
         self.rows: list[dict[str, Any]] = []
         if budget_usd is not None and self.region != life.deployment.region:
@@ -307,7 +307,8 @@ def _with_variables(life: StackLife) -> set[str]:
     return set(life.given) | life.made()
 
 
-def _pricing(table: Path | None, region: str) -> Pricing:
+def pricing(table: Path | None, region: str) -> Pricing:
+    """Prices of the region; those that ship where it has none."""
     from nexus_llm.cost.service_bill import Pricing
 
     prices = price_table(table)

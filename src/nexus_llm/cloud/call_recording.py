@@ -74,18 +74,31 @@ def call_of(environ: Mapping[str, Any], body: bytes) -> Call | None:
 def refusal(environ: Mapping[str, Any], call: Call, action: str) -> tuple[str, list[tuple[str, str]], bytes]:
     """Status, headers and body with which AWS refuses such a request, in the protocol that it was made in."""
     words = f"User: recorded is not authorized to perform: {action} because no identity-based policy allows it"
-    kind = environ.get("CONTENT_TYPE") or ""
-    if environ.get("HTTP_X_AMZ_TARGET") or (call.service != "s3" and not kind.startswith("application/x-www-form")):
-        answer = json.dumps({"__type": "AccessDeniedException", "message": words, "Message": words})
-        headers = [("content-type", "application/json"), ("x-amzn-errortype", "AccessDeniedException")]
-        return "403 Forbidden", headers, answer.encode()
     code = "UnauthorizedOperation" if call.service == "ec2" else "AccessDenied"
+    return error_answer(
+        environ, call, "403 Forbidden", "AccessDeniedException" if _is_json(environ, call) else code, words
+    )
+
+
+def error_answer(
+    environ: Mapping[str, Any], call: Call, status: str, code: str, words: str
+) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Status, headers and body of an error of AWS', in the protocol that the request was made in."""
+    if _is_json(environ, call):
+        answer = json.dumps({"__type": code, "message": words, "Message": words})
+        return status, [("content-type", "application/json"), ("x-amzn-errortype", code)], answer.encode()
     error = f"<Error><Code>{code}</Code><Message>{words}</Message></Error>"
     if call.service == "ec2":
         error = f"<Response><Errors>{error}</Errors></Response>"
     elif call.service != "s3":
         error = f"<ErrorResponse>{error}</ErrorResponse>"
-    return "403 Forbidden", [("content-type", "application/xml")], error.encode()
+    return status, [("content-type", "application/xml")], error.encode()
+
+
+def _is_json(environ: Mapping[str, Any], call: Call) -> bool:
+    kind = environ.get("CONTENT_TYPE") or ""
+    is_form = kind.startswith("application/x-www-form")
+    return bool(environ.get("HTTP_X_AMZ_TARGET")) or (call.service != "s3" and not is_form)
 
 
 def _body(environ: dict[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 Terraform, boto3 and s3fs all honour AWS_ENDPOINT_URL, so what runs against the emulator is the very configuration that
 runs against an account: no provider block, no backend and no client is written for it. What moto cannot do is patched
-(`emulator_patches.py`) or switched off (`SETTINGS`), each with its reason.
+(`emulator_patches.py`), each with its reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nexus_llm.errors import MissingExtraError
 
@@ -23,25 +23,6 @@ if TYPE_CHECKING:
 
 ACCOUNT = "123456789012"  # moto's own account: who asks with unknown keys is root there
 REGION = "eu-central-1"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A variable of a stage that has another value on the emulator."""
-
-    stage: str
-    variable: str
-    """Dotted: `budget.anomaly_usd`."""
-    value: Any
-    reason: str
-
-
-SETTINGS = (
-    Setting("1-platform", "budget.anomaly_usd", None, "moto has no anomaly monitors (Cost Explorer)"),
-    Setting(
-        "1-platform", "devbox", None, "its stop schedule needs EventBridge Scheduler targets that moto does not run"
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +89,23 @@ def running_emulator(
             thread.join()
             server.server_close()
             forget()
+
+
+@contextlib.contextmanager
+def entered(emulator: Emulator) -> Iterator[None]:
+    """A block in which this process and its children see the emulated account and no other."""
+    import s3fs
+
+    before = dict(os.environ)
+    s3fs.S3FileSystem.clear_instance_cache()  # it remembers where it was led
+    os.environ.clear()
+    os.environ.update(without_aws(before) | emulator.environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def forget() -> None:

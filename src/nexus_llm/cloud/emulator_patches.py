@@ -11,7 +11,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs
@@ -73,13 +73,15 @@ class Patch:
 class PatchedApplication:
     """moto's WSGI application behind the patches."""
 
-    def __init__(self, moto: Wsgi) -> None:
+    def __init__(self, moto: Wsgi, patches: Sequence[Patch] | None = None) -> None:
+        """`patches` are `PATCHES`, where nobody says others."""
         self._moto = moto
+        self._patches = PATCHES if patches is None else patches
         self._memory: Memory = {}
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         call = _call(environ)
-        for patch in PATCHES:
+        for patch in self._patches:
             if patch.service == call.service and re.fullmatch(patch.calls, call.name):
                 answer = patch.answer(call, self._memory, self._ask)
                 break

@@ -174,22 +174,27 @@ def _gate(register: dict[str, Any]) -> dict[str, Any]:
     return {"Name": "Gate", "Type": "Condition", "DependsOn": ["Evaluate"], "Arguments": arguments}
 
 
-def _register(recipe: Recipe, group: str) -> dict[str, Any]:
-    """A version of a group carries no tags (AWS refuses them): whose it is stands in its metadata."""
-    report = {"Std:Join": {"On": "/", "Values": [_uri("Evaluate", "evaluate"), "report.json"]}}
-    folder = {"Std:Join": {"On": "", "Values": [_uri("Package", "package"), "/"]}}  # a prefix ends so
+def registration(
+    recipe: Recipe, *, group: str, image: Any, folder: Any, approval: Any, report: Any = None
+) -> dict[str, Any]:
+    """The body of CreateModelPackage: a version of `group` from the package in `folder` (a prefix, `/` at its end).
+
+    In a pipeline the values may be its parameters. A version of a group carries no tags (AWS refuses them): whose it is
+    stands in its metadata.
+    """
     source = {"S3Uri": folder, "S3DataType": "S3Prefix", "CompressionType": "None"}
     container = {
-        "Image": _parameter("ServeImage"),
+        "Image": image,
         "ModelDataSource": {"S3DataSource": source},
         "Environment": dict(CONTAINER),
     }
-    arguments = {
+    quality = {"ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri": report}}}
+    return {
         "ModelPackageGroupName": group,
-        "ModelApprovalStatus": _parameter("ApprovalStatus"),
+        "ModelApprovalStatus": approval,
         "ModelPackageDescription": f"Recipe {recipe.name}, {recipe_hash(recipe)}",
         "CustomerMetadataProperties": _metadata(recipe),
-        "ModelMetrics": {"ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri": report}}},
+        **({"ModelMetrics": quality} if report is not None else {}),
         "InferenceSpecification": {
             "Containers": [container],
             "SupportedContentTypes": ["application/json"],
@@ -197,6 +202,17 @@ def _register(recipe: Recipe, group: str) -> dict[str, Any]:
             "SupportedRealtimeInferenceInstanceTypes": list(SERVE_MACHINES),
         },
     }
+
+
+def _register(recipe: Recipe, group: str) -> dict[str, Any]:
+    arguments = registration(
+        recipe,
+        group=group,
+        image=_parameter("ServeImage"),
+        folder={"Std:Join": {"On": "", "Values": [_uri("Package", "package"), "/"]}},  # a prefix ends so
+        approval=_parameter("ApprovalStatus"),
+        report={"Std:Join": {"On": "/", "Values": [_uri("Evaluate", "evaluate"), "report.json"]}},
+    )
     return {"Name": "Register", "Type": "RegisterModel", "Arguments": arguments, "RetryPolicies": RETRIES[:2]}
 
 

@@ -121,19 +121,3 @@ def backend(stage: Stage, state: Mapping[str, Any]) -> dict[str, str | bool]:
         "kms_key_id": str(state["kms_key_arn"]),
         "use_lockfile": True,
     }
-
-
-def with_settings(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with dotted settings put over it.
-
-    >>> with_settings({"budget": {"usd_per_month": 200}}, {"budget.anomaly_usd": None, "devbox": None})
-    {'budget': {'usd_per_month': 200, 'anomaly_usd': None}, 'devbox': None}
-    """
-    result = {name: dict(value) if isinstance(value, dict) else value for name, value in given.items()}
-    for path, value in settings.items():
-        *parents, leaf = path.split(".")
-        place = result
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = value
-    return result

@@ -1,0 +1,338 @@
+"""What each step of `nexus aws rehearse` does: the product's own commands, one after the other."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nexus_llm.cli.options import command_line
+from nexus_llm.errors import DeploymentError, NexusError, ServingError
+
+if TYPE_CHECKING:
+    from nexus_llm.artifacts import Artifact
+    from nexus_llm.cloud.launcher import Account
+    from nexus_llm.cloud.rehearsal_faults import Fault
+    from nexus_llm.cloud.rehearsal_jobs import RunningJobs
+    from nexus_llm.cloud.rehearsal_platform import RehearsedPlatform
+    from nexus_llm.cloud.rehearsal_service import Service
+    from nexus_llm.deploy.rehearsal import Facts, Outcome
+    from nexus_llm.ports import Ports
+    from nexus_llm.recipe import Recipe
+
+MAX_STEPS, SAVE_STEPS = 12, 4
+"""Training is shortened to so many steps: enough for a checkpoint, an interruption and an end."""
+POLLS_PER_POLL = 5
+"""Jobs of seconds are asked for more often than jobs of hours."""
+_SETTLE_SECONDS = 5.0  # that all tasks answer together, between scaling out and in
+_PLENTY = 1000.0  # of every quota, once it was asked for
+
+
+@dataclass
+class Life:
+    """The steps, and what one leaves for the next."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    folder: Path
+    openings: Ports
+    platform: RehearsedPlatform
+    jobs: RunningJobs
+    service: Service
+    faults: Sequence[Fault]
+    _made: dict[str, Artifact] = field(default_factory=dict)
+    _images: dict[str, str] = field(default_factory=dict)
+    _sources: list[dict[str, Any]] = field(default_factory=list)
+
+    def works(self) -> Mapping[str, Callable[[], Facts]]:
+        """The name of each step → what it does."""
+        return {
+            "quotas": self._quotas,
+            "state": lambda: self.platform.up("0-state", refused=True),
+            "platform": self._platform,
+            "preflight": self._preflight,
+            "upload": self._upload,
+            "data": self._data,
+            "train": self._train,
+            "package": self._package,
+            "serving": self._serving,
+            "delivery": self._delivery,
+            "tasks": self._tasks,
+            "answers": self._answers,
+            "scale": self._scale,
+            "down": lambda: self.platform.down(planted=True),
+        }
+
+    def recipe(self) -> Recipe:
+        """The recipe as it goes to the platform, as far as that is made."""
+        from nexus_llm.recipe import load_recipe
+
+        region, out = self.platform.life.deployment.region, self.platform.outputs()
+        changes: dict[str, Any] = {
+            "platform": self.platform.life.deployment.name,
+            "data.engine": "glue",
+            "data.aws.region": region,
+            "data.spark.partitions": 4,
+            "data.spark.memory": "1g",
+            "train.launcher": "sagemaker",
+            "train.sagemaker.region": region,
+            "train.max_steps": MAX_STEPS,
+            "train.save_steps": SAVE_STEPS,
+            "train.eval_steps": MAX_STEPS,
+        }
+        if "jobs" in out:
+            platform, jobs = out["platform"], out["jobs"]
+            changes |= {
+                "data.aws.bucket": platform["data_bucket"],
+                "data.aws.role_arn": jobs["role_arns"]["glue"],
+                "data.aws.database": jobs["glue_database"],
+                "data.aws.security_configuration": jobs["glue_security"],
+                "train.sagemaker.bucket": platform["models_bucket"],
+                "train.sagemaker.role_arn": jobs["role_arns"]["sagemaker"],
+                "train.sagemaker.image_uri": self._images.get("train"),
+                "train.sagemaker.kms_key_id": platform["kms_key_arn"],
+                "train.sagemaker.subnets": jobs["training_subnet_ids"],
+                "train.sagemaker.security_group_ids": [jobs["training_security_group_id"]],
+            }
+        if self._sources:
+            changes["data.sources"] = self._sources
+        given = tuple(f"{name}={json.dumps(value)}" for name, value in changes.items())
+        return load_recipe(self.path, overrides=(*self.overrides, *given))
+
+    def document(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """The whole report."""
+        import importlib.metadata
+        from datetime import UTC, datetime
+
+        from nexus_llm.cloud.local import available_cores, processor_name
+        from nexus_llm.cloud.rehearsal_faults import met
+        from nexus_llm.cloud.rehearsal_platform import known_gaps
+        from nexus_llm.deploy.rehearsal import document
+
+        return document(
+            outcomes,
+            met(self.faults),
+            recipe=str(self.path),
+            date=datetime.now(UTC).date().isoformat(),
+            machine=f"{available_cores()} cores, {processor_name()}",
+            emulator=f"moto {importlib.metadata.version('moto')}",
+            shortened=f"{MAX_STEPS} training steps, at most 3 MiB of each source",
+            usd_per_month=round(sum(self.platform.usd_per_month.values()), 2),
+            rests_on_patches=self.platform.rests_on_patches(),
+            known_gaps=list(known_gaps()),
+            ledger=self.platform.ledger(),
+            receipts=[one.as_document() for one in self.platform.receipts],
+        )
+
+    def _quotas(self) -> Facts:
+        rows = self._rows(quota=_PLENTY, machine_quota=0.0, with_platform=False)
+        failed = [one for one in rows if one.verdict == "fail"]
+        if [one.name.partition(":")[0] for one in failed] != ["train job"]:
+            names = ", ".join(one.name for one in failed) or "nothing"
+            raise DeploymentError(f"the quota of 0 should fail alone, and {names} failed", fix="see deploy/checks.py")
+        return {"checks": len(rows), "exit code": 6, "failed": failed[0].found, "fix": failed[0].fix}
+
+    def _preflight(self) -> Facts:
+        rows = self._rows(quota=_PLENTY, machine_quota=_PLENTY, with_platform=True)
+        if failed := [one for one in rows if one.verdict == "fail"]:
+            raise DeploymentError(f"preflight: {failed[0].name}: {failed[0].found}", fix=failed[0].fix or "see above")
+        counts = {verdict: sum(one.verdict == verdict for one in rows) for verdict in ("ok", "warn", "unknown")}
+        return {"checks": len(rows), **counts}
+
+    def _rows(self, *, quota: float, machine_quota: float, with_platform: bool) -> Sequence[Any]:
+        from nexus_llm.cli.aws_preflight import local_facts
+        from nexus_llm.cloud.account import open_account
+        from nexus_llm.cloud.account_facts import gather
+        from nexus_llm.cloud.emulated_quotas import EmulatedQuotas
+        from nexus_llm.deploy.needs import ENVIRONMENTS, Platform, needs_of
+        from nexus_llm.deploy.preflight import preflight
+
+        recipe, deployment = self.recipe(), self.platform.life.deployment
+        found = Platform.of(self.platform.outputs()["platform"], place="platform.json") if with_platform else None
+        variables = {"tasks": {"min": 1, "max": 2}, "size": {"cpu": 2048}}
+        needs = needs_of(
+            recipe, "small", region=deployment.region, account_id=deployment.account, zones=deployment.zones,
+            platform=found, serving_variables=variables | ({"gateway_version": _tag(self._images)} if found else {}),
+        )  # fmt: skip
+        values = {one.quota: machine_quota if one.what == "train job" else quota for one in needs.quotas}
+        account = open_account(deployment.region, stand_ins={"service-quotas": EmulatedQuotas(values)})
+        local = local_facts(recipe, ENVIRONMENTS["small"].budget_usd, deployment.region)
+        return preflight(needs, gather(needs, account), local)
+
+    def _platform(self) -> Facts:
+        facts = self.platform.up("1-platform")
+        self._images = self.platform.push_images(self.platform.outputs()["platform"]["ecr_repository_urls"])
+        return facts | {"images pushed": sorted(self._images)}
+
+    def _upload(self) -> Facts:
+        from nexus_llm.cloud.data_uploads import upload_file
+        from nexus_llm.cloud.rehearsal_data import put_sources
+
+        bucket = self.platform.outputs()["platform"]["data_bucket"]
+        self._sources, taken = put_sources(self.recipe(), f"s3://{bucket}/sources", self.folder / "sources")
+        wheels = self.folder / "wheels.zip"
+        wheels.write_bytes(b"PK\x05\x06" + bytes(18))  # an empty one: the job runs with this Python's packages
+        upload_file(wheels, f"s3://{bucket}/nexus/jobs/wheels.zip")
+        return taken
+
+    def _data(self) -> Facts:
+        refused = ""
+        try:
+            self._execute("data")
+        except NexusError as error:
+            refused = error.what
+        if "glue:StartJobRun" not in refused:
+            raise DeploymentError(f"glue:StartJobRun was to be refused ({refused})", fix="see the list of faults")
+        made = self._execute("data")["data"]
+        facts = made.manifest.facts
+        return {
+            "refused first": refused,
+            "documents read": facts["read"],
+            "documents kept": facts["documents"],
+            "tokens": facts["tokens"],
+            "artifact": made.id,
+            "Spark (s)": round(self.jobs.spark_seconds, 1),
+        }
+
+    def _train(self) -> Facts:
+        made = self._execute("train")["train"]
+        seen = self.jobs.interruption
+        if seen.get("exit_code") != 75:
+            raise DeploymentError(
+                f"the interrupted container ended with {seen.get('exit_code')}", fix="75 was expected"
+            )
+        first, second = seen["machine_1_steps"], seen["machine_2_steps"]
+        if not 1 < second[0] <= first[1] + 1:
+            raise DeploymentError(f"the second machine began at step {second[0]} after {first[1]}", fix="read its log")
+        return {
+            "SIGTERM": f"machine 1 made steps {first[0]} to {first[1]}, exit code 75",
+            "copy to S3 cut off": f"{', '.join(seen['missing_after_copy'])} missing",
+            "resumed": f"machine 2 made steps {second[0]} to {second[1]} from the last whole checkpoint",
+            "job": made.manifest.facts["job"],
+            "artifact": made.id,
+        }
+
+    def _package(self) -> Facts:
+        from nexus_llm.cloud.data_uploads import upload_artifact
+
+        made, out = self._execute("package")["package"], self.platform.outputs()
+        self.service.package = upload_artifact(made, f"s3://{out['platform']['models_bucket']}")
+        version = self.platform.register(
+            self.recipe(), group=out["jobs"]["model_package_group"], image=self._images["serve"],
+            folder=f"{self.service.package}/",
+        )  # fmt: skip
+        return {"artifact": made.id, "location": self.service.package, **version}
+
+    def _serving(self) -> Facts:
+        asked = self.platform.client("acm").request_certificate(DomainName="llm.example.com")
+        package = self._made["package"]
+        model = {"name": self.recipe().name, "key": f"package/{package.key}"}
+        given = {"gateway_version": _tag(self._images), "model": model, "certificate_arn": asked["CertificateArn"]}
+        self.platform.give("2-serving", given)
+        return self.platform.up("2-serving")
+
+    def _delivery(self) -> Facts:
+        place = self.platform.life.deployment
+        connection = f"arn:aws:codeconnections:{place.region}:{place.account}:connection/1"
+        self.platform.give("3-delivery", {"source_code": {"connection_arn": connection, "repository": "example/llm"}})
+        return self.platform.up("3-delivery")
+
+    def _tasks(self) -> Facts:
+        from nexus_llm.cloud.rehearsal_service import desired_count
+
+        self.service.serve_command = (*self.service.serve_command, "--name", self.recipe().name)
+        wanted = desired_count(self.platform.client("ecs"), self.platform.outputs()["serving"])
+        self.service.match(wanted)
+        first = self.service.tasks[0]
+        return {
+            "tasks wanted": wanted,
+            "fetched (s)": round(first.fetch_seconds, 1),
+            "started (s)": round(first.start_seconds, 1),
+        }
+
+    def _answers(self) -> Facts:
+        from nexus_llm.cloud.rehearsal_service import QUESTIONS, client_of, streamed
+
+        client = client_of(self.service.balancer.url)
+        model = client.models.list().data[0].id
+        messages = [{"role": "user", "content": QUESTIONS[0]}]
+        whole = client.chat.completions.create(model=model, messages=messages, max_completion_tokens=24)
+        seconds, reason, text = streamed(client, model, QUESTIONS[1], 24)
+        if not (whole.choices[0].message.content and whole.usage.completion_tokens and text and reason):
+            raise ServingError("an answer came without text, usage or reason", fix=f"read {self.service.folder}")
+        return {
+            "model": model,
+            "tokens of the whole answer": whole.usage.completion_tokens,
+            "first token of the streamed one (s)": round(seconds, 2),
+            "it ended because of": reason,
+        }
+
+    def _scale(self) -> Facts:
+        from nexus_llm.cloud import rehearsal_service as serving
+
+        ecs, out = self.platform.client("ecs"), self.platform.outputs()["serving"]
+        callers = serving.Callers(self.service.balancer.url, self.recipe().name)
+        callers.begin()
+        try:
+            for count in (out["tasks"]["max"], out["tasks"]["min"]):
+                serving.want(ecs, out, count)
+                self.service.match(serving.desired_count(ecs, out))
+                time.sleep(_SETTLE_SECONDS)
+        finally:
+            callers.end()
+        left = self.service.ended[-1]
+        facts = serving.share(callers, self.service.balancer)
+        if callers.lost or not callers.whole or left.exit_code:
+            raise ServingError(
+                f"{len(callers.lost)} answers were lost ({', '.join(callers.lost[:1])}), {callers.whole} came whole, "
+                f"the task that left ended with {left.exit_code}",
+                fix=f"read the logs in {self.service.folder}",
+            )
+        return facts | {"drained (s)": round(left.drained_seconds or 0.0, 1), "its exit code": left.exit_code}
+
+    def _execute(self, until: str) -> dict[str, Artifact]:
+        """The artifacts up to a stage, made by the jobs of the platform."""
+        from nexus_llm.cloud.data_submit import AwsDataService
+        from nexus_llm.cloud.local import provenance
+        from nexus_llm.cloud.sagemaker import SageMakerTrainService, StoredBucket
+        from nexus_llm.cloud.sagemaker_training import TrainingJobs
+        from nexus_llm.pipeline import Workspace, execute, stages
+
+        progress, cache = self.openings.progress, self.openings.cache
+        openings = replace(
+            self.openings,
+            data_service=AwsDataService(self._account, progress),
+            train_service=SageMakerTrainService(
+                lambda region: TrainingJobs(self._account(region)), progress, StoredBucket()
+            ),
+        )
+        place = Workspace(root=self.folder / "workspace", cache=cache)
+        line = stages(until=until)
+        self._made |= execute(
+            self.recipe(), place, openings, line=line, provenance=provenance(command_line())
+        ).artifacts
+        return self._made
+
+    def _account(self, region: str | None) -> Account:
+        from nexus_llm.cloud.account import open_account
+        from nexus_llm.cloud.launcher import Account
+
+        def show(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        return Account(
+            open_account(region).client,
+            region=region,
+            sleep=lambda seconds: time.sleep(seconds / POLLS_PER_POLL),
+            stop_requested=self.openings.interrupt.requested,
+            show_line=show,
+        )
+
+
+def _tag(images: Mapping[str, str]) -> str:
+    """`:TAG` of the images that were pushed."""
+    return ":" + images["serve"].rpartition(":")[2]

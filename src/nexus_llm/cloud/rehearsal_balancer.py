@@ -1,0 +1,117 @@
+"""A small balancer on loopback, in the place of the ALB: one request at a time to the task with the fewest open ones.
+
+It does what a rollout relies on: a task gets requests only while it says that it is ready, and one that is taken out
+keeps its open answers to their end. It is no product: no TLS, no limits, no retries (an ALB retries no POST either).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "host", "content-length"})
+_DRAIN_SECONDS = 120.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass
+class _Target:
+    url: str
+    open: int = 0
+    served: int = 0
+    takes_new: bool = True
+
+
+@dataclass
+class Balancer:
+    """A running one."""
+
+    loop: asyncio.AbstractEventLoop
+    url: str = ""
+    _targets: dict[str, _Target] = field(default_factory=dict)
+
+    @property
+    def served(self) -> dict[str, int]:
+        """Requests that each task has had, by its address; those of tasks that are gone count too."""
+        return {url: one.served for url, one in self._targets.items()}
+
+    def add(self, url: str) -> None:
+        """From now on the task gets requests."""
+        self._targets[url] = _Target(url)
+
+    def remove(self, url: str) -> float:
+        """Seconds until the task's last open answer had ended; it gets no new request meanwhile."""
+        return asyncio.run_coroutine_threadsafe(self._drained(self._targets[url]), self.loop).result(_DRAIN_SECONDS)
+
+    async def _drained(self, target: _Target) -> float:
+        began = self.loop.time()
+        target.takes_new = False
+        while target.open:
+            await asyncio.sleep(_POLL_SECONDS)
+        return self.loop.time() - began
+
+    async def forward(self, request: web.Request, client: ClientSession) -> web.StreamResponse:
+        """The chosen task's answer, passed on as it comes."""
+        ready = [one for one in self._targets.values() if one.takes_new]
+        if not ready:
+            return web.json_response({"error": {"message": "no task is ready"}}, status=503)
+        target = min(ready, key=lambda one: (one.open, one.served))
+        target.open, target.served = target.open + 1, target.served + 1
+        try:
+            headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+            body = await request.read()
+            async with client.request(
+                request.method, target.url + request.path_qs, headers=headers, data=body
+            ) as answer:
+                kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+                response = web.StreamResponse(status=answer.status, headers=kept)
+                await response.prepare(request)
+                async for piece in answer.content.iter_any():
+                    await response.write(piece)
+                await response.write_eof()
+                return response
+        except (ClientError, TimeoutError) as error:
+            return web.json_response({"error": {"message": f"the task did not answer ({error})"}}, status=502)
+        finally:
+            target.open -= 1
+
+
+@contextlib.contextmanager
+def running_balancer() -> Iterator[Balancer]:
+    """A balancer without tasks on a free loopback port, in a thread of its own, until the block ends."""
+    balancer = Balancer(asyncio.new_event_loop())
+    ready, stopping = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with ClientSession(timeout=ClientTimeout(total=None), auto_decompress=False) as client:
+
+            async def handle(request: web.Request) -> web.StreamResponse:
+                return await balancer.forward(request, client)
+
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", handle)
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            address: Any = runner.addresses[0]
+            balancer.url = f"http://127.0.0.1:{address[1]}"
+            ready.set()
+            await stopping.wait()
+            await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: balancer.loop.run_until_complete(serve()), name="balancer", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield balancer
+    finally:
+        balancer.loop.call_soon_threadsafe(stopping.set)
+        thread.join()
+        balancer.loop.close()
