@@ -6,7 +6,7 @@ NEXUS  := $(BIN)/nexus
 # The folder of one artifact of the quickstart run.
 artifact = $$($(BIN)/python -c 'import json; print(json.load(open("runs/quickstart/artifacts.json"))["$(1)"]["path"])')
 
-.PHONY: demo test check docs bench proof-serve proof-aws checkov controls clean help
+.PHONY: demo test check docs bench rehearse proof-serve proof-aws checkov controls clean help
 .DEFAULT_GOAL := help
 
 help: ## these words
@@ -41,6 +41,10 @@ bench: $(VENV)/.installed-bench ## measures training and serving against their p
 proof-serve: $(VENV)/.installed-bench ## proves serving under faults and a soak (5 minutes; HOUR=1 for an hour); stores JSON and a page
 	$(NEXUS) model pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/proof_serve.py $(if $(HOUR),--hour)
+
+rehearse: $(VENV)/.installed-dev ## lives a recipe's whole AWS life on an emulated account (terraform needed; under 10 minutes); writes a page
+	@$(NEXUS) model pull smollm2-135m-instruct
+	@$(NEXUS) aws rehearse recipes/quickstart.yaml
 
 proof-aws: $(VENV)/.installed-dev ## proves the life of the whole platform on an emulated AWS (5 to 20 minutes); stores JSON
 	NEXUS_PROOF=1 $(BIN)/pytest tests/infra/test_emulated_life.py

@@ -47,6 +47,8 @@ class Life:
     _made: dict[str, Artifact] = field(default_factory=dict)
     _images: dict[str, str] = field(default_factory=dict)
     _sources: list[dict[str, Any]] = field(default_factory=list)
+    _base: str = ""
+    """Location of the base model in the data bucket: jobs there reach no hub."""
 
     def works(self) -> Mapping[str, Callable[[], Facts]]:
         """The name of each step → what it does."""
@@ -99,7 +101,7 @@ class Life:
                 "train.sagemaker.security_group_ids": [jobs["training_security_group_id"]],
             }
         if self._sources:
-            changes["data.sources"] = self._sources
+            changes |= {"data.sources": self._sources, "model.base": self._base}
         given = tuple(f"{name}={json.dumps(value)}" for name, value in changes.items())
         return load_recipe(self.path, overrides=(*self.overrides, *given))
 
@@ -173,11 +175,26 @@ class Life:
         from nexus_llm.cloud.rehearsal_data import put_sources
 
         bucket = self.platform.outputs()["platform"]["data_bucket"]
+        model = self._model()
+        for entry in model.manifest.files:
+            upload_file(model.folder / entry.path, f"s3://{bucket}/model/{entry.path}")
         self._sources, taken = put_sources(self.recipe(), f"s3://{bucket}/sources", self.folder / "sources")
+        self._base = f"s3://{bucket}/model/"
         wheels = self.folder / "wheels.zip"
         wheels.write_bytes(b"PK\x05\x06" + bytes(18))  # an empty one: the job runs with this Python's packages
         upload_file(wheels, f"s3://{bucket}/nexus/jobs/wheels.zip")
-        return taken
+        return taken | {"base model": f"{sum(one.bytes for one in model.manifest.files) / 1e6:.0f} MB"}
+
+    def _model(self) -> Artifact:
+        """The recipe's base model, from this machine's cache; fetched where it was never used."""
+        from nexus_llm.cloud.local import provenance
+        from nexus_llm.pipeline import Workspace, execute, stages
+        from nexus_llm.recipe import load_recipe
+
+        recipe = load_recipe(self.path, overrides=self.overrides)
+        place = Workspace(root=self.folder / "workspace", cache=self.openings.cache)
+        line, origin = stages(until="model"), provenance(command_line())
+        return execute(recipe, place, self.openings, line=line, provenance=origin).artifacts["model"]
 
     def _data(self) -> Facts:
         refused = ""
@@ -302,9 +319,10 @@ class Life:
         from nexus_llm.cloud.sagemaker_training import TrainingJobs
         from nexus_llm.pipeline import Workspace, execute, stages
 
-        progress, cache = self.openings.progress, self.openings.cache
+        progress, cache = self.openings.progress, self.folder / "cache"
         openings = replace(
             self.openings,
+            cache=cache,
             data_service=AwsDataService(self._account, progress),
             train_service=SageMakerTrainService(
                 lambda region: TrainingJobs(self._account(region)), progress, StoredBucket()

@@ -30,7 +30,8 @@ from nexus_llm.train.container import RECIPE_FILE
 from nexus_llm.train.metrics_line import parse_metrics_line
 
 MASTER = "local[2]"
-_STOPPED = 75  # see train/container.py
+_STOPPED = 75  # exit code of a container that saved and ended; see cli/train_job.py
+_GLUE_LOGS = "/aws-glue/jobs"
 
 
 @dataclass
@@ -87,7 +88,7 @@ class RunningJobs:
         if answer.status != 200 or run is None:
             return answer
         told = answer.document["JobRun"] | {"JobRunState": run.state, "ErrorMessage": run.reason}
-        told |= {"ExecutionTime": round(run.seconds), "Id": call.document["RunId"]}
+        told |= {"ExecutionTime": round(run.seconds), "Id": call.document["RunId"], "LogGroupName": _GLUE_LOGS}
         return Answer(200, json.dumps({"JobRun": told}).encode())
 
     def _start_training(self, call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG002
@@ -130,7 +131,7 @@ class RunningJobs:
         log = self._folder / name / "output.log"
         command = [sys.executable, str(script), "--JOB_NAME", asked["JobName"], *words, "--MASTER", MASTER]
         process = start_rehearsed(command, environment=dict(os.environ), log=log)
-        code = self._watched(process, log, _Lines(self._region, "/aws-glue/jobs/output", name))
+        code = self._watched(process, log, _Lines(self._region, f"{_GLUE_LOGS}/output", name))
         run.seconds = self.spark_seconds = time.monotonic() - run.started
         run.state, run.reason = ("SUCCEEDED", "") if code == 0 else ("FAILED", f"exit code {code}: {_last(log)}")
 
