@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from nexus_llm.cloud.emulator import ACCOUNT, REGION, running_emulator, without_aws
 from nexus_llm.cloud.emulator_gaps import judge
-from nexus_llm.cloud.emulator_patches import PATCHES
+from nexus_llm.cloud.emulator_missing import ALL_PATCHES
 from nexus_llm.cloud.stack_life import StackLife, begun, regional_clients
 from nexus_llm.cloud.taking_down import TakingDown
 from nexus_llm.cost.prices import PriceTable
@@ -116,7 +116,7 @@ def _live(folder: Path, stages: list[Stage]) -> dict[str, Any]:
         "holds": verdict.holds and not receipt.left and not receipt.not_asked,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "resources": {stage: sum(counts.values()) for stage, counts in kinds.items()},
-        "rests_on_patches": {kind: patch.reason for patch in PATCHES for kind in patch.resources if kind in used},
+        "rests_on_patches": {kind: patch.reason for patch in ALL_PATCHES for kind in patch.resources if kind in used},
         "gaps_met": [f"{one.stage} {one.kind}.{one.attribute}: {one.reason}" for one in verdict.met],
         "gaps_unused": [f"{one.stage} {one.kind}.{one.attribute}" for one in verdict.unused],
         "not_explained": list(verdict.unexplained),

@@ -220,10 +220,10 @@ def _launching() -> Any:
     import boto3
     from botocore.config import Config
 
-    from nexus_llm.cloud.launcher import Account as LaunchAccount
+    from given_account import account_of
 
     once = Config(retries={"total_max_attempts": 1})
-    return LaunchAccount(
+    return account_of(
         lambda name: boto3.client(name, region_name=REGION, config=once),
         region=REGION,
         sleep=lambda seconds: time.sleep(0.01),

@@ -11,7 +11,9 @@ botocore_session = pytest.importorskip("botocore.session", reason="needs the aws
 from botocore.exceptions import ClientError  # noqa: E402
 from botocore.validate import validate_parameters  # noqa: E402
 
+from given_account import account_of  # noqa: E402
 from nexus_llm.cloud import data_requests  # noqa: E402
+from nexus_llm.cloud.account import Account  # noqa: E402
 from nexus_llm.cloud.data_jobs import (  # noqa: E402
     BATCH_STATES,
     EMR_STATES,
@@ -22,7 +24,7 @@ from nexus_llm.cloud.data_jobs import (  # noqa: E402
     put_table,
 )
 from nexus_llm.cloud.data_requests import CloudDataPlan  # noqa: E402
-from nexus_llm.cloud.launcher import Account, JobState, failure, run_to_end, waits  # noqa: E402
+from nexus_llm.cloud.launcher import JobState, failure, run_to_end, waits  # noqa: E402
 from nexus_llm.errors import DataError, NexusError, StorageError, TryAgainError  # noqa: E402
 from nexus_llm.ports import SilentProgress  # noqa: E402
 
@@ -58,7 +60,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def at(client: Any, **changes: Any) -> tuple[Account, list[float]]:
     """The account with a clock that only notes how long it would have slept."""
     slept: list[float] = []
-    return Account(client, sleep=slept.append, **changes), slept
+    return account_of(client, sleep=slept.append, **changes), slept
 
 
 def run_glue(client: Any, **changes: Any) -> list[float]:

@@ -6,10 +6,10 @@ from typing import Any
 import fsspec
 import pytest
 
+from given_account import account_of
 from nexus_llm.artifacts import Artifact, load
 from nexus_llm.cloud.data_submit import AwsDataService, Submitted, plan_of, submit
 from nexus_llm.cloud.data_uploads import upload_artifact
-from nexus_llm.cloud.launcher import Account
 from nexus_llm.data.stage import STAGE
 from nexus_llm.errors import DataError, RecipeError
 from nexus_llm.ports import Ports, SilentProgress
@@ -59,7 +59,7 @@ def submitted(recipe: Recipe, folder: Path, **changes: Any) -> tuple[Recorder, d
         uploads[url] = path
         return url
 
-    account = Account(lambda _: client)
+    account = account_of(lambda _: client)
     done = submit(
         recipe, account, SilentProgress(), key=KEY, folder=folder, upload=upload, is_there=lambda _: True, **changes
     )
@@ -117,7 +117,7 @@ def test_missing_packages_are_a_reason_to_stop_with_the_way_to_build_them(tmp_pa
     with pytest.raises(RecipeError, match=r"wheels\.zip does not exist"):
         submit(
             recipe_for("glue"),
-            Account(lambda _: client),
+            account_of(lambda _: client),
             SilentProgress(),
             key=KEY,
             folder=tmp_path,
@@ -154,7 +154,9 @@ def service(root: Path, model: Artifact, bucket: str, *, spoil: str = "") -> Aws
             filesystem.pipe(f"{bucket.removeprefix('memory:/')}/data/{made.key}/{spoil}", b"spoiled")
         return Submitted("glue", "glue/demo/jr_1", bucket)
 
-    return AwsDataService(lambda _: Account(lambda _: Recorder()), SilentProgress(), run=run, is_made=lambda _: False)
+    return AwsDataService(
+        lambda _: account_of(lambda _: Recorder()), SilentProgress(), run=run, is_made=lambda _: False
+    )
 
 
 def test_what_a_job_made_is_brought_here_and_is_the_same_artifact(tmp_path: Path, model: Artifact, texts: str) -> None:

@@ -14,13 +14,14 @@ from botocore.exceptions import ClientError, EndpointConnectionError  # noqa: E4
 from botocore.stub import Stubber  # noqa: E402
 from botocore.validate import validate_parameters  # noqa: E402
 
+from given_account import account_of  # noqa: E402
 from nexus_llm.artifacts import Artifact, Manifest  # noqa: E402
 from nexus_llm.cli.job_account import cost_words  # noqa: E402
 from nexus_llm.cloud import data_requests, sagemaker_transform  # noqa: E402
 from nexus_llm.cloud.data_jobs import BatchJobs, EmrRuns, GlueRuns, batch_state, emr_state, glue_state  # noqa: E402
 from nexus_llm.cloud.data_requests import CloudDataPlan  # noqa: E402
 from nexus_llm.cloud.job_search import SERVICES, launcher_of, our_jobs  # noqa: E402
-from nexus_llm.cloud.launcher import Account, JobState, Launcher, follow, job_tags, run_to_end  # noqa: E402
+from nexus_llm.cloud.launcher import JobState, Launcher, follow, job_tags, run_to_end  # noqa: E402
 from nexus_llm.cloud.sagemaker_processing import STATUSES, ProcessingJobs, ProcessingPlan, processing_job  # noqa: E402
 from nexus_llm.cloud.sagemaker_request import plan_job, training_job  # noqa: E402
 from nexus_llm.cloud.sagemaker_training import TrainingJobs, job_state  # noqa: E402
@@ -104,7 +105,7 @@ class Terminal:
         self.slept: list[float] = []
         self.notes: list[str] = []
         self.reason: str | None = None
-        self.account = Account(
+        self.account = account_of(
             lambda _: client,
             region=REGION,
             sleep=self.slept.append,
@@ -509,7 +510,7 @@ def moto_account() -> Iterator[Any]:
 
 
 def test_moto_accepts_every_kind_of_sagemaker_job_and_our_tags_find_them_again(moto_account: Any) -> None:
-    account = Account(moto_account, region=REGION, sleep=lambda _: None)
+    account = account_of(moto_account, region=REGION, sleep=lambda _: None)
     transform = TransformJobs(account)
     transform.make_model(sagemaker_transform.model_body(RECIPE, TRANSFORM))
     transform.submit(SUBMITS["transform"][1])
@@ -559,7 +560,7 @@ def test_jobs_of_emr_and_batch_are_found_by_their_arns_and_what_is_gone_is_left_
         describe_jobs=[KINDS["batch"][3]("SUCCEEDED")],
         describe_training_job=[refusal("ValidationException", "Requested resource not found.")],
     )
-    found = our_jobs(Account(lambda _: client), run="demo")
+    found = our_jobs(account_of(lambda _: client), run="demo")
     assert [name for name, _ in found] == ["batch/id-1", "emr-serverless/app/run"]
     filters = client.asked[0][1]["TagFilters"]
     assert {"Key": "recipe", "Values": ["demo"]} in filters

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,18 @@ import pytest
 pytest.importorskip("moto", reason="needs the extra: pip install 'nexus-llm-platform[rehearse]'")
 
 from nexus_llm.cli import run_command
-from nexus_llm.cloud.account import open_account
+from nexus_llm.cloud.account import Account, Watch, open_account
 from nexus_llm.cloud.aws_errors import error_code
+from nexus_llm.cloud.emptying import emptied, holders, refuse_data
 from nexus_llm.cloud.emulator import ACCOUNT, REGION, Emulator, entered, running_emulator
-from nexus_llm.cloud.launcher import Account, follow
+from nexus_llm.cloud.launcher import follow
 from nexus_llm.cloud.rehearsal_balancer import running_balancer
 from nexus_llm.cloud.rehearsal_data import put_sources
 from nexus_llm.cloud.rehearsal_faults import Disturbing, Fault, met
 from nexus_llm.cloud.rehearsal_jobs import RunningJobs
 from nexus_llm.cloud.sagemaker_training import TrainingJobs
 from nexus_llm.cloud.stack_life import regional_clients
-from nexus_llm.errors import UsageError
+from nexus_llm.errors import DeploymentError, UsageError
 from nexus_llm.ports import SilentProgress
 from nexus_llm.recipe import Recipe, default_recipe, recipe_yaml
 
@@ -98,6 +100,10 @@ def put(key: str, content: bytes) -> str:
     return f"s3://{BUCKET}/{key}"
 
 
+def account(**watch: Any) -> Account:
+    return replace(open_account(REGION), watch=Watch(sleep=lambda seconds: time.sleep(0.1), **watch))
+
+
 def body(name: str) -> dict[str, Any]:
     def channel(kind: str) -> dict[str, Any]:
         source = {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/in/{kind}/"}
@@ -124,10 +130,7 @@ def test_a_spot_machine_is_taken_away_and_the_job_goes_on_from_what_s3_kept(
     put("in/recipe/recipe.yaml", recipe_yaml(default_recipe("demo")).encode())
     put("in/data/shard.bin", b"tokens")
     lines: list[str] = []
-    watched = Account(
-        open_account(REGION).client, REGION, sleep=lambda seconds: time.sleep(0.1), show_line=lines.append
-    )
-    launcher = TrainingJobs(watched)
+    launcher = TrainingJobs(account(show_line=lines.append))
     state = follow(launcher, launcher.submit(body("demo-1")), SilentProgress())
 
     assert (state.outcome, state.loss) == ("done", None), state.reason
@@ -149,7 +152,7 @@ def test_a_job_that_fails_is_told_as_sagemaker_tells_it(emulator: Emulator) -> N
         Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
     )
     put("in/recipe/recipe.yaml", b"nonsense: [")
-    launcher = TrainingJobs(Account(open_account(REGION).client, REGION, sleep=lambda seconds: time.sleep(0.1)))
+    launcher = TrainingJobs(account())
     state = follow(launcher, launcher.submit(body("demo-2")), SilentProgress())
     assert state.outcome == "failed"
     assert "RecipeError" in state.reason
@@ -245,3 +248,23 @@ def test_without_terraform_two_lines_say_what_is_missing_and_nothing_begins(
     assert "terraform is not on the PATH" in said[0]
     assert "NEXUS_TERRAFORM_PLUGINS" in said[1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_of_models_goes_only_when_its_versions_are_gone(emulator: Emulator) -> None:
+    sagemaker = regional_clients("sagemaker", REGION)
+    sagemaker.create_model_package_group(ModelPackageGroupName="models")
+    formats = {"SupportedContentTypes": ["a/b"], "SupportedResponseMIMETypes": ["a/b"]}
+    sagemaker.create_model_package(
+        ModelPackageGroupName="models", InferenceSpecification={"Containers": [{"Image": "serve:1"}], **formats}
+    )
+    with pytest.raises(sagemaker.exceptions.ClientError, match="still contains model packages"):
+        sagemaker.delete_model_package_group(ModelPackageGroupName="models")
+    arn = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package-group/models"
+    change = {"actions": ["delete"], "before": {"model_package_group_name": "models", "arn": arn}}
+    plan = {"resource_changes": [{"type": "aws_sagemaker_model_package_group", "change": change}]}
+    (group,) = holders(plan, region=REGION)
+    with pytest.raises(DeploymentError, match="model group models: data in it would be lost"):
+        refuse_data([group], regional_clients)
+    assert emptied(group, regional_clients) == 1
+    sagemaker.delete_model_package_group(ModelPackageGroupName="models")
+    assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []

@@ -15,10 +15,11 @@ import pytest
 pytest.importorskip("botocore.session", reason="needs the aws extra: pip install boto3")
 
 from fake_sagemaker import COMPLETED, FakeAccount, refusal
+from given_account import account_of
 from nexus_llm.artifacts import Artifact, ArtifactStore, load
 from nexus_llm.cli.train_remote import attach_and_import
 from nexus_llm.cloud.job_log import JobLog, LogStreams
-from nexus_llm.cloud.launcher import Account, follow
+from nexus_llm.cloud.launcher import follow
 from nexus_llm.cloud.sagemaker import SageMakerTrainService, upload_once
 from nexus_llm.cloud.sagemaker_errors import ended_badly, error_of, is_missing
 from nexus_llm.cloud.sagemaker_training import LOG_GROUP, STATE_WORDS, TrainingJobs
@@ -141,7 +142,7 @@ class World:
     @property
     def jobs(self) -> TrainingJobs:
         return TrainingJobs(
-            Account(self.account.client, region=REGION, sleep=self.slept.append, stop_requested=self.asked_to_stop)
+            account_of(self.account.client, region=REGION, sleep=self.slept.append, stop_requested=self.asked_to_stop)
         )
 
     def asked_to_stop(self) -> str | None:
@@ -251,7 +252,7 @@ def test_a_broken_upload_continues_and_ends_with_the_manifest(tmp_path: Path) ->
 
 def started(account: FakeAccount, name: str = NAME) -> TrainingJobs:
     account.jobs[name] = {"body": _body(name), "at": -1}
-    return TrainingJobs(Account(account.client, region=REGION, sleep=lambda _: None))
+    return TrainingJobs(account_of(account.client, region=REGION, sleep=lambda _: None))
 
 
 def _body(name: str) -> dict[str, Any]:
@@ -310,7 +311,7 @@ def test_credentials_that_run_out_end_the_watching_and_say_how_to_go_on() -> Non
 
 
 def test_an_unknown_job_is_named_with_its_region() -> None:
-    jobs = TrainingJobs(Account(FakeAccount().client, region=REGION))
+    jobs = TrainingJobs(account_of(FakeAccount().client, region=REGION))
     for ask in (lambda: follow(jobs, "nobody", Bar()), lambda: jobs.stop("nobody")):
         with pytest.raises(TrainingError, match="no training job nobody in region eu-central-1"):
             ask()
@@ -413,7 +414,7 @@ def test_a_token_that_is_a_day_old_loses_no_line() -> None:
 def test_moto_accepts_the_job_and_the_fake_answers_alike(tmp_path: Path, moto_account: Any) -> None:
     world = World(tmp_path)
     for clients in (world.account.client, moto_account):
-        jobs = TrainingJobs(Account(clients, region=REGION, sleep=world.slept.append))
+        jobs = TrainingJobs(account_of(clients, region=REGION, sleep=world.slept.append))
         assert jobs.answer(NAME) is None
         service = SageMakerTrainService(lambda _, jobs=jobs: jobs, world.bar, world.bucket)
         artifacts = {kind: load(folder) for kind, folder in world.inputs.items()}
@@ -433,7 +434,7 @@ def test_each_call_is_what_botocores_stubber_expects() -> None:
     described = FakeAccount(("InProgress", "Training"))
     described.jobs[NAME] = {"body": _body(NAME), "at": -1}
     answer = described.describe_training_job({"TrainingJobName": NAME})
-    jobs = TrainingJobs(Account(lambda _: client, region=REGION))
+    jobs = TrainingJobs(account_of(lambda _: client, region=REGION))
     with Stubber(client) as stub:
         stub.add_response("describe_training_job", answer, {"TrainingJobName": NAME})
         stub.add_response("stop_training_job", {}, {"TrainingJobName": NAME})
@@ -479,7 +480,7 @@ def test_each_refusal_has_two_lines_and_a_remedy(
     account.refusals["create_training_job"] = [refusal(code, message, "CreateTrainingJob")]
     body = {**_body(NAME), "RoleArn": SETTINGS["role_arn"]}
     with pytest.raises(kind) as caught:
-        TrainingJobs(Account(account.client, region=REGION)).submit(body)
+        TrainingJobs(account_of(account.client, region=REGION)).submit(body)
     assert type(caught.value) is kind
     assert what in caught.value.what
     assert fix in caught.value.fix

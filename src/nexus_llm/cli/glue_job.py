@@ -94,8 +94,9 @@ def _recipe(options: Mapping[str, str], *, exchange: str | None, folder: Path) -
     local = storage.copy_to(path, folder / "recipe.yaml") if "://" in path else Path(path)
     engine = options.get("ENGINE", "spark")
     overrides = [f"data.engine={engine}"]
-    if exchange and engine == "spark":
-        overrides.append(f"data.spark.exchange={exchange}")
+    is_local = options.get("MASTER", "").startswith("local")  # its executors share a folder, and it knows no s3://
+    if engine == "spark" and (exchange or is_local):
+        overrides.append(f"data.spark.exchange={'null' if is_local else exchange}")
     if "MASTER" in options:
         overrides.append(f"data.spark.master={options['MASTER']}")
     if "MODEL" in options:

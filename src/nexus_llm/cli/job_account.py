@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nexus_llm.cloud.launcher import Account, JobState
+    from nexus_llm.cloud.account import Account
+    from nexus_llm.cloud.launcher import JobState
     from nexus_llm.cost.job_bill import JobBill
     from nexus_llm.ports import Interrupt
 
@@ -18,22 +20,15 @@ def account(region: str | None, interrupt: Interrupt, *, shows_lines: bool = Tru
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    from nexus_llm.cloud.account import open_account
-    from nexus_llm.cloud.launcher import Account
+    from nexus_llm.cloud.account import Watch, open_account
 
-    client = open_account(region).client
-    return Account(
-        client,
-        region=region,
+    opened = open_account(region)
+    watch = Watch(
         stop_requested=interrupt.requested,
-        cost_words=cost_words(lambda: region_of(region, client)),
-        show_line=_show if shows_lines else lambda _: None,
+        cost_words=cost_words(lambda: str(opened.region)),
+        show_line=show_line if shows_lines else lambda _: None,
     )
-
-
-def region_of(region: str | None, client: Callable[[str], Any]) -> str:
-    """The region that is asked."""
-    return region or str(client("sts").meta.region_name)
+    return replace(opened, watch=watch)
 
 
 def cost_words(region: Callable[[], str]) -> Callable[[JobState], str]:
@@ -62,7 +57,7 @@ def bill(state: JobState, region: str) -> JobBill:
     return job_bill(rows, price_table(None), region=region)
 
 
-def _show(line: str) -> None:
+def show_line(line: str) -> None:
     """A line of somebody's log, on stderr, without what would move the cursor or looks like a secret."""
     from nexus_llm.train.container import hide_secrets
 

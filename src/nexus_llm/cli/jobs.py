@@ -36,13 +36,13 @@ def register(app: typer.Typer) -> None:
 
 def list_jobs(run: Run = None, artifact: Key = None, region: Region = None, as_json: AsJson = False) -> int:
     """Every job of ours in the account, with its state and cost."""
-    from nexus_llm.cli.job_account import account, cost_words, region_of
+    from nexus_llm.cli.job_account import account, cost_words
     from nexus_llm.cloud.job_search import our_jobs
     from nexus_llm.ports import NeverInterrupted
 
     here = account(region, NeverInterrupted())
     found = our_jobs(here, run=run, key=artifact)
-    place = region_of(region, here.client) if found else ""
+    place = str(here.region) if found else ""
     rows = [_row(name, state, place) for name, state in found]
     if as_json:
         print_json({"region": place, "jobs": rows})

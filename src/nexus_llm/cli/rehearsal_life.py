@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from nexus_llm.errors import DeploymentError, NexusError, ServingError
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
-    from nexus_llm.cloud.launcher import Account
+    from nexus_llm.cloud.account import Account
     from nexus_llm.cloud.rehearsal_faults import Fault
     from nexus_llm.cloud.rehearsal_jobs import RunningJobs
     from nexus_llm.cloud.rehearsal_platform import RehearsedPlatform
@@ -336,19 +335,10 @@ class Life:
         return self._made
 
     def _account(self, region: str | None) -> Account:
-        from nexus_llm.cloud.account import open_account
-        from nexus_llm.cloud.launcher import Account
+        from nexus_llm.cli.job_account import account
 
-        def show(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
-
-        return Account(
-            open_account(region).client,
-            region=region,
-            sleep=lambda seconds: time.sleep(seconds / POLLS_PER_POLL),
-            stop_requested=self.openings.interrupt.requested,
-            show_line=show,
-        )
+        opened = account(region, self.openings.interrupt)
+        return replace(opened, watch=replace(opened.watch, sleep=lambda seconds: time.sleep(seconds / POLLS_PER_POLL)))
 
 
 def _tag(images: Mapping[str, str]) -> str:

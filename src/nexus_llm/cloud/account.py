@@ -1,10 +1,11 @@
-"""An AWS account as boto3 reaches it: one session, clients that wait and try again within bounds, and who asks."""
+"""An AWS account as boto3 reaches it: one session, clients that try again within bounds; who asks, who watches."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +20,30 @@ ATTEMPTS = 3
 _HOME = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Whoever watches jobs; by default somebody who only waits."""
+
+    sleep: Callable[[float], None] = time.sleep
+    stop_requested: Callable[[], str | None] = lambda: None
+    """Asked between polls; a reason ends the watching, the job goes on."""
+    cost_words: Callable[[Any], str] = lambda state: ""  # noqa: ARG005
+    """What a job (`launcher.JobState`) cost, in words; prices are not this package's business."""
+    show_line: Callable[[str], None] = lambda line: None  # noqa: ARG005
+    """Told of every line that a job prints and that is no metric."""
+
+
 @dataclass
 class Account:
     """Clients of one account; threads may share it."""
 
     session: Any
     """boto3's."""
-    region: str | None
+    region: str | None = None
+    """None is what the session says."""
     stand_ins: Mapping[str, Any] = field(default_factory=dict)
     """Service → what answers instead of boto3's client, for what an emulator lacks."""
+    watch: Watch = Watch()
     _clients: dict[tuple[str, str | None], Any] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 

@@ -14,10 +14,11 @@ import nexus_llm
 from nexus_llm import storage
 from nexus_llm.artifacts import MANIFEST, Manifest, file_sha256
 from nexus_llm.cloud import data_requests
+from nexus_llm.cloud.account import Account
 from nexus_llm.cloud.data_jobs import BatchJobs, EmrRuns, GlueRuns, put_table
 from nexus_llm.cloud.data_requests import CloudDataPlan
 from nexus_llm.cloud.data_uploads import upload_file
-from nexus_llm.cloud.launcher import Account, Launcher, job_tags, run_to_end
+from nexus_llm.cloud.launcher import Launcher, job_tags, run_to_end
 from nexus_llm.errors import DataError, RecipeError, StorageError
 from nexus_llm.ports import Progress
 from nexus_llm.recipe import FilesSource, Recipe, recipe_yaml

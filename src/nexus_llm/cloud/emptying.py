@@ -1,4 +1,4 @@
-"""What has to be empty before AWS lets it go: buckets with all versions, image repositories, backup vaults.
+"""What has to be empty before AWS lets it go: buckets with all versions, repositories, vaults, groups of models.
 
 What there is comes from the plan that destroys it, so nothing else can be emptied by mistake.
 """
@@ -18,6 +18,13 @@ _KINDS = {
     "aws_s3_bucket": ("bucket", "bucket"),
     "aws_ecr_repository": ("repository", "name"),
     "aws_backup_vault": ("vault", "name"),
+    "aws_sagemaker_model_package_group": ("model group", "model_package_group_name"),
+}
+_LISTED_BY = {
+    "bucket": "s3:ListBucketVersions",
+    "repository": "ecr:ListImages",
+    "vault": "backup:ListRecoveryPointsByBackupVault",
+    "model group": "sagemaker:ListModelPackages",
 }
 _PAGE = 1000  # objects that S3 deletes in one request
 _IMAGES = 100  # and images that ECR does
@@ -28,7 +35,7 @@ class Holder:
     """Something that keeps data and is about to be destroyed."""
 
     kind: str
-    """`bucket`, `repository` or `vault`."""
+    """`bucket`, `repository`, `vault` or `model group`."""
     name: str
     region: str
 
@@ -88,9 +95,7 @@ def emptied(holder: Holder, clients: Clients) -> int:
 
 def _batches(holder: Holder, clients: Clients) -> Iterator[list[Any]]:
     """What it holds, in as many pieces as one request may delete."""
-    call = {"bucket": "s3:ListBucketVersions", "repository": "ecr:ListImages"}.get(
-        holder.kind, "backup:ListRecoveryPointsByBackupVault"
-    )
+    call = _LISTED_BY[holder.kind]
     with explained(call, holder.name):
         if holder.kind == "bucket":
             for page in (
@@ -106,6 +111,11 @@ def _batches(holder: Holder, clients: Clients) -> Iterator[list[Any]]:
             for page in pages.paginate(repositoryName=holder.name, PaginationConfig={"PageSize": _IMAGES}):
                 if page["imageIds"]:
                     yield page["imageIds"]
+        elif holder.kind == "model group":
+            pages = clients("sagemaker", holder.region).get_paginator("list_model_packages")
+            for page in pages.paginate(ModelPackageGroupName=holder.name, ModelPackageType="Versioned"):
+                if page["ModelPackageSummaryList"]:
+                    yield [one["ModelPackageArn"] for one in page["ModelPackageSummaryList"]]
         else:
             pages = clients("backup", holder.region).get_paginator("list_recovery_points_by_backup_vault")
             for page in pages.paginate(BackupVaultName=holder.name):
@@ -129,6 +139,11 @@ def _delete(holder: Holder, batch: list[Any], clients: Clients) -> int:
             for one in answer.get("failures", [])
             if one["failureCode"] != "ImageReferencedByManifestList"
         ]
+    elif holder.kind == "model group":
+        refused = []
+        for version in batch:
+            with explained("sagemaker:DeleteModelPackage", version):
+                clients("sagemaker", holder.region).delete_model_package(ModelPackageName=version)
     else:
         refused = []
         for point in batch:

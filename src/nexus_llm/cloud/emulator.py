@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = "123456789012"  # moto's own account: who asks with unknown keys is root there
 REGION = "eu-central-1"
+JOINING_SECONDS = 600  # moto joins the parts of a large file while its sender waits: on a busy machine over a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,10 @@ def running_emulator(
         from werkzeug.serving import make_server
     except ImportError as error:
         raise MissingExtraError.for_extra("rehearse", error.name or "moto") from error
+    from nexus_llm.cloud.emulator_missing import ALL_PATCHES
     from nexus_llm.cloud.emulator_patches import PatchedApplication
 
-    application: Wsgi = PatchedApplication(DomainDispatcherApplication(create_backend_app))
+    application: Wsgi = PatchedApplication(DomainDispatcherApplication(create_backend_app), ALL_PATCHES)
     application = wrap(application) if wrap else application
     forget()
     with _logged(log):
@@ -94,10 +96,12 @@ def running_emulator(
 @contextlib.contextmanager
 def entered(emulator: Emulator) -> Iterator[None]:
     """A block in which this process and its children see the emulated account and no other."""
-    import s3fs
+    import fsspec
 
-    before = dict(os.environ)
-    s3fs.S3FileSystem.clear_instance_cache()  # it remembers where it was led
+    buckets = fsspec.get_filesystem_class("s3")
+    before, configured = dict(os.environ), dict(fsspec.config.conf)
+    buckets.clear_instance_cache()  # it remembers where it was led
+    fsspec.config.conf["s3"] = {"config_kwargs": {"read_timeout": JOINING_SECONDS}}
     os.environ.clear()
     os.environ.update(without_aws(before) | emulator.environment)
     try:
@@ -105,7 +109,9 @@ def entered(emulator: Emulator) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-        s3fs.S3FileSystem.clear_instance_cache()
+        fsspec.config.conf.clear()
+        fsspec.config.conf.update(configured)
+        buckets.clear_instance_cache()
 
 
 def forget() -> None:

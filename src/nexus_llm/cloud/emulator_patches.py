@@ -120,11 +120,12 @@ def _call(environ: dict[str, Any]) -> Call:
     return Call(scope[1] if scope else "", name, body, environ)
 
 
-def _json(document: Mapping[str, Any], status: int = 200) -> Answer:
+def json_answer(document: Mapping[str, Any], status: int = 200) -> Answer:
+    """An answer of a service that speaks JSON."""
     return Answer(status, json.dumps(document).encode())
 
 
-def _missing(kind: str, what: str) -> Answer:
+def missing(kind: str, what: str) -> Answer:
     """REST services name the error in a header, JSON services in the body."""
     body = json.dumps({"__type": kind, "Code": kind, "Message": f"{what} does not exist"}).encode()
     return Answer(404 if kind.startswith("NoSuch") else 400, body, (("x-amzn-ErrorType", kind),))
@@ -179,7 +180,7 @@ def _rotation_period(call: Call, memory: Memory, moto: Moto) -> Answer:
         memory[key] = asked.get("RotationPeriodInDays", 365)
         return answer
     if answer.status == 200 and answer.document.get("KeyRotationEnabled"):
-        return _json(answer.document | {"RotationPeriodInDays": memory.get(key, 365)})
+        return json_answer(answer.document | {"RotationPeriodInDays": memory.get(key, 365)})
     return answer
 
 
@@ -193,7 +194,7 @@ def _subscribers(call: Call, memory: Memory, moto: Moto) -> Answer:
     if call.name == "CreateNotification":
         memory[_notification(asked["BudgetName"], asked["Notification"])] = asked["Subscribers"]
         return moto(call)
-    return _json({"Subscribers": memory.get(_notification(asked["BudgetName"], asked["Notification"]), [])})
+    return json_answer({"Subscribers": memory.get(_notification(asked["BudgetName"], asked["Notification"]), [])})
 
 
 def _budget_tags(call: Call, memory: Memory, moto: Moto) -> Answer:
@@ -201,26 +202,26 @@ def _budget_tags(call: Call, memory: Memory, moto: Moto) -> Answer:
     if call.name == "CreateBudget":
         memory["tags", asked["Budget"]["BudgetName"]] = asked.get("ResourceTags", [])
         return _subscribers(call, memory, moto)
-    return _json({"ResourceTags": memory.get(("tags", asked["ResourceARN"].rpartition("/")[2]), [])})
+    return json_answer({"ResourceTags": memory.get(("tags", asked["ResourceARN"].rpartition("/")[2]), [])})
 
 
 def _anomalies(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     """Cost Explorer's monitors and subscriptions, given back as they were sent."""
     asked = call.document
     if call.name == "ListTagsForResource":
-        return _json({"ResourceTags": memory.get(("tags", asked["ResourceArn"]), [])})
+        return json_answer({"ResourceTags": memory.get(("tags", asked["ResourceArn"]), [])})
     kind = "Monitor" if "Monitor" in call.name else "Subscription"
     if call.name.startswith("Create"):
         arn = f"arn:aws:ce::123456789012:anomaly{kind.lower()}/{uuid.uuid4()}"
         memory["anomaly", kind, arn] = asked[f"Anomaly{kind}"] | {f"{kind}Arn": arn, "AccountId": "123456789012"}
         memory["tags", arn] = asked.get("ResourceTags", [])
-        return _json({f"{kind}Arn": arn})
+        return json_answer({f"{kind}Arn": arn})
     if call.name.startswith("Delete"):
         memory.pop(("anomaly", kind, asked[f"{kind}Arn"]), None)
-        return _json({})
+        return json_answer({})
     wanted = asked.get(f"{kind}ArnList")
     found = [value for key, value in memory.items() if key[:2] == ("anomaly", kind)]
-    return _json({f"Anomaly{kind}s": [one for one in found if not wanted or one[f"{kind}Arn"] in wanted]})
+    return json_answer({f"Anomaly{kind}s": [one for one in found if not wanted or one[f"{kind}Arn"] in wanted]})
 
 
 def _notification(budget: str, one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -232,32 +233,32 @@ def _backup_selection(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa
     if call.name.startswith("PUT"):
         selection = str(uuid.uuid4())
         memory["selection", plan, selection] = call.document
-        return _json({"SelectionId": selection, "BackupPlanId": plan})
+        return json_answer({"SelectionId": selection, "BackupPlanId": plan})
     key = ("selection", plan, rest[0])
     if key not in memory:
-        return _missing("ResourceNotFoundException", "selection")
+        return missing("ResourceNotFoundException", "selection")
     if call.name.startswith("DELETE"):
         del memory[key]
-        return _json({})
-    return _json(memory[key] | {"SelectionId": rest[0], "BackupPlanId": plan})
+        return json_answer({})
+    return json_answer(memory[key] | {"SelectionId": rest[0], "BackupPlanId": plan})
 
 
 def _vault_notifications(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     vault = call.name.split("/")[2]
     if call.name.startswith("PUT"):
         memory["vault", vault] = call.document
-        return _json({})
+        return json_answer({})
     if ("vault", vault) not in memory:
-        return _missing("ResourceNotFoundException", "notifications")
+        return missing("ResourceNotFoundException", "notifications")
     if call.name.startswith("DELETE"):
         del memory["vault", vault]
-        return _json({})
-    return _json(memory["vault", vault] | {"BackupVaultName": vault})
+        return json_answer({})
+    return json_answer(memory["vault", vault] | {"BackupVaultName": vault})
 
 
 def _empty_list(name: str) -> Callable[[Call, Memory, Moto], Answer]:
     def answer(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
-        return _json({name: []})
+        return json_answer({name: []})
 
     return answer
 
@@ -278,7 +279,7 @@ def _http_endpoint(call: Call, memory: Memory, moto: Moto) -> Answer:
 
 
 def _no_tags(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
-    return _json({"Tags": {}})
+    return json_answer({"Tags": {}})
 
 
 def _batch_service_role(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
@@ -304,7 +305,7 @@ def _emr_created(call: Call, memory: Memory, moto: Moto) -> Answer:
         document = answer.document
         if document.get("application", {}).get("state") == "STARTED":
             document["application"]["state"] = "CREATED"
-            return _json(document)
+            return json_answer(document)
     return answer
 
 

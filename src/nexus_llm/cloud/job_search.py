@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from nexus_llm.cloud.account import Account
 from nexus_llm.cloud.aws_errors import error_code, explained
 from nexus_llm.cloud.data_jobs import BatchJobs, EmrRuns, GlueRuns
-from nexus_llm.cloud.launcher import PROJECT_TAG, Account, JobState, Launcher
+from nexus_llm.cloud.launcher import PROJECT_TAG, JobState, Launcher
 from nexus_llm.cloud.sagemaker_errors import is_missing
 from nexus_llm.cloud.sagemaker_processing import ProcessingJobs
 from nexus_llm.cloud.sagemaker_training import TrainingJobs

@@ -6,13 +6,13 @@ a job need be kept on the machine that started it.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from nexus_llm.cloud import aws_errors
+from nexus_llm.cloud.account import Account
 from nexus_llm.cloud.aws_errors import is_busy, is_denied
 from nexus_llm.cloud.job_log import JobLog, LogStreams
 from nexus_llm.cloud.metrics_progress import MetricsProgress
@@ -68,23 +68,6 @@ class JobState:
     tags: Mapping[str, str] = field(default_factory=dict)
     answer: Mapping[str, Any] = field(default_factory=dict)
     """All that the service said."""
-
-
-@dataclass(frozen=True)
-class Account:
-    """One AWS account and region, and whoever watches jobs in it."""
-
-    client: Callable[[str], Any]
-    """boto3 client of a service by its name."""
-    region: str | None = None
-    """For the commands that errors suggest; None is what the environment says."""
-    sleep: Callable[[float], None] = time.sleep
-    stop_requested: Callable[[], str | None] = lambda: None
-    """Asked between polls; a reason ends the watching, the job goes on."""
-    cost_words: Callable[[JobState], str] = lambda state: ""  # noqa: ARG005
-    """What a job cost, in words; prices are not this package's business."""
-    show_line: Callable[[str], None] = lambda line: None  # noqa: ARG005
-    """Told of every line that a job prints and that is no metric."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +148,7 @@ def follow(launcher: Launcher, job: str, progress: Progress) -> JobState:
         TryAgainError: somebody asked to stop watching; the job goes on.
         StorageError: the credentials ran out; the job goes on.
     """
-    account, pauses = launcher.account, waits()
+    watch, pauses = launcher.account.watch, waits()
     again = f"{launcher.command('attach', job)} goes on watching, {launcher.command('stop', job)} ends the job"
     view: _View | None = None
     while True:
@@ -184,9 +167,9 @@ def follow(launcher: Launcher, job: str, progress: Progress) -> JobState:
             if state.outcome != "waiting":
                 view.finish(state)
                 return state
-        if reason := account.stop_requested():
+        if reason := watch.stop_requested():
             raise TryAgainError(f"stopped watching {launcher.label} {job} ({reason}); the job goes on", fix=again)
-        account.sleep(next(pauses))
+        watch.sleep(next(pauses))
 
 
 def run_to_end(launcher: Launcher, job: str, progress: Progress) -> JobState:
@@ -215,7 +198,7 @@ class _View:
         lines = self._lines(state.streams) if state.streams and self._can_read else []
         for line in lines:
             if not self.shown.line(line) and line.strip():
-                self._account.show_line(line.rstrip())
+                self._account.watch.show_line(line.rstrip())
         words = (state.words or state.state) + ("" if self._can_read else f" ({_UNREADABLE})")
         self.shown.state(words)
         is_new, self._seen = bool(lines) or words != self._seen, words
@@ -224,7 +207,12 @@ class _View:
     def finish(self, state: JobState) -> None:
         """One line: the last loss, how much of the time is billed, what that costs."""
         loss = self.shown.last.get("loss", state.loss)
-        words = [state.state, "" if loss is None else f"loss {loss:.3f}", state.ending, self._account.cost_words(state)]
+        words = [
+            state.state,
+            "" if loss is None else f"loss {loss:.3f}",
+            state.ending,
+            self._account.watch.cost_words(state),
+        ]
         self.shown.finish(", ".join(word for word in words if word))
 
     def _lines(self, place: LogStreams) -> list[str]:

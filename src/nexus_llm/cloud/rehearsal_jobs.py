@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nexus_llm.cloud.account import open_account
+from nexus_llm.cloud.emulator import JOINING_SECONDS
 from nexus_llm.cloud.emulator_patches import Answer, Call, Memory, Moto, Patch, PatchedApplication, Wsgi
 from nexus_llm.cloud.rehearsal import half_synced, make_tree, start
 from nexus_llm.cloud.stack_life import regional_clients
@@ -218,7 +220,9 @@ class RunningJobs:
         return int(process.wait())
 
     def _s3(self) -> Any:
-        return regional_clients("s3", self._region)
+        from botocore.config import Config
+
+        return open_account(self._region).session.client("s3", config=Config(read_timeout=JOINING_SECONDS))
 
 
 class _Lines:

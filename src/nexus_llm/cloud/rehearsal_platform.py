@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_llm.cloud.emulator_gaps import GAPS
-from nexus_llm.cloud.emulator_patches import PATCHES
+from nexus_llm.cloud.emulator_missing import ALL_PATCHES
 from nexus_llm.cloud.sagemaker_pipeline import registration
 from nexus_llm.cloud.stack_life import StackLife, regional_clients
 from nexus_llm.cloud.taking_down import TakingDown
@@ -153,7 +153,7 @@ class RehearsedPlatform:
 
     def rests_on_patches(self) -> list[dict[str, str]]:
         """Kinds of resources that were made and that rest on a patch, with its reason."""
-        found = [(kind, one.reason) for one in PATCHES for kind in one.resources if kind in self.kinds]
+        found = [(kind, one.reason) for one in ALL_PATCHES for kind in one.resources if kind in self.kinds]
         return [{"kind": kind, "reason": reason} for kind, reason in sorted(found)]
 
 

@@ -131,7 +131,7 @@ STEPS = (
     Step("upload", "put the recipe's text into the data bucket", "the client, the files", "the bucket", ("platform",)),
     Step("data", "run the data stage as a Glue job, follow it, import its result",
          "the submission, the script in the bucket, Spark on two cores, the artifact and its hashes",
-         "Glue's scheduler; packages come from this Python, not from wheels.zip", ("upload",)),
+         "Glue's scheduler; packages come from this Python, not from wheels.zip; one machine", ("upload",)),
     Step("train", "train as a SageMaker job on spot, which is taken away once",
          "the request, the container's entry point in a tree like /opt/ml, SIGTERM, the checkpoints, the result",
          "SageMaker's agent; both machines are this one; no image is pulled", ("data",)),

@@ -1,0 +1,130 @@
+"""What moto lacks altogether and a platform's end or its delivery needs: mostly the deletion of what it lets us make.
+
+moto has no method for these calls, so they are done on its own memory, and refused where AWS refuses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nexus_llm.cloud.emulator_patches import PATCHES, Answer, Call, Memory, Moto, Patch, json_answer, missing
+
+_ACCOUNT = "123456789012"
+
+
+def _backends(service: str) -> list[Any]:
+    """moto's memory of a service, of each region that was used."""
+    from moto.backends import get_backend
+
+    return list(get_backend(service)[_ACCOUNT].values())
+
+
+def _delete_emr_application(call: Call, memory: Memory, moto: Moto) -> Answer:
+    """An application that was never started can be deleted; moto's runs from the beginning."""
+    key = ("emr", call.name.split("/")[2])
+    if key not in memory:
+        for one in _backends("emr-serverless"):
+            if found := one.applications.get(key[1]):
+                found.state = "STOPPED"
+    return moto(call)
+
+
+def _delete_connection(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    name = call.document["ConnectionName"]
+    found = [one for one in _backends("glue") if one.connections.pop(name, None)]
+    return json_answer({}) if found else missing("EntityNotFoundException", name)
+
+
+def _delete_model_package(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    name = call.document["ModelPackageName"]
+    for one in _backends("sagemaker"):
+        for arn in [arn for arn in one.model_packages if name in (arn, one.model_packages[arn].model_package_name)]:
+            del one.model_packages[arn]
+    return json_answer({})
+
+
+def _delete_model_package_group(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    """AWS deletes no group that has versions (API reference, DeleteModelPackageGroup, read 2026-11)."""
+    name = call.document["ModelPackageGroupName"]
+    for one in _backends("sagemaker"):
+        if any(package.model_package_group_name == name for package in one.model_packages.values()):
+            said = {"__type": "ConflictException", "Message": f"{name} still contains model packages"}
+            return json_answer(said, 400)
+        one.model_package_groups.pop(name, None)
+    return json_answer({})
+
+
+def _deployment_config(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    asked = call.document
+    key = ("deployment config", asked["deploymentConfigName"])
+    if call.name == "CreateDeploymentConfig":
+        memory[key] = asked | {"deploymentConfigId": "1"}
+        return json_answer({"deploymentConfigId": "1"})
+    if key not in memory:
+        return missing("DeploymentConfigDoesNotExistException", key[1])
+    if call.name == "DeleteDeploymentConfig":
+        del memory[key]
+        return json_answer({})
+    return json_answer({"deploymentConfigInfo": memory[key]})
+
+
+def _delete_deployment_group(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    asked = call.document
+    for one in _backends("codedeploy"):
+        one.deployment_groups.get(asked["applicationName"], {}).pop(asked["deploymentGroupName"], None)
+    return json_answer({"hooksNotCleanedUp": []})
+
+
+def _delete_deployed_application(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    for one in _backends("codedeploy"):
+        one.applications.pop(call.document["applicationName"], None)
+    return json_answer({})
+
+
+def _build_project(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    """What a pipeline hands to a project has no location; moto insists on one, so it gets one that nobody sees."""
+    if call.name == "BatchGetProjects":
+        answer = moto(call)
+        projects = [_of_pipeline(one, None) for one in answer.document.get("projects", [])]
+        return json_answer(answer.document | {"projects": projects}) if answer.status == 200 else answer
+    import json
+
+    answer = moto(replace(call, body=json.dumps(_of_pipeline(call.document, "pipeline")).encode()))
+    document = answer.document
+    return (
+        json_answer(document | {"project": _of_pipeline(document["project"], None)})
+        if "project" in document
+        else answer
+    )
+
+
+def _of_pipeline(project: Mapping[str, Any], location: str | None) -> dict[str, Any]:
+    """The project with this location (None: without) wherever a pipeline's files go in or out."""
+    changed = dict(project)
+    for part in ("source", "artifacts"):
+        if project.get(part, {}).get("type") == "CODEPIPELINE":
+            rest = {name: value for name, value in project[part].items() if name != "location"}
+            changed[part] = rest | ({"location": location} if location else {})
+    return changed
+
+
+MISSING = (
+    Patch("emr-serverless", r"DELETE /applications/[^/]+", "moto starts applications by itself, and keeps what runs",
+          ("aws_emrserverless_application",), _delete_emr_application),
+    Patch("glue", "DeleteConnection", "moto cannot delete connections", ("aws_glue_connection",), _delete_connection),
+    Patch("sagemaker", "DeleteModelPackage", "moto cannot delete versions of models", (), _delete_model_package),
+    Patch("sagemaker", "DeleteModelPackageGroup", "moto cannot delete groups of models",
+          ("aws_sagemaker_model_package_group",), _delete_model_package_group),
+    Patch("codedeploy", "(Create|Get|Delete)DeploymentConfig", "moto has no deployment configurations",
+          ("aws_codedeploy_deployment_config",), _deployment_config),
+    Patch("codedeploy", "DeleteDeploymentGroup", "moto cannot delete deployment groups",
+          ("aws_codedeploy_deployment_group",), _delete_deployment_group),
+    Patch("codedeploy", "DeleteApplication", "moto cannot delete applications", ("aws_codedeploy_app",),
+          _delete_deployed_application),
+    Patch("codebuild", "CreateProject|BatchGetProjects", "moto wants a location of what comes from a pipeline",
+          ("aws_codebuild_project",), _build_project),
+)  # fmt: skip
+ALL_PATCHES = (*MISSING, *PATCHES)
+"""Everything that the emulator rests on."""
