@@ -56,6 +56,16 @@ def test_the_script_makes_the_artifact_that_the_embedded_engine_makes(tmp_path: 
     assert {entry.path for entry in uploaded.manifest.files} <= {path.name for path in uploaded.folder.iterdir()}
 
 
+def test_executors_of_one_machine_share_a_folder_and_those_of_a_cluster_a_bucket(tmp_path: Path) -> None:
+    options = {"RECIPE": str(write_recipe(tmp_path))}
+    places = [
+        glue_job._recipe(options | more, exchange="s3://b/exchange", folder=tmp_path).data.spark.exchange
+        for more in ({}, {"MASTER": "spark://host:7077"}, {"MASTER": "local[2]"})
+    ]
+    # Spark itself writes there, and one of pip's knows no s3://
+    assert places == ["s3://b/exchange", "s3://b/exchange", None]
+
+
 def test_options_may_be_words_or_joined_and_others_are_left_alone() -> None:
     words = ["job.py", "--JOB_NAME", "j", "--RECIPE=s3://b/r.yaml", "--OUTPUT", "out", "--enable-metrics", "true"]
     assert glue_job.job_options([*words, "--MODEL", "m"]) == {
