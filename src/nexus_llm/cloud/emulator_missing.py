@@ -5,8 +5,10 @@ moto has no method for these calls, so they are done on its own memory, and refu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from nexus_llm.cloud.emulator_patches import PATCHES, Answer, Call, Memory, Moto, Patch, json_answer, missing
@@ -89,8 +91,6 @@ def _build_project(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: A
         answer = moto(call)
         projects = [_of_pipeline(one, None) for one in answer.document.get("projects", [])]
         return json_answer(answer.document | {"projects": projects}) if answer.status == 200 else answer
-    import json
-
     answer = moto(replace(call, body=json.dumps(_of_pipeline(call.document, "pipeline")).encode()))
     document = answer.document
     return (
@@ -110,6 +110,16 @@ def _of_pipeline(project: Mapping[str, Any], location: str | None) -> dict[str, 
     return changed
 
 
+def _pipeline(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    answer = moto(call)
+    if answer.status != 200:
+        return answer
+    document = answer.document
+    for name in {"created", "updated"} & set(document["metadata"]):
+        document["metadata"][name] = datetime.fromisoformat(document["metadata"][name]).timestamp()
+    return json_answer(document)
+
+
 MISSING = (
     Patch("emr-serverless", r"DELETE /applications/[^/]+", "moto starts applications by itself, and keeps what runs",
           ("aws_emrserverless_application",), _delete_emr_application),
@@ -123,6 +133,7 @@ MISSING = (
           ("aws_codedeploy_deployment_group",), _delete_deployment_group),
     Patch("codedeploy", "DeleteApplication", "moto cannot delete applications", ("aws_codedeploy_app",),
           _delete_deployed_application),
+    Patch("codepipeline", "GetPipeline", "moto writes times in words", ("aws_codepipeline",), _pipeline),
     Patch("codebuild", "CreateProject|BatchGetProjects", "moto wants a location of what comes from a pipeline",
           ("aws_codebuild_project",), _build_project),
 )  # fmt: skip
