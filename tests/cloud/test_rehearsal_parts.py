@@ -50,10 +50,11 @@ signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 whole = [one for one in sorted(work.glob("step-*")) if (one / "b").exists()]
 step = int(whole[-1].name[5:]) if whole else 0
 assert (root / "input/data/data/shard.bin").read_bytes() == b"tokens"
-while step < 6:
+end = step + 2 if whole else 1000
+while step < end:
     step += 1
-    print(f"nexus-metrics step={step} loss={3 - step / 10}", flush=True)
-    time.sleep(0.05 if whole else 0.3)
+    print(f"nexus-metrics step={step} loss={3 - step / 1000}", flush=True)
+    time.sleep(0.05 if whole else 0.2)
     if step % 2 == 0 or told:
         (work / f"step-{step:08d}").mkdir(exist_ok=True)
         for name in "ab":
@@ -138,8 +139,10 @@ def test_a_spot_machine_is_taken_away_and_the_job_goes_on_from_what_s3_kept(
     assert seen["exit_code"] == 75
     # The newest checkpoint lost a file on its way to S3: the second machine begins behind the one before it.
     (first, last), (again, end) = seen["machine_1_steps"], seen["machine_2_steps"]
-    assert (first, again, end) == (1, 3, 6)
-    assert last > 2
+    assert first == 1
+    assert last >= 4
+    assert again == (last if last % 2 else last - 1)
+    assert end == again + 1
     assert [one.rpartition("/")[2] for one in seen["missing_after_copy"]] == ["b"]
     answer = regional_clients("s3", REGION).get_object(Bucket=BUCKET, Key="out/demo-1/output/model.tar.gz")
     with tarfile.open(fileobj=io.BytesIO(answer["Body"].read())) as tar:

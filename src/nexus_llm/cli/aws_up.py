@@ -157,7 +157,7 @@ def down(
     stage: Stages = [],  # noqa: B006
     variables: Variables = [],  # noqa: B006
     yes_delete_data: Annotated[
-        bool, typer.Option("--yes-delete-data", help="Delete what buckets, repositories and vaults hold.")
+        bool, typer.Option("--yes-delete-data", help="Delete what buckets, repositories, vaults, model groups hold.")
     ] = False,
     prices: Prices = None,
     root: Root = Path(),

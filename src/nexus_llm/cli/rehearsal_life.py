@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from nexus_llm.ports import Ports
     from nexus_llm.recipe import Recipe
 
-MAX_STEPS, SAVE_STEPS = 12, 4
-"""Training is shortened to so many steps: enough for a checkpoint, an interruption and an end."""
+MAX_STEPS, SAVE_STEPS = 12, 3
+"""Training is shortened to so many steps: enough for two checkpoints, an interruption and an end."""
 POLLS_PER_POLL = 5
 """Jobs of seconds are asked for more often than jobs of hours."""
 _SETTLE_SECONDS = 5.0  # that all tasks answer together, between scaling out and in

@@ -145,7 +145,7 @@ class RunningJobs:
             channels[one["ChannelName"]] = folder / "channels" / one["ChannelName"]
             _download_tree(s3, one["DataSource"]["S3DataSource"]["S3Uri"], channels[one["ChannelName"]])
         store, checkpoints = body["CheckpointConfig"]["S3Uri"], folder / "machine-1" / "opt-ml" / "checkpoints"
-        code = self._machine(name, 1, channels, body, until=lambda: any(checkpoints.rglob("step-*")))
+        code = self._machine(name, 1, channels, body, until=lambda: len(list(checkpoints.rglob("step-*"))) > 1)
         run.words = "Interrupted"
         missing = half_synced(checkpoints, folder / "synced")
         _upload_tree(s3, folder / "synced", store)
