@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -10,13 +11,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nexus_llm.errors import EvaluationError, TryAgainError
+from nexus_llm.evaluate.perplexity import TokenizedDocument
 from nexus_llm.ports import Completer, Ports
-from nexus_llm.records import Answer, Continuation, Likelihood, Question
+from nexus_llm.records import Answer, CompleterFacts, Continuation, DocumentScore, Likelihood, Question
 
-Given = TypeVar("Given", Question, Continuation)
-Got = TypeVar("Got", Answer, Likelihood)
+Given = TypeVar("Given", Question, Continuation, TokenizedDocument)
+Got = TypeVar("Got", Answer, Likelihood, DocumentScore)
 # Asked at once: enough to fill an engine's batch, few enough to notice a Ctrl-C.
 _BATCH = 64
+
+
+def kept_file(
+    folder: Path,
+    who: CompleterFacts,
+    given: Sequence[Question] | Sequence[Continuation] | Sequence[TokenizedDocument],
+) -> Path:
+    """Where in `folder` the answers of this model to exactly these items are kept: another model, or another prompt,
+    has another file."""
+    asked = [asdict(who), [asdict(one) for one in given]]
+    digest = hashlib.sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    return folder / f"kept-{digest[:16]}.jsonl"
 
 
 def answers_to(questions: Sequence[Question], completer: Completer, kept: Path, ports: Ports) -> list[Answer]:
@@ -36,6 +50,16 @@ def likelihoods_of(
     return _all(
         continuations, completer.log_likelihood, lambda row: Likelihood(**row), kept, ports, label="log-likelihood"
     )
+
+
+def scores_of(
+    documents: Sequence[TokenizedDocument],
+    score: Callable[[Sequence[TokenizedDocument]], Iterator[DocumentScore]],
+    kept: Path,
+    ports: Ports,
+) -> list[DocumentScore]:
+    """The score of every document by a model in this process, in order; likewise."""
+    return _all(documents, score, lambda row: DocumentScore(**row), kept, ports, label="perplexity")
 
 
 def _all(

@@ -33,6 +33,8 @@ class TokenizedDocument:
 
     id: str
     token_ids: tuple[int, ...]
+    first_scored: int = 1
+    """Place of the first token that counts; those before it are only context."""
 
 
 def load_model(folder: Path, *, precision: str = "bfloat16") -> Any:
@@ -64,7 +66,7 @@ def score(
 ) -> list[DocumentScore]:
     """One score a document, in the order given. `advance` is told how many tokens were just read.
 
-    The first token of a document has no context and is not counted.
+    What stands before `first_scored` is not counted: at least the first token, which has no context.
 
     Raises:
         ModelError: the model predicts values that are no numbers.
@@ -72,7 +74,7 @@ def score(
     losses: dict[int, float] = {}
     for batch in batches([len(one.token_ids) for one in documents], max_tokens=_BATCH_TOKENS):
         chosen = [documents[index] for index in batch]
-        losses.update(zip(batch, _negative_log_likelihoods(model, [one.token_ids for one in chosen]), strict=True))
+        losses.update(zip(batch, _negative_log_likelihoods(model, chosen), strict=True))
         advance(sum(len(one.token_ids) for one in chosen))
     for index, loss in losses.items():
         if not math.isfinite(loss):
@@ -81,7 +83,7 @@ def score(
                 fix="its weights are damaged or training diverged: lower train.learning_rate and train again",
             )
     return [
-        DocumentScore(one.id, len(one.token_ids) - 1, round(losses[index], _DIGITS))
+        DocumentScore(one.id, len(one.token_ids) - one.first_scored, round(losses[index], _DIGITS))
         for index, one in enumerate(documents)
     ]
 
@@ -104,9 +106,10 @@ def batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
     return grouped
 
 
-def _negative_log_likelihoods(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
+def _negative_log_likelihoods(model: Any, documents: Sequence[TokenizedDocument]) -> list[float]:
     import torch
 
+    rows = [one.token_ids for one in documents]
     width = max(map(len, rows))
     # Padding stands on the right, where a causal model's earlier positions cannot see it; without an attention mask
     # torch takes its fast causal kernel.
@@ -115,10 +118,14 @@ def _negative_log_likelihoods(model: Any, rows: Sequence[Sequence[int]]) -> list
         token_ids_BT[place, : len(row)] = torch.tensor(row)
     token_ids_BT = token_ids_BT.to(model.device)
     with torch.inference_mode():
-        logits_BTV = model(input_ids=token_ids_BT, use_cache=False).logits
+        # The last token predicts nothing, and a window of the whole context has no place left for it.
+        logits_BTV = model(input_ids=token_ids_BT[:, :-1], use_cache=False).logits
         return [
-            _row_loss(logits_BTV[place, : len(row) - 1], token_ids_BT[place, 1 : len(row)])
-            for place, row in enumerate(rows)
+            _row_loss(
+                logits_BTV[place, one.first_scored - 1 : len(one.token_ids) - 1],
+                token_ids_BT[place, one.first_scored : len(one.token_ids)],
+            )
+            for place, one in enumerate(documents)
         ]
 
 

@@ -6,6 +6,7 @@ for item only where all that `identity` holds is the same.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -67,6 +68,11 @@ class TaskResult:
             "chat template": self.completer.template_sha256,
             **self.settings,
         }
+
+
+def content_sha256(value: Any) -> str:
+    """Of JSON values, whatever the order of their keys: `dataset_sha256` of items."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_result(folder: Path, result: TaskResult) -> None:

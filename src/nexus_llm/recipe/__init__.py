@@ -2,7 +2,7 @@
 
 from nexus_llm.recipe.cost import CostRecipe, ObjectiveRecipe, Purchase, ServiceRecipe, TrafficRecipe
 from nexus_llm.recipe.evaluate import EvaluateRecipe, GateRecipe
-from nexus_llm.recipe.load import default_recipe, load_recipe, recipe_yaml
+from nexus_llm.recipe.load import default_recipe, load_recipe, load_section, recipe_yaml
 from nexus_llm.recipe.package import PackageRecipe
 from nexus_llm.recipe.schema import (
     AwsDataRecipe,
@@ -72,5 +72,6 @@ __all__ = [
     "TrainRecipe",
     "default_recipe",
     "load_recipe",
+    "load_section",
     "recipe_yaml",
 ]

@@ -36,4 +36,6 @@ class EvaluateRecipe(Section):
     """Asked to both models, greedily, and shown side by side."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest sample answer."""
+    tasks: tuple[str, ...] = ()
+    """Files of domain tasks that base and tuned model are asked: docs/evaluation-tasks.md."""
     gate: GateRecipe = GateRecipe()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nexus_llm.errors import RecipeError
-from nexus_llm.recipe.schema import FilesSource, PythonDocsSource, Recipe
+from nexus_llm.recipe.schema import Recipe
+from nexus_llm.recipe.section import Section
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def load_recipe(path: Path, *, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -21,15 +25,22 @@ def load_recipe(path: Path, *, overrides: tuple[str, ...] = ()) -> Recipe:
         RecipeError: the file is absent or no YAML, or a key, type or value is wrong; names `file:line` and the
             nearest right key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error})",
-            fix="check the path, or start one with: nexus recipe new NAME",
-        ) from error
-    values, lines = _parse(text, path)
-    return _validated(values, lines, path, overrides)
+    values, lines = _parse(path, "a recipe", fix="nexus recipe new NAME")
+    for override in overrides:
+        lines[_apply_override(values, override)] = f"--set {override}"
+    return _validated(Recipe, values, lines, path)
+
+
+def load_section(path: Path, kind: type[AnySection], *, what: str, fix: str) -> tuple[AnySection, dict[str, str]]:
+    """A YAML file that is no recipe as a `kind`, and the place (`file:line`) of each of its dotted keys.
+
+    `what` it is (`a task`) and how to `fix` an absent or empty one stand in the errors.
+
+    Raises:
+        RecipeError: as of `load_recipe`.
+    """
+    values, lines = _parse(path, what, fix=fix)
+    return _validated(kind, values, lines, path), lines
 
 
 def default_recipe(name: str, *, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -38,7 +49,9 @@ def default_recipe(name: str, *, overrides: tuple[str, ...] = ()) -> Recipe:
     Raises:
         RecipeError: an override's key, type or value is wrong.
     """
-    return _validated({"name": name}, {}, Path("the default recipe"), overrides)
+    values: dict[str, Any] = {"name": name}
+    lines = {_apply_override(values, override): f"--set {override}" for override in overrides}
+    return _validated(Recipe, values, lines, Path("the default recipe"))
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -47,18 +60,22 @@ def recipe_yaml(recipe: Recipe) -> str:
     return dumped
 
 
-def _validated(values: dict[str, Any], lines: dict[str, str], path: Path, overrides: tuple[str, ...]) -> Recipe:
-    for override in overrides:
-        dotted = _apply_override(values, override)
-        lines[dotted] = f"--set {override}"
+def _validated(kind: type[AnySection], values: dict[str, Any], lines: dict[str, str], path: Path) -> AnySection:
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors()[0], values, lines, path) from error
+        raise _explain(error.errors()[0], kind, values, lines, path) from error
 
 
-def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _parse(path: Path, what: str, *, fix: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The YAML's values, and the place (`file:line`) of each dotted key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(
+            f"{path} cannot be read ({reason})", fix=f"check the path, or start one with: {fix}"
+        ) from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
@@ -68,9 +85,7 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         problem = getattr(error, "problem", None) or "not YAML"
         raise RecipeError(f"{place}: {problem}", fix="mend the YAML at that line (indentation, quotes)") from error
     if not isinstance(values, dict):
-        raise RecipeError(
-            f"{path}: a recipe is a mapping of keys, this is {_kind(values)}", fix="nexus recipe new NAME"
-        )
+        raise RecipeError(f"{path}: {what} is a mapping of keys, this is {_kind(values)}", fix=fix)
     lines: dict[str, str] = {}
     _collect_lines(node, "", path, lines)
     return values, lines
@@ -131,17 +146,17 @@ def _index(container: list[Any], part: str, override: str) -> int:
     )
 
 
-def _explain(error: ErrorDetails, values: dict[str, Any], lines: dict[str, str], path: Path) -> RecipeError:
+def _explain(
+    error: ErrorDetails, kind: type[Section], values: dict[str, Any], lines: dict[str, str], path: Path
+) -> RecipeError:
     """One error of pydantic in two lines that a user can act on."""
-    keys = [str(part) for part in error["loc"]]
-    if keys[:2] == ["data", "sources"]:
-        del keys[3:4]  # pydantic puts the union's tag ("files") there, which is no key of the file
+    keys = _keys_of_the_file(error["loc"], values)
     dotted = ".".join(keys)
     place = next((lines[".".join(keys[:n])] for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in lines), str(path))
     if error["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1], values)
+        known = _known_keys(kind, keys[:-1], values)
         near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-        parent = ".".join(keys[:-1]) or "a recipe"
+        parent = ".".join(keys[:-1]) or ("a recipe" if kind is Recipe else "this file")
         fix = f"did you mean {near[0]}?" if near else f"{parent} has: {', '.join(known)}"
         return RecipeError(f"{place}: {dotted} is not a key of {parent}", fix=fix)
     if error["type"] == "missing":
@@ -149,22 +164,59 @@ def _explain(error: ErrorDetails, values: dict[str, Any], lines: dict[str, str],
     if error["type"] == "value_error":
         what, _, fix = str(error["msg"]).removeprefix("Value error, ").partition(": ")
         return RecipeError(f"{place}: {what}", fix=fix)
+    if error["type"] == "union_tag_invalid":
+        tag, known = error["ctx"]["tag"], [one.strip("' ") for one in error["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"
+        return RecipeError(f"{lines.get(f'{dotted}.type', place)}: {dotted}.type is {tag!r}", fix=fix)
     given = error["input"]
     shown = f"{dotted} is {given!r}" if not isinstance(given, dict | list) else f"{dotted} does not fit"
-    return RecipeError(f"{place}: {shown}", fix=f"{_lower(error['msg'])} (see: nexus recipe schema)")
+    hint = " (see: nexus recipe schema)" if kind is Recipe else ""
+    return RecipeError(f"{place}: {shown}", fix=f"{_lower(error['msg'])}{hint}")
 
 
-def _known_keys(parents: list[str], values: dict[str, Any]) -> list[str]:
+def _keys_of_the_file(location: tuple[int | str, ...], values: Any) -> list[str]:
+    """Pydantic's location without the tags of unions (`files` of a source), which are no keys of the file."""
+    keys: list[str] = []
+    current = values
+    for part in location:
+        if isinstance(current, dict) and part not in current and part == current.get("type"):
+            continue
+        keys.append(str(part))
+        try:
+            current = current[part]
+        except (KeyError, IndexError, TypeError):
+            current = None
+    return keys
+
+
+def _known_keys(kind: type[Section], parents: list[str], values: dict[str, Any]) -> list[str]:
     """Keys of the section at a dotted place, in order."""
-    section: Any = Recipe
+    section: type[Section] = kind
     current: Any = values
+    annotation: Any = kind
     for part in parents:
-        current = current[int(part)] if isinstance(current, list) else current.get(part, {})
-        if part.isdecimal():
-            section = PythonDocsSource if current.get("type") == "python-docs" else FilesSource
-        elif hasattr(section.model_fields[part].annotation, "model_fields"):
-            section = section.model_fields[part].annotation
-    return list(section.model_fields)
+        if isinstance(current, list):
+            current = current[int(part)]
+        else:
+            annotation = section.model_fields[part].annotation
+            current = current.get(part, {})
+        tag = current.get("type") if isinstance(current, dict) else None
+        found = list(_sections(annotation))
+        section = next((one for one in found if tag in _tags(one)), found[0] if found else section)
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
+
+
+def _tags(section: type[Section]) -> tuple[Any, ...]:
+    field = section.model_fields.get("type")
+    return get_args(field.annotation) if field else ()
 
 
 def _kind(value: object) -> str:
