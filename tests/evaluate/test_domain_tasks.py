@@ -145,31 +145,46 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "did you mean 'lost_card'?",
     ),
     "field of the prompt": (
-        {"items": [{"land": "x", "capital": "y"}]}, r"task.yaml:\d+: the prompt cannot be made: 'country'", "land",
+        {"items": [{"land": "x", "capital": "y"}]},
+        r"task.yaml:\d+: the prompt cannot be made: 'country'",
+        "land",
     ),
     "target": ({"target": "city"}, r"task.yaml:\d+: the item has no 'city'", "name the field"),
-    "empty target": ({"items": [{"country": "x", "capital": None}]}, r"task.yaml:\d+: capital has no text", "give a text"),
+    "empty target": (
+        {"items": [{"country": "x", "capital": None}]},
+        r"task.yaml:\d+: capital has no text",
+        "give a text",
+    ),
     "number": (
         {"scorer": {"type": "numeric"}, "items": [{"country": "x", "capital": "many"}]},
-        r"task.yaml:\d+: capital has no number", "give a number",
+        r"task.yaml:\d+: capital has no number",
+        "give a number",
     ),
     "twice": ({"items": [BASIC["items"][0]] * 2}, r"task.yaml:\d+: the id 'fr' stands at", "another"),
     "pattern": (
-        {"scorer": {"type": "regex", "pattern": "("}}, r"task.yaml:\d+: scorer.pattern is no regular", "mend it",
+        {"scorer": {"type": "regex", "pattern": "("}},
+        r"task.yaml:\d+: scorer.pattern is no regular",
+        "mend it",
     ),
     "schema": (
-        {"scorer": {"type": "json_schema", "schema": {"type": 5}}}, r"task.yaml:\d+: scorer.schema is no JSON", "mend it",
+        {"scorer": {"type": "json_schema", "schema": {"type": 5}}},
+        r"task.yaml:\d+: scorer.schema is no JSON",
+        "mend it",
     ),
     "template": ({"prompt": "{{ country"}, r"task.yaml:\d+: prompt: ", "mend the Jinja text"),
     "attack": (
-        {"prompt": "{{ ''.__class__.__mro__ }}"}, r"task.yaml:\d+: the prompt cannot be made", "the item has",
+        {"prompt": "{{ ''.__class__.__mro__ }}"},
+        r"task.yaml:\d+: the prompt cannot be made",
+        "the item has",
     ),
     "likelihood of a chat": (
-        {"scorer": {**LABELS, "by": "likelihood"}}, r"task.yaml.*: scorer.by likelihood judges running text", "chat: false",
+        {"scorer": {**LABELS, "by": "likelihood"}},
+        r"task.yaml.*: scorer.by likelihood judges running text",
+        "chat: false",
     ),
     "calls without functions": ({"scorer": {"type": "function_call"}}, r"needs the functions", "name their field"),
     "choices alike": ({"scorer": {"type": "classification", "choices": ["a b", "A_B"]}}, r"has 'a b' twice", "remove"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -98,7 +98,7 @@ class Saying(ScriptedCompleter):
 
 
 def run(suite: Any, words: str, folder: Path, **more: Any) -> Any:
-    result, answers = run_suite(suite, Saying(words=words), folder / words[:9], Ports(), **more)
+    result, answers = run_suite(suite, Saying(words=words), folder / words.replace(" ", ""), Ports(), **more)
     return summary_of(result, answers), result
 
 

@@ -18,7 +18,7 @@ from nexus_llm.ports import Ports
 from tiny_model import write_tiny_model
 
 torch = pytest.importorskip("torch", reason="needs the [eval] extra")
-TEXT = "What is it? The quick brown fox jumps over 13 lazy dogs. " * 12
+TEXT = "What is it? The quick brown fox jumps over 13 lazy dogs. " * 5
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ class StopsAfter:
 
 
 def test_a_stopped_reading_goes_on_where_it_was(folder: Path, texts: Path, tmp_path: Path) -> None:
-    reading, out = Reading("test", window=4, stride=2), tmp_path / "out"
+    reading, out = Reading("test", window=4, stride=1), tmp_path / "out"
     with pytest.raises(TryAgainError):
         text_perplexity(folder, texts, reading, out, Ports(interrupt=StopsAfter(1)))
     (kept,) = out.glob("kept-*.jsonl")

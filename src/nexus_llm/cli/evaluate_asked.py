@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from nexus_llm.cli.console import print_json
 if TYPE_CHECKING:
     from nexus_llm.evaluate.summary import Summary
     from nexus_llm.ports import Completer
-    from nexus_llm.records import CompleterFacts
+    from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, Question
 
 MODEL_HELP = "A run, a model folder, a base model's name, or http(s)://… of an OpenAI-compatible server."
 Served = Annotated[
@@ -48,18 +49,47 @@ def opened(model: str, *, served: str | None, precision: str, root: Path) -> Ite
         return
     from nexus_llm.evaluate.in_process import InProcessCompleter
 
-    yield InProcessCompleter.load(local_folder(model, root), precision=checked(precision))
+    folder, name = local_folder(model, root)
+    here = InProcessCompleter.load(folder, precision=checked(precision), name=name)
+    yield _Weighed(here, replace(here.describe(), weights_sha256=weights_sha256(folder)))
 
 
-def local_folder(model: str, root: Path) -> Path:
-    """The Hugging Face folder of a run, a folder or a base model.
+@dataclass(frozen=True)
+class _Weighed:
+    """A completer that also says which weights it has."""
+
+    completer: Completer
+    facts: CompleterFacts
+
+    def describe(self) -> CompleterFacts:
+        return self.facts
+
+    def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        return self.completer.generate(questions)
+
+    def log_likelihood(self, continuations: Sequence[Continuation]) -> Iterator[Likelihood]:
+        return self.completer.log_likelihood(continuations)
+
+
+def local_folder(model: str, root: Path) -> tuple[Path, str]:
+    """The Hugging Face folder of a run, a folder or a base model, and its name.
 
     Raises:
         ArtifactError, ModelError: there is none.
     """
     from nexus_llm.cli.serve import find_model
 
-    return find_model(model, root=root, overrides=("serve.engine=transformers",)).folder
+    found = find_model(model, root=root, overrides=("serve.engine=transformers",))
+    return found.folder, found.name
+
+
+def weights_sha256(folder: Path) -> str:
+    """What tells a model from an earlier one of the same name."""
+    from nexus_llm.artifacts import MANIFEST, file_sha256
+
+    manifest = folder / MANIFEST
+    files = [manifest] if manifest.exists() else sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
 
 
 def checked(precision: str) -> Any:

@@ -22,6 +22,7 @@ from nexus_llm.cli.evaluate_asked import (
     local_folder,
     opened,
     tell,
+    weights_sha256,
     without_nan,
 )
 from nexus_llm.cli.options import AsJson, Root, ports
@@ -58,17 +59,18 @@ def perplexity(
     from nexus_llm.evaluate.results import write_result
     from nexus_llm.evaluate.text_perplexity import Reading, text_perplexity
 
-    folder = local_folder(model, root)
+    folder, name = local_folder(model, root)
     reading = Reading(split or text.stem, window, stride, checked(precision))
-    place = out / folder.resolve().name / "perplexity" / reading.split
-    found, result = text_perplexity(folder, text, reading, place, ports())
+    place = out / name / "perplexity" / reading.split
+    weights = weights_sha256(folder)
+    found, result = text_perplexity(folder, text, reading, place, ports(), weights_sha256=weights)
     write_result(place, result)
     if as_json:
         print_json(without_nan({**asdict(found), **result.aggregates, **result.settings, "out": str(place)}))
         return 0
     print(f"{found.split}: {found.documents} documents, {found.tokens:,} tokens, {found.words:,} words")
-    for name, value in result.aggregates.items():
-        print(f"  {name.replace('_', ' '):<16} {value:.4f}")
+    for figure, value in result.aggregates.items():
+        print(f"  {figure.replace('_', ' '):<16} {value:.4f}")
     print(f"window {result.settings['window']}, stride {result.settings['stride']}; documents: {place}")
     return 0
 

@@ -26,8 +26,8 @@ def kept_file(
     who: CompleterFacts,
     given: Sequence[Question] | Sequence[Continuation] | Sequence[TokenizedDocument],
 ) -> Path:
-    """Where in `folder` the answers of this model to exactly these items are kept: another model, or another prompt,
-    has another file."""
+    """Where in `folder` the answers of this model to exactly these items are kept: another model, other weights of the
+    same name, or another prompt have another file."""
     asked = [asdict(who), [asdict(one) for one in given]]
     digest = hashlib.sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
     return folder / f"kept-{digest[:16]}.jsonl"

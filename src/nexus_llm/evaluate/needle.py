@@ -237,11 +237,11 @@ def _drawing(cells: Sequence[Cell]) -> str:
         )
     bottom = top + height * len(depths)
     for row, depth in enumerate(depths):
-        y = top + height * (row + 0.5) + 5
-        parts.append(f'<text class="label" x="{left - 10}" y="{y:.0f}" text-anchor="end">{depth:.0%}</text>')
+        down = top + height * (row + 0.5) + 5
+        parts.append(f'<text class="label" x="{left - 10}" y="{down:.0f}" text-anchor="end">{depth:.0%}</text>')
     for column, length in enumerate(lengths):
-        x = left + width * (column + 0.5)
-        parts.append(f'<text class="label" x="{x:.0f}" y="{bottom + 20}" text-anchor="middle">{length:,}</text>')
+        across = left + width * (column + 0.5)
+        parts.append(f'<text class="label" x="{across:.0f}" y="{bottom + 20}" text-anchor="middle">{length:,}</text>')
     return picture(
         parts, width=left + width * len(lengths) + 10, height=bottom + 30, title="Facts found by length and depth"
     )

@@ -86,7 +86,7 @@ class Reading:
 
 
 def text_perplexity(
-    folder: Path, text: Path, reading: Reading, out: Path, ports: Ports
+    folder: Path, text: Path, reading: Reading, out: Path, ports: Ports, *, weights_sha256: str | None = None
 ) -> tuple[TextPerplexity, TaskResult]:
     """How well the Hugging Face model in `folder` predicts a file or folder of text: in all, and each document (a
     whole txt or md file, a row of jsonl). Window by window the scores are kept in `out`.
@@ -120,7 +120,13 @@ def text_perplexity(
         for place, token_ids in enumerate(encoded)
         for number, (ids, first) in enumerate(token_windows(token_ids, _start(tokenizer), window=window, stride=stride))
     ]
-    facts = CompleterFacts(folder.resolve().name, "transformers", reading.precision, context_tokens=context)
+    facts = CompleterFacts(
+        model=folder.resolve().name,
+        road="transformers",
+        precision=reading.precision,
+        context_tokens=context,
+        weights_sha256=weights_sha256,
+    )
     model: list[Any] = []
 
     def scored(batch: Sequence[TokenizedDocument]) -> Iterator[DocumentScore]:
