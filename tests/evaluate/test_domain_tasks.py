@@ -141,7 +141,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "kind of file": ({"items": "items.xml"}, r"task.yaml:\d+: items.xml is not", "one of these"),
     "label": (
         {"scorer": LABELS, "items": [{"country": "x", "capital": "lostcard"}]},
-        r"task.yaml:\d+: 'lostcard' is not one of the 2 choices",
+        r"task.yaml:\d+: capital 'lostcard' is not one of the 2 choices",
         "did you mean 'lost_card'?",
     ),
     "field of the prompt": (

@@ -122,7 +122,9 @@ def load_task(path: Path) -> Task:
     if not rows:
         raise EvaluationError(f"{lines['items']}: the task has no items", fix="add some, or name another file")
     asking = _Asking(definition, lines)
-    items = tuple(asking.item(row, place) for row, place in rows)
+    # Items inside the YAML may share a line.
+    names = [Path(place).name if isinstance(definition.items, str) else str(n) for n, (_, place) in enumerate(rows, 1)]
+    items = tuple(asking.item(row, place, name) for (row, place), name in zip(rows, names, strict=True))
     seen: dict[str, str] = {}
     for one in items:
         if one.id in seen:
@@ -150,9 +152,9 @@ class _Asking:
             place = lines[f"examples.{number}"]
             self.turns.append((self.prompt(example, place), _target_text(self.check(example, place))))
 
-    def item(self, row: Mapping[str, Any], place: str) -> TaskItem:
-        """One row as an item."""
-        name = str(row["id"]) if "id" in row else Path(place).name
+    def item(self, row: Mapping[str, Any], place: str, name: str) -> TaskItem:
+        """One row as an item, named by its `id`, else by `name`."""
+        name = str(row.get("id", name))
         target = self.check(row, place)
         wanted = self.definition
         prompt = self.prompt(row, place)
@@ -181,8 +183,7 @@ class _Asking:
             )
         target = row[field] if field is not None else None
         if wrong := self.definition.scorer.wrong_target(target):
-            what = f"{place}: {field or 'target'} {wrong[0]}" if wrong[0][0] not in "'\"" else f"{place}: {wrong[0]}"
-            raise EvaluationError(what, fix=wrong[1])
+            raise EvaluationError(f"{place}: {field or 'target'} {wrong[0]}", fix=wrong[1])
         return target
 
     def prompt(self, row: Mapping[str, Any], place: str) -> str:

@@ -167,7 +167,7 @@ def _explain(
     if error["type"] == "union_tag_invalid":
         tag, known = error["ctx"]["tag"], [one.strip("' ") for one in error["ctx"]["expected_tags"].split(",")]
         near = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
-        fix = f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"
+        fix = f"{f'did you mean {near[0]}? ' if near else ''}one of: {', '.join(known)}"
         return RecipeError(f"{lines.get(f'{dotted}.type', place)}: {dotted}.type is {tag!r}", fix=fix)
     given = error["input"]
     shown = f"{dotted} is {given!r}" if not isinstance(given, dict | list) else f"{dotted} does not fit"
