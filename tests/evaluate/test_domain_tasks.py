@@ -242,6 +242,7 @@ def test_a_classification_reports_macro_f1_and_answers_without_a_label(tmp_path:
     (found,) = run_tasks([path], ScriptedCompleter(texts=texts), tmp_path, Ports())
     assert found.value == 0.5
     assert found.others == {"macro_f1": pytest.approx((2 * 2 / 6 + 0) / 2), "no_label": 1.0}
+    assert read_result(tmp_path / "capitals").items[2].answer == "who knows"
 
 
 @dataclass(frozen=True)

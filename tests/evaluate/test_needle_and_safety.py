@@ -216,10 +216,11 @@ def test_a_canary_that_was_learnt_has_all_the_exposure_that_can_be_seen(tmp_path
 
 
 def test_without_memory_the_mean_exposure_is_that_of_a_random_rank(tmp_path: Path) -> None:
-    canaries = [Canary(str(number), "x ", random_secrets("000000", 1, seed=str(number))[0]) for number in range(300)]
-    result = canary_exposure(canaries, Remembering(), tmp_path, Ports(), others=99)
-    mean = sum(one.scores["exposure"] for one in result.items) / 300
-    assert mean == pytest.approx(1.44, abs=0.25)  # 1 / ln 2 for many; standard error 0.08
+    canaries = [Canary(str(number), "x ", random_secrets("000000", 1, seed=str(number))[0]) for number in range(150)]
+    result = canary_exposure(canaries, Remembering(), tmp_path, Ports(), others=39)
+    mean = sum(one.scores["exposure"] for one in result.items) / 150
+    expected = math.log2(40) - sum(math.log2(rank) for rank in range(1, 41)) / 40
+    assert mean == pytest.approx(expected, abs=0.3)  # standard error 0.1
 
 
 @pytest.mark.parametrize(

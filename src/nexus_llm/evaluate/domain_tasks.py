@@ -105,7 +105,7 @@ def run_task(
 def _by_rule(task: Task, item: TaskItem, answer: Answer) -> ItemResult:
     """One answer, scored by the task's own rule."""
     scorer = task.definition.scorer
-    said = scorer.label(answer.text) if isinstance(scorer, ClassificationScorer) else answer.text
+    said = answer.text
     if answer.tool_calls:
         said = "\n".join([*([said] if said else []), *(str(call["function"]) for call in answer.tool_calls)])
     plain = ItemResult(

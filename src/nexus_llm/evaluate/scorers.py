@@ -227,7 +227,7 @@ class ClassificationScorer(_Scorer):
         return {"accuracy": float(self.label(answer.text) == str(target))}
 
     def overall(self, items: Sequence[ItemResult]) -> dict[str, float]:
-        pairs = [(one.wanted, one.answer) for one in items if one.error is None]
+        pairs = [(one.wanted, self.label(one.answer)) for one in items if one.error is None]
         return {"macro_f1": macro_f1(pairs), "no_label": float(sum(answer == NO_LABEL for _, answer in pairs))}
 
 
