@@ -12,14 +12,18 @@ import pytest
 
 from nexus_llm.artifacts import Artifact
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.errors import DataError
+from nexus_llm.errors import DataError, EvaluationError
+from nexus_llm.evaluate.asking import answers_to
 from nexus_llm.evaluate.comparison import Comparison
-from nexus_llm.evaluate.gate import judge_domain, judge_general
+from nexus_llm.evaluate.gate import corrected, gate_json, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
-from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json
-from nexus_llm.evaluate.stage import STAGE
-from nexus_llm.recipe import Recipe
-from nexus_llm.records import Sample
+from nexus_llm.evaluate.junit import junit_xml
+from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
+from nexus_llm.evaluate.results import ItemResult, TaskResult, read_result
+from nexus_llm.evaluate.stage import STAGE, Evaluator, evaluate_stage
+from nexus_llm.ports import Completer, Ports, ScriptedCompleter
+from nexus_llm.recipe import EvaluateRecipe, GateRecipe, Recipe, TaskRule
+from nexus_llm.records import CompleterFacts, Question, Sample
 from nexus_llm.svg import linear_ticks
 from running_stages import folder_as_artifact, run_stage
 from tiny_model import write_tiny_model
@@ -43,6 +47,25 @@ def report(*, high: float = -0.05) -> Report:
     )
 
 
+def result(model: str, right: int, *, items: int = 40, name: str = ATTACK) -> TaskResult:
+    """The first `right` items are right; the last has no score."""
+    found = tuple(
+        ItemResult(f"{ATTACK}{place}", {"accuracy": float(place < right)}, answer=ATTACK, wanted="yes")
+        for place in range(items - 1)
+    )
+    who = CompleterFacts(model=model, road="scripted", precision="float32")
+    failed = ItemResult("last", {}, error="the endpoint gave nothing")
+    return TaskResult(name, "1", "accuracy", "abc", 0, who, (*found, failed))
+
+
+def report_with_tasks() -> Report:
+    gate = GateRecipe(tasks={ATTACK: TaskRule(max_regression=0.05, min_score=0.2)}, max_error_share=0.1)
+    base, tuned = result("base", 20), result("tuned", 30)
+    judged = corrected([*report().gated, *judge_tasks([(base, tuned)], gate, seed=1)], confidence=0.95)
+    one = task_report(base, tuned, confidence=0.95, seed=1, overlap_share=0.25)
+    return replace(report(), gated=judged, tasks=(one,), recipe={"seed": 17})
+
+
 class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +87,48 @@ def test_the_page_stands_alone_and_escapes_what_came_from_outside() -> None:
     assert "http" not in html
     assert html.count("&lt;script&gt;") >= 4
     assert "may replace its base" in html
+
+
+def test_the_page_shows_every_task_its_rules_and_where_the_two_disagree() -> None:
+    html = report_html(report_with_tasks())
+    page = _Page()
+    page.feed(html)
+    assert page.tags.count("svg") == 3
+    assert page.tags.count("table") == 3
+    assert "script" not in page.tags
+    assert page.links == []
+    for words in (
+        "max_regression",
+        "min_score",
+        "25.0%",
+        "1 / 1",
+        "0.513",
+        "0.769",
+        "+0.256",
+        "Exact McNemar",
+        "base (s",
+    ):
+        assert words in html
+    assert html.count('class="sample"') == 1 + 3
+    assert "&#34;seed&#34;: 17" in html
+    values = json.loads(json.dumps(report_json(report_with_tasks()), allow_nan=False))
+    assert values["tasks"][0]["asked"] == 40
+    assert values["tasks"][0]["overlap_share"] == 0.25
+
+
+def test_a_junit_reader_finds_a_case_a_rule_and_no_inconclusive_one_that_looks_like_a_pass(tmp_path: Path) -> None:
+    junitparser = pytest.importorskip("junitparser", reason="needs the [dev] extra")
+    gate = gate_json(report_with_tasks().gated)
+    verdicts = {(row["name"], row.get("rule", "perplexity")): row["verdict"] for row in gate["comparisons"]}
+    gate["comparisons"][0]["verdict"] = "fail"
+    gate["comparisons"][1]["verdict"] = "inconclusive"
+    (tmp_path / "gate.xml").write_bytes(junit_xml(gate, suite="nexus gate demo"))
+    suite = next(iter(junitparser.JUnitXml.fromfile(str(tmp_path / "gate.xml"))))
+    cases = list(suite)
+    assert {case.name for case in cases} == {" ".join(key) for key in verdicts}
+    assert (suite.tests, suite.failures, suite.errors) == (4, 1, 1)
+    assert [[type(one).__name__ for one in case.result] for case in cases] == [["Failure"], ["Error"], [], []]
+    assert cases[0].result[0].message == gate["comparisons"][0]["reason"]
 
 
 def test_an_interval_that_does_not_exist_is_null_in_json_and_said_in_words() -> None:
@@ -165,3 +230,54 @@ def test_what_an_interrupted_run_has_read_is_not_read_again(inputs: dict[str, Ar
         STAGE, recipe(), {**inputs, "model": folder_as_artifact("model", without_base_weights)}, tmp_path / "cut"
     )
     assert resumed.id == whole.id
+
+
+def _quiz(completer: Completer, recipe: EvaluateRecipe, folder: Path, ports: Ports) -> list[TaskResult]:
+    questions = [Question(str(place), text="?") for place in range(40)]
+    answers = answers_to(questions, completer, folder / "quiz.jsonl", ports)
+    items = tuple(ItemResult(one.id, {"accuracy": float(one.text == "yes")}, one.text, "yes") for one in answers)
+    return [
+        TaskResult(Path(name).stem, "1", "accuracy", "abc", 0, completer.describe(), items) for name in recipe.tasks
+    ]
+
+
+def test_the_stage_measures_what_the_recipe_names_and_judges_it(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the [eval] extra")
+    (tmp_path / "quiz.yaml").write_text("items: []")
+    (tmp_path / "general.txt").write_text("A short text, so that the perplexities take no time.")
+    said = {"base": {str(place): "yes" for place in range(10)}, "tuned": {str(place): "yes" for place in range(35)}}
+    stage = evaluate_stage(
+        [Evaluator("tasks", _quiz)],
+        lambda folder: ScriptedCompleter(said["tuned" if "tuned" in str(folder) else "base"]),
+    )
+    gate = {"tasks": {"quiz": {"min_improvement": 0.1}}}
+    general = str(tmp_path / "general.txt")
+    wanted = recipe(domain_documents=2, general_path=general, tasks=[str(tmp_path / "quiz.yaml")], gate=gate)
+    made = run_stage(stage, wanted, inputs, tmp_path / "one")
+    row = made.manifest.facts["gate"]["comparisons"][2]
+    assert (row["name"], row["rule"], row["verdict"]) == ("quiz", "min_improvement", "pass")
+    assert (row["base_score"], row["tuned_score"], row["p_pass"] < 0.001) == (0.25, 0.875, True)
+    assert read_result(made.folder / "tasks" / "tuned" / "quiz").items[34].answer == "yes"
+    assert "quiz" in (made.folder / "report.html").read_text()
+    assert run_stage(stage, wanted, inputs, tmp_path / "two").id == made.id
+
+
+def test_a_task_that_nothing_can_measure_is_refused_before_anything_is_measured(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    with pytest.raises(EvaluationError, match=r"evaluate\.benchmarks: nothing here can measure hellaswag"):
+        run_stage(STAGE, recipe(benchmarks=["hellaswag"]), inputs, tmp_path / "one")
+
+
+def test_fields_of_tasks_do_not_change_what_an_evaluation_without_tasks_is_called() -> None:
+    part = STAGE.recipe_part(recipe())["evaluate"]
+    assert set(part) == {
+        "domain_documents",
+        "general_path",
+        "max_tokens_per_document",
+        "prompts",
+        "max_new_tokens",
+        "gate",
+    }
+    assert set(part["gate"]) == {"min_domain_improvement", "max_general_regression", "confidence"}
+    assert "tasks" in STAGE.recipe_part(recipe(benchmarks=["hellaswag"]))["evaluate"]["gate"]

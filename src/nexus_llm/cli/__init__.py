@@ -19,6 +19,7 @@ from nexus_llm.cli import (
     cost,
     data,
     evaluate,
+    gate,
     jobs,
     keys,
     model,
@@ -54,6 +55,7 @@ def nexus(
 
 
 run.register(app)
+gate.register(app)
 data.register(app)
 train.register(app)
 evaluate.register(app)

@@ -1,4 +1,4 @@
-"""`nexus run`, one verb a stage, and `nexus gate`."""
+"""`nexus run`, and one verb a stage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
+from nexus_llm.cli.gate import GATE_EXIT_CODES, print_gate
 from nexus_llm.cli.options import (
     AsJson,
     DryRun,
@@ -22,7 +23,6 @@ from nexus_llm.cli.options import (
     workspace,
 )
 from nexus_llm.cli.train_remote import On, launcher_overrides
-from nexus_llm.errors import GateFailedError, GateInconclusiveError
 
 if TYPE_CHECKING:
     from nexus_llm.pipeline import PlannedStage, RunResult, Workspace
@@ -37,7 +37,6 @@ Budget = Annotated[
     float | None,
     typer.Option("--budget-usd", min=0, help="Refuse (exit 5) a run that is planned to cost more; AWS ends it there."),
 ]
-_GATE_EXIT_CODES = {"pass": 0, "fail": GateFailedError.exit_code, "inconclusive": GateInconclusiveError.exit_code}
 _VERBS = {
     "data": "Read, clean, deduplicate, split and tokenise the text.",
     "train": "Everything up to the trained weights.",
@@ -51,7 +50,6 @@ def register(app: typer.Typer) -> None:
     app.command("run", help="Run every stage of a recipe; what is already made is skipped.")(run)
     for verb, text in _VERBS.items():
         app.command(verb, help=text)(_train_command() if verb == "train" else _stage_command(verb))
-    app.command("gate", help="The verdict of a run's evaluation: exit 0 pass, 3 fail, 4 inconclusive.")(gate)
 
 
 def run(
@@ -65,26 +63,6 @@ def run(
     """Run every stage of a recipe; what is already made is skipped."""
     changes = tuple(overrides)
     return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until=None, budget_usd=budget_usd)
-
-
-def gate(
-    run_name: str = typer.Argument(help="A run folder or its name.", metavar="RUN"),
-    as_json: AsJson = False,
-    root: Root = Path(),
-) -> int:
-    """The verdict of a run's evaluation: exit 0 pass, 3 fail, 4 inconclusive."""
-    from nexus_llm.errors import ArtifactError
-    from nexus_llm.pipeline.lineage import find_artifact
-
-    evaluation = find_artifact(run_name, workspace(root))
-    if evaluation.kind != "evaluate":
-        raise ArtifactError(f"{run_name} was not evaluated yet", fix="nexus run its recipe to the end")
-    verdict: dict[str, Any] = evaluation.manifest.facts["gate"]
-    if as_json:
-        print_json(verdict)
-    else:
-        _print_gate(verdict)
-    return _GATE_EXIT_CODES[verdict["verdict"]]
 
 
 def _train_command() -> Any:
@@ -171,7 +149,7 @@ def _run(
         print_json(_as_document(result))
     else:
         _print_result(result)
-    return _GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
+    return GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
 
 
 def _metered(recipe: Recipe, openings: Ports, budget_usd: float) -> tuple[Recipe, Ports]:
@@ -235,28 +213,12 @@ def _print_result(result: RunResult) -> None:
         print(f"{stage.stage:<10} {stage.id}  {state:<14} {stage.path}")
     if result.gate:
         print()
-        _print_gate(result.gate)
+        print_gate(result.gate)
         _print_samples(result)
         print(f"\nreport  {result.run / 'report.html'}")
     if "package" in result.artifacts:
         print(f"chat    nexus chat {result.run}\nserve   nexus serve {result.run}")
     sys.stdout.flush()
-
-
-def _print_gate(gate: dict[str, Any]) -> None:
-    for row in gate["comparisons"]:
-        print(
-            f"{row['name']:<8} perplexity {row['base_perplexity']:.2f} → {row['tuned_perplexity']:.2f}  "
-            f"{row['change']:+.1%} {_interval(row)}  {row['verdict']}: {row['reason']}"
-        )
-    print(f"verdict  {gate['verdict']}")
-
-
-def _interval(row: dict[str, Any]) -> str:
-    low, high = row["low"], row["high"]
-    if high is None:
-        return "[too few documents for an interval]"
-    return f"[{low:+.1%}, {high:+.1%}]"
 
 
 def _print_samples(result: RunResult) -> None:

@@ -10,19 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from nexus_llm.errors import DataError
+from nexus_llm.evaluate.comparison_statistics import Effect, bootstrap_t
 from nexus_llm.records import DocumentScore
-
-_RESAMPLES = 10_000
-# Fewer documents than this cannot carry an interval; the gate then says so instead of guessing.
-MIN_DOCUMENTS = 8
-
-_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +36,8 @@ class Comparison:
     high: float
     """Upper end; infinite where there are too few documents."""
     confidence: float
+    effect: Effect | None = field(default=None, repr=False, compare=False)
+    """The change in nats a token, for p-values."""
 
 
 def compare(
@@ -68,17 +64,19 @@ def compare(
     differences = np.array(
         [b.negative_log_likelihood - a.negative_log_likelihood for a, b in zip(base, tuned, strict=True)], np.float64
     )
-    low, high = _interval(differences, weights, confidence=confidence, seed=seed)
+    effect = bootstrap_t(differences, weights, seed=seed)
+    low, high = effect.interval(confidence)
     return Comparison(
         name=name,
         documents=len(base),
         tokens=int(weights.sum()),
         base_perplexity=perplexity(base),
         tuned_perplexity=perplexity(tuned),
-        change=math.expm1(differences.sum() / weights.sum()),
+        change=math.expm1(effect.estimate),
         low=_as_share(low),
         high=_as_share(high),
         confidence=confidence,
+        effect=effect,
     )
 
 
@@ -94,32 +92,3 @@ def perplexity(scores: Sequence[DocumentScore]) -> float:
 def _as_share(nats: float) -> float:
     """exp(nats) − 1, infinite where no float holds it: a few odd documents can leave an interval without end."""
     return math.expm1(nats) if nats < 700 else math.inf
-
-
-def _interval(differences: _Floats, weights: _Floats, *, confidence: float, seed: int) -> tuple[float, float]:
-    """Interval of the mean difference per token, in nats."""
-    count = len(weights)
-    if count < MIN_DOCUMENTS:
-        return -math.inf, math.inf
-    estimate, error = _mean_and_error(differences, weights)
-    drawn = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, count))
-    means, errors = _mean_and_error(differences[drawn], weights[drawn])
-    # Resamples without spread (one document drawn again and again) have no t; equal models have no spread at all.
-    has_spread = errors > 0
-    if not has_spread.any():
-        return float(estimate), float(estimate)
-    tail = (1 - confidence) / 2
-    t_low, t_high = np.quantile((means - estimate)[has_spread] / errors[has_spread], [tail, 1 - tail])
-    return float(estimate - t_high * error), float(estimate - t_low * error)
-
-
-def _mean_and_error(differences: _Floats, weights: _Floats) -> tuple[_Floats, _Floats]:
-    """The ratio of sums along the last axis and its standard error.
-
-    Source: Cochran 1977, "Sampling Techniques", section 6.4 (the linearised variance of a ratio).
-    """
-    count = weights.shape[-1]
-    total = weights.sum(-1)
-    mean = differences.sum(-1) / total
-    residuals = differences - mean[..., None] * weights
-    return mean, np.sqrt((residuals**2).sum(-1) * count / (count - 1)) / total

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
 
-from nexus_llm.evaluate.gate import GatedComparison, Verdict, overall, percent
-from nexus_llm.evaluate.plots import interval_plot, scatter_plot
+from nexus_llm.evaluate.comparison import Comparison
+from nexus_llm.evaluate.comparison_tasks import TaskComparison, compare_tasks
+from nexus_llm.evaluate.gate import GatedComparison, Verdict, gate_json, overall, percent, signed
+from nexus_llm.evaluate.plots import interval_plot, scatter_plot, task_plot
+from nexus_llm.evaluate.results import ItemResult, TaskResult
 from nexus_llm.records import Sample
 
 _HEADLINES: dict[Verdict, str] = {
@@ -37,6 +42,36 @@ class PairedScore:
     tuned_nll: float
 
 
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """One task that both models went through."""
+
+    base: TaskResult
+    tuned: TaskResult
+    change: TaskComparison
+    """Without a limit: rules are judged in the gate."""
+    overlap_share: float | None = None
+    """Items of which the training text holds a part; None where nobody looked."""
+
+    def disagreements(self, count: int = 3) -> list[tuple[ItemResult, ItemResult]]:
+        """The first items that the two models did not do equally well."""
+        tuned = {one.id: one for one in self.tuned.items}
+        pairs = [(one, tuned[one.id]) for one in self.base.items if one.id in tuned]
+        return [pair for pair in pairs if pair[0].scores != pair[1].scores][:count]
+
+
+def task_report(
+    base: TaskResult, tuned: TaskResult, *, confidence: float, seed: int, overlap_share: float | None = None
+) -> TaskReport:
+    """What the page says about one task.
+
+    Raises:
+        EvaluationError: the two results cannot be compared.
+    """
+    change = compare_tasks(base, tuned, rule="max_regression", confidence=confidence, seed=seed)
+    return TaskReport(base, tuned, change, overlap_share)
+
+
 @dataclass(frozen=True)
 class Report:
     """Everything that the pages say."""
@@ -51,21 +86,22 @@ class Report:
     max_tokens_per_document: int
     inputs: dict[str, str]
     """Kind → id of the artifacts that were compared."""
+    tasks: tuple[TaskReport, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The part that says how was measured, for whoever repeats it."""
 
 
 def report_json(report: Report) -> dict[str, Any]:
     """The report as JSON values. Ends of an interval that does not exist are null."""
-    return {
+    values = {
         "name": report.name,
         "base": report.base,
-        "gate": {
-            "verdict": overall(one.verdict for one in report.gated),
-            "comparisons": [_comparison_json(one) for one in report.gated],
-        },
+        "gate": gate_json(report.gated),
         "samples": [asdict(one) for one in report.samples],
         "max_tokens_per_document": report.max_tokens_per_document,
         "inputs": report.inputs,
     }
+    return values | {"tasks": [_task_json(one) for one in report.tasks]} if report.tasks else values
 
 
 def report_html(report: Report) -> str:
@@ -76,15 +112,21 @@ def report_html(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": percent, "number": number}
+    environment.filters |= {"percent": percent, "number": number, "signed": signed, "score": score}
     source = (resources.files("nexus_llm.evaluate") / "report_page.html").read_text(encoding="utf-8")
     verdict = overall(one.verdict for one in report.gated)
+    perplexities = [one for one in report.gated if isinstance(one.comparison, Comparison)]
+    rules = [one for one in report.gated if isinstance(one.comparison, TaskComparison)]
     return environment.from_string(source).render(
         report=report,
         verdict=verdict,
         headline=_HEADLINES[verdict],
         sets=_SETS,
-        intervals=Markup(interval_plot(report.gated)),  # noqa: S704 - built from numbers and our own words
+        perplexities=perplexities,
+        rules=rules,
+        recipe=json.dumps(report.recipe, indent=2, ensure_ascii=False),
+        intervals=Markup(interval_plot(perplexities)),  # noqa: S704 - built from numbers and our own words
+        task_intervals=Markup(task_plot(rules)) if rules else "",  # noqa: S704 - names in it are escaped
         scatter=Markup(scatter_plot([(one.set, one.origin, *_perplexities(one)) for one in report.scores])),  # noqa: S704
     )
 
@@ -98,12 +140,24 @@ def number(value: float) -> str:
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def _comparison_json(gated: GatedComparison) -> dict[str, Any]:
-    values = {
-        key: value if not isinstance(value, float) or math.isfinite(value) else None
-        for key, value in asdict(gated.comparison).items()
+def score(value: float | None) -> str:
+    """A score with three digits.
+
+    >>> score(0.8123), score(None)
+    ('0.812', '–')
+    """
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _task_json(task: TaskReport) -> dict[str, Any]:
+    change = task.change
+    found = {"base_score": change.base_score, "tuned_score": change.tuned_score, "change": change.change}
+    interval = {"low": change.low, "high": change.high, "overlap_share": task.overlap_share}
+    counts = {"asked": change.asked, "base_errors": change.base_errors, "tuned_errors": change.tuned_errors}
+    values = task.tuned.identity() | counts | found | interval
+    return {
+        key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in values.items()
     }
-    return {**values, "limit": gated.limit, "verdict": gated.verdict, "reason": gated.reason}
 
 
 def _perplexities(one: PairedScore) -> tuple[float, float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -16,14 +17,15 @@ import polars as pl
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.errors import DataError, TryAgainError
+from nexus_llm.errors import DataError, EvaluationError, TryAgainError
 from nexus_llm.evaluate.comparison import compare
-from nexus_llm.evaluate.gate import GatedComparison, judge_domain, judge_general
+from nexus_llm.evaluate.gate import GatedComparison, corrected, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.perplexity import TokenizedDocument, load_model, score
-from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json
+from nexus_llm.evaluate.report import PairedScore, Report, TaskReport, report_html, report_json, task_report
+from nexus_llm.evaluate.results import TaskResult, write_result
 from nexus_llm.evaluate.samples import answers, stop_ids_of
-from nexus_llm.ports import Ports
+from nexus_llm.ports import Completer, Ports
 from nexus_llm.recipe import EvaluateRecipe, Recipe
 from nexus_llm.records import DocumentScore, Sample
 
@@ -31,6 +33,8 @@ from nexus_llm.records import DocumentScore, Sample
 _TOKENS_PER_SECOND = 850
 _GENERAL_TOKENS = 8_100
 _MEMORY_BYTES = 1_500 * 2**20
+_NEEDS = ("model", "data", "package")
+_TASK_FIELDS = ("benchmarks", "datasets", "benchmark_items", "tasks")
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,62 @@ class _Reading:
     answers: list[str]
 
 
+@dataclass(frozen=True)
+class Evaluator:
+    """What measures the tasks that one field of the recipe's `evaluate` names."""
+
+    field: Literal["benchmarks", "tasks"]
+    run: Callable[[Completer, EvaluateRecipe, Path, Ports], Sequence[TaskResult]]
+    """(who answers, the recipe's part, a folder that outlives an interruption, ports) → one result a task."""
+
+
+def evaluate_stage(
+    evaluators: Sequence[Evaluator] = (), open_model: Callable[[Path], Completer] | None = None
+) -> Stage:
+    """The stage with what it can measure besides perplexity; `open_model` opens a model's folder for it."""
+    return Stage(
+        kind="evaluate",
+        version=1,
+        needs=_NEEDS,
+        recipe_part=_recipe_part,
+        outside_inputs=_outside_inputs,
+        run=partial(_run, evaluators=evaluators, open_model=open_model),
+        estimate=_estimate,
+    )
+
+
 def _recipe_part(recipe: Recipe) -> dict[str, Any]:
+    wanted = recipe.evaluate
+    # Fields of tasks count only where tasks are named: without them an evaluation is what it was before there were any.
+    of_tasks: Any = {"gate": {"tasks", "max_error_share"}, **dict.fromkeys(_TASK_FIELDS, True)}
+    part = wanted.model_dump(mode="json", exclude=None if wanted.benchmarks or wanted.tasks else of_tasks)
     # The name stands in the report.
-    return {"name": recipe.name, "evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
+    return {"name": recipe.name, "evaluate": part, "seed": recipe.seed}
 
 
 def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: ARG001 - the port of every stage
-    if recipe.evaluate.general_path is None:
-        return {"general text": f"sha256:{file_sha256(general_files(None)[0])}"}
-    return {str(file): f"sha256:{file_sha256(file)}" for file in general_files(recipe.evaluate.general_path)}
+    wanted = recipe.evaluate
+    if wanted.general_path is None:
+        found = {"general text": f"sha256:{file_sha256(general_files(None)[0])}"}
+    else:
+        found = {str(file): f"sha256:{file_sha256(file)}" for file in general_files(wanted.general_path)}
+    with storage.explained("evaluate.tasks"):
+        files = [Path(name) for name in wanted.tasks]
+        if wanted.benchmarks and wanted.datasets is not None:
+            files += sorted(path for path in Path(wanted.datasets).rglob("*") if path.is_file())
+        return found | {str(file): f"sha256:{file_sha256(file)}" for file in files}
 
 
-def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports) -> Artifact:
+def _run(
+    recipe: Recipe,
+    inputs: Mapping[str, Artifact],
+    draft: Draft,
+    ports: Ports,
+    *,
+    evaluators: Sequence[Evaluator],
+    open_model: Callable[[Path], Completer] | None,
+) -> Artifact:
+    _refuse_unknown(recipe.evaluate, evaluators if open_model else ())
     with storage.explained(str(draft.folder)):
         tokenizer = ChatTokenizer.load(inputs["model"].folder)
         domain, origins = _domain_documents(inputs["data"].folder, recipe, tokenizer)
@@ -63,15 +111,18 @@ def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Po
             for name, kind in (("base", "model"), ("tuned", "package"))
         }
         base, tuned = readings["base"], readings["tuned"]
+        pairs = _task_results(recipe.evaluate, inputs, draft, ports, evaluators, open_model) if open_model else []
         report = Report(
             name=recipe.name,
             base=recipe.model.base,
-            gated=_gated(base, tuned, recipe),
+            gated=_gated(base, tuned, pairs, recipe),
             scores=_paired("domain", base.domain, tuned.domain, origins)
             + _paired("general", base.general, tuned.general, {}),
             samples=tuple(map(Sample, recipe.evaluate.prompts, base.answers, tuned.answers)),
             max_tokens_per_document=recipe.evaluate.max_tokens_per_document,
-            inputs={kind: inputs[kind].id for kind in STAGE.needs},
+            inputs={kind: inputs[kind].id for kind in _NEEDS},
+            tasks=tuple(_task_report(*pair, recipe) for pair in pairs),
+            recipe=_recipe_part(recipe),
         )
         _write(report, draft.folder)
     facts = report_json(report)
@@ -187,14 +238,67 @@ def _reading_from(values: dict[str, Any]) -> _Reading:
     return _Reading(domain, general, values["answers"])
 
 
-def _gated(base: _Reading, tuned: _Reading, recipe: Recipe) -> tuple[GatedComparison, ...]:
+def _gated(
+    base: _Reading, tuned: _Reading, pairs: Sequence[tuple[TaskResult, TaskResult]], recipe: Recipe
+) -> tuple[GatedComparison, ...]:
     gate = recipe.evaluate.gate
     domain = compare("domain", base.domain, tuned.domain, confidence=gate.confidence, seed=recipe.seed)
     general = compare("general", base.general, tuned.general, confidence=gate.confidence, seed=recipe.seed)
-    return (
-        judge_domain(domain, min_improvement=gate.min_domain_improvement),
-        judge_general(general, max_regression=gate.max_general_regression),
+    return corrected(
+        [
+            judge_domain(domain, min_improvement=gate.min_domain_improvement),
+            judge_general(general, max_regression=gate.max_general_regression),
+            *judge_tasks(pairs, gate, seed=recipe.seed),
+        ],
+        confidence=gate.confidence,
     )
+
+
+def _refuse_unknown(wanted: EvaluateRecipe, evaluators: Sequence[Evaluator]) -> None:
+    """Raises before anything is measured.
+
+    Raises:
+        EvaluationError: the recipe names tasks that nothing here can measure.
+    """
+    known = {one.field for one in evaluators}
+    for field in ("benchmarks", "tasks"):
+        if getattr(wanted, field) and field not in known:
+            raise EvaluationError(
+                f"evaluate.{field}: nothing here can measure {', '.join(getattr(wanted, field))}",
+                fix=f"run it by the nexus command, or take evaluate.{field} away",
+            )
+
+
+def _task_results(
+    wanted: EvaluateRecipe,
+    inputs: Mapping[str, Artifact],
+    draft: Draft,
+    ports: Ports,
+    evaluators: Sequence[Evaluator],
+    open_model: Callable[[Path], Completer],
+) -> list[tuple[TaskResult, TaskResult]]:
+    """(base, tuned) of every task that the recipe names; both are kept below `tasks/` of the artifact.
+
+    Raises:
+        EvaluationError: two tasks have one name, or a task cannot be measured.
+    """
+    found: dict[str, dict[str, TaskResult]] = {"base": {}, "tuned": {}}
+    chosen = [one for one in evaluators if getattr(wanted, one.field)]
+    for name, kind in (("base", "model"), ("tuned", "package")) if chosen else ():
+        completer = open_model(inputs[kind].folder)
+        for evaluator in chosen:
+            for result in evaluator.run(completer, wanted, draft.work / name / evaluator.field, ports):
+                if result.task in found[name]:
+                    raise EvaluationError(f"two tasks are called {result.task}", fix="give each a name of its own")
+                found[name][result.task] = result
+                write_result(draft.folder / "tasks" / name / result.task, result)
+        del completer
+        gc.collect()  # as above
+    return [(found["base"][task], result) for task, result in sorted(found["tuned"].items())]
+
+
+def _task_report(base: TaskResult, tuned: TaskResult, recipe: Recipe) -> TaskReport:
+    return task_report(base, tuned, confidence=recipe.evaluate.gate.confidence, seed=recipe.seed)
 
 
 def _paired(
@@ -223,12 +327,4 @@ def _write(report: Report, folder: Path) -> None:
     (folder / "report.html").write_text(report_html(report), encoding="utf-8")
 
 
-STAGE = Stage(
-    kind="evaluate",
-    version=1,
-    needs=("model", "data", "package"),
-    recipe_part=_recipe_part,
-    outside_inputs=_outside_inputs,
-    run=_run,
-    estimate=_estimate,
-)
+STAGE = evaluate_stage()

@@ -1,7 +1,7 @@
 """The recipe: what a user wants, in one validated value."""
 
 from nexus_llm.recipe.cost import CostRecipe, ObjectiveRecipe, Purchase, ServiceRecipe, TrafficRecipe
-from nexus_llm.recipe.evaluate import EvaluateRecipe, GateRecipe
+from nexus_llm.recipe.evaluate import EvaluateRecipe, GateRecipe, RuleName, TaskRule
 from nexus_llm.recipe.load import default_recipe, load_recipe, load_section, recipe_yaml
 from nexus_llm.recipe.package import PackageRecipe
 from nexus_llm.recipe.schema import (
@@ -58,6 +58,7 @@ __all__ = [
     "PythonDocsSource",
     "QualityRecipe",
     "Recipe",
+    "RuleName",
     "SageMakerRecipe",
     "SamplesRecipe",
     "ServeRecipe",
@@ -65,6 +66,7 @@ __all__ = [
     "Source",
     "SparkRecipe",
     "SplitRecipe",
+    "TaskRule",
     "TelemetryRecipe",
     "TimeoutsRecipe",
     "TrackingRecipe",
