@@ -109,7 +109,7 @@ def test_the_page_shows_every_task_its_rules_and_where_the_two_disagree() -> Non
         "base (s",
     ):
         assert words in html
-    assert html.count('class="sample"') == 1 + 3
+    assert html.count('class="sample"') == 1 + 2
     assert "&#34;seed&#34;: 17" in html
     values = json.loads(json.dumps(report_json(report_with_tasks()), allow_nan=False))
     assert values["tasks"][0]["asked"] == 40

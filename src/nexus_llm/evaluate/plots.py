@@ -14,7 +14,7 @@ _WIDTH = 720
 _ROW = 64
 _NAMES = {"domain": "Held-out domain text", "general": "General text"}
 _RULES = {"max_regression": "no loss", "min_improvement": "a gain", "min_score": "score"}
-_LONGEST_NAME = 14  # letters beside a plot
+_LONGEST_NAME = 12  # letters beside a plot
 
 
 def interval_plot(gated: Sequence[GatedComparison]) -> str:
@@ -150,7 +150,7 @@ def _shortened(name: str) -> str:
     """A name that fits beside the plot.
 
     >>> _shortened("blimp_wh_questions_object_gap_of_the_second_kind")
-    'blimp_wh_ques…'
+    'blimp_wh_qu…'
     """
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 

@@ -53,7 +53,7 @@ class TaskReport:
     overlap_share: float | None = None
     """Items of which the training text holds a part; None where nobody looked."""
 
-    def disagreements(self, count: int = 3) -> list[tuple[ItemResult, ItemResult]]:
+    def disagreements(self, count: int = 2) -> list[tuple[ItemResult, ItemResult]]:
         """The first items that the two models did not do equally well."""
         tuned = {one.id: one for one in self.tuned.items}
         pairs = [(one, tuned[one.id]) for one in self.base.items if one.id in tuned]
@@ -112,7 +112,7 @@ def report_html(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": percent, "number": number, "signed": signed, "score": score}
+    environment.filters |= {"percent": percent, "number": number, "signed": signed, "score": score, "p_value": p_value}
     source = (resources.files("nexus_llm.evaluate") / "report_page.html").read_text(encoding="utf-8")
     verdict = overall(one.verdict for one in report.gated)
     perplexities = [one for one in report.gated if isinstance(one.comparison, Comparison)]
@@ -147,6 +147,15 @@ def score(value: float | None) -> str:
     ('0.812', '–')
     """
     return "–" if value is None else f"{value:.3f}"
+
+
+def p_value(value: float) -> str:
+    """Four digits.
+
+    >>> p_value(0.02469), p_value(0.00000012)
+    ('0.0247', '< 0.0001')
+    """
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
 def _task_json(task: TaskReport) -> dict[str, Any]:
