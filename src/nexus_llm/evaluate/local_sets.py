@@ -32,7 +32,9 @@ class LocalSplit:
 
     files: tuple[Path, ...]
     columns: tuple[str, ...] = ()
-    """Of a file without a header."""
+    """Of a file without a header, or instead of the one that it has."""
+    has_header: bool = False
+    """The first line of a file with `columns` is no row."""
     fields: Mapping[str, str] | None = None
     """Field → Jinja expression over the row; None takes rows as they are."""
 
@@ -53,13 +55,15 @@ def mapping() -> dict[str, Any]:
 def split_of(task: str, split: str, folder: Path) -> LocalSplit:
     """Where a split of a task is looked for below the folder of data sets; nobody says that it is there."""
     described, stands_for = _described(task)
-    if split not in described:
-        places = [folder / task / f"{split}{ending}" for ending in _ENDINGS]
-        return LocalSplit((next((one for one in places if one.is_file()), places[0]),))
+    places = [folder / task / f"{split}{ending}" for ending in _ENDINGS]
+    plain = next((one for one in places if one.is_file()), None)
+    if plain or split not in described:
+        return LocalSplit((plain or places[0],))
     values = described[split]
     return LocalSplit(
         tuple(folder / one.format(stands_for) for one in values["files"]),
         tuple(values.get("columns", ())),
+        bool(values.get("header")),
         values.get("fields"),
     )
 
@@ -72,7 +76,7 @@ def rows_of(split: LocalSplit) -> list[dict[str, Any]]:
     """
     if (missing := split.missing) is not None:
         raise DataError(f"{missing} is not there", fix="put the split there, or see docs/evaluation-benchmarks.md")
-    given = [(f"{path}:{number}", row) for path in split.files for number, row in _read(path, split.columns)]
+    given = [(f"{path}:{number}", row) for path in split.files for number, row in _read(path, split)]
     if not given:
         raise DataError(f"{split.files[0]} holds no rows", fix="put the whole split there")
     if split.fields is None:
@@ -125,7 +129,7 @@ def _described(task: str) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def _read(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+def _read(path: Path, split: LocalSplit) -> list[tuple[int, dict[str, Any]]]:
     try:
         if path.suffix == ".parquet":
             from pyarrow import parquet
@@ -136,7 +140,9 @@ def _read(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]
                 csv.field_size_limit(_LONGEST_FIELD)
                 # A tab-separated file quotes nothing: its sentences have quotation marks of their own.
                 kind: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-                return list(enumerate(csv.DictReader(lines, fieldnames=columns or None, **kind), start=1))
+                if split.has_header:
+                    next(lines, None)
+                return list(enumerate(csv.DictReader(lines, fieldnames=split.columns or None, **kind), start=1))
             return [(number, _object(line)) for number, line in enumerate(lines, start=1) if line.strip()]
     except (ValueError, OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}", fix="mend the file, or fetch it again") from error
