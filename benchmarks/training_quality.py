@@ -27,6 +27,9 @@ from typing import Any
 
 import yaml
 
+from nexus_llm.evaluate import glue
+from nexus_llm.records import Question
+
 RESULTS = Path(__file__).parent / "results"
 Row = tuple[str, str]
 """(question, answer)."""
@@ -67,36 +70,15 @@ def classification(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Trains on the task's training rows and answers its held-out questions."""
     work = options.work / f"{options.task}-{seed}"
     train, held_out = TASKS[options.task](options.data)
-    write_chats(train, work / "train.jsonl")
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "train.jsonl").write_text("".join(glue.chats(train)), encoding="utf-8")
     epochs, rate, rows = SETTINGS[options.task]
-    recipe = {
-        "name": options.task,
-        "seed": seed,
-        "data": {
-            "sources": [{"type": "files", "path": str(work / "train.jsonl"), "name": options.task}],
-            "quality": {"families": []},  # rules for web pages would reject every row
-            "language": {"identify": False},
-            "pii": {"action": "keep"},
-            "near_duplicates": {"keep": "all"},
-            "split": {"validation_share": 0.02, "test_share": 0.001},
-        },
-        "train": {
-            "objective": "sft",
-            "method": "full",
-            "max_length": 256,
-            "per_device_train_batch_size": rows,
-            "learning_rate": rate,
-            "weight_decay": 0.01,
-            "warmup_steps": 20,
-            "min_learning_rate_share": 0.0,
-            "save_steps": 100,
-            "eval_steps": 100,
-        },
-    }
+    recipe = glue.recipe_values(options.task, work / "train.jsonl", seed=seed, learning_rate=rate)
+    recipe["train"]["per_device_train_batch_size"] = rows
     tokens = sum(facts(run("data", recipe, work))["tokens"].values())
-    recipe["train"]["max_steps"] = math.ceil(epochs * tokens / (rows * 256))
+    recipe["train"]["max_steps"] = glue.max_steps(tokens, epochs=epochs, rows_at_once=rows)
     artifact = run("train", recipe, work)
-    answers = answered(artifact, model_of(artifact), [question for question, _ in held_out])
+    answers = answered(run("package", recipe, work), [question for question, _ in held_out])
     wanted = [answer for _, answer in held_out]
     return {"recipe": recipe["train"], **scores(wanted, answers), "curve": curve(artifact)}
 
@@ -166,14 +148,6 @@ def facts(artifact: Path) -> dict[str, Any]:
     return dict(json.loads((artifact / "manifest.json").read_bytes())["facts"])
 
 
-def model_of(artifact: Path) -> Path:
-    """The base model's folder, with the tokenizer."""
-    manifest = json.loads((artifact / "manifest.json").read_bytes())
-    root = artifact.parents[2]
-    listed = [json.loads(path.read_bytes()) for path in root.glob("runs/*/artifacts.json")]
-    return next(root / run["model"]["path"] for run in listed if run["model"]["id"] == manifest["inputs"]["model"])
-
-
 def curve(artifact: Path) -> list[dict[str, float]]:
     """Loss and seconds of every tenth step."""
     rows = [json.loads(line) for line in (artifact / "metrics.jsonl").read_text().splitlines()]
@@ -185,44 +159,19 @@ def curve(artifact: Path) -> list[dict[str, float]]:
     ]
 
 
-def write_chats(rows: list[Row], path: Path) -> None:
-    """Conversations with an empty system turn, which keeps the template from adding its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as stream:
-        for question, answer in rows:
-            stream.write(json.dumps({"messages": [*asked(question), {"role": "assistant", "content": answer}]}) + "\n")
+def answered(model: Path, questions: list[str]) -> list[str]:
+    """The greedy answers of the trained model; those of like length are asked together."""
+    from nexus_llm.evaluate.in_process import InProcessCompleter
 
-
-def asked(question: str) -> list[dict[str, str]]:
-    return [{"role": "system", "content": ""}, {"role": "user", "content": question}]
-
-
-def answered(weights: Path, model: Path, questions: list[str], *, at_once: int = 64) -> list[str]:
-    """The greedy answers of the trained model."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from nexus_llm.chat import ChatTokenizer
-
-    tokenizer = ChatTokenizer.load(model)
-    network = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.bfloat16).eval()
-    ends = sorted(set(tokenizer.turn_end_ids))
-    answers = [""] * len(questions)
-    prompts = [tokenizer.encode_prompt(asked(question)) for question in questions]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), at_once):
-        batch = order[start : start + at_once]
-        longest = max(len(prompts[index]) for index in batch)
-        ids = torch.tensor([[ends[0]] * (longest - len(prompts[index])) + list(prompts[index]) for index in batch])
-        mask = torch.tensor([[0] * (longest - len(prompts[index])) + [1] * len(prompts[index]) for index in batch])
-        with torch.inference_mode():
-            made = network.generate(
-                ids, attention_mask=mask, max_new_tokens=16, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
-            )
-        for index, row in zip(batch, made[:, longest:].tolist(), strict=True):
-            stop = next((place for place, token in enumerate(row) if token in ends), len(row))
-            answers[index] = tokenizer.decode(row[:stop]).strip()
-    return answers
+    asked = [
+        Question(str(place), messages=tuple(glue.asked(question)), max_new_tokens=16)
+        for place, question in enumerate(questions)
+    ]
+    completer = InProcessCompleter.load(model, precision="bfloat16")
+    given = {
+        one.id: one.text.strip() for one in completer.generate(sorted(asked, key=lambda one: len(str(one.messages))))
+    }
+    return [given[one.id] for one in asked]
 
 
 def scores(wanted: list[str], given: list[str]) -> dict[str, Any]:

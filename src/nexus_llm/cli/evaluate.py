@@ -16,9 +16,11 @@ def register(app: typer.Typer) -> None:
     """Makes the stage's verb `evaluate` a group, as `replace_verb` says."""
     from nexus_llm.cli import (
         evaluate_benchmarks,
+        evaluate_compare,
+        evaluate_glue,
+        evaluate_measures,
+        evaluate_tasks,
     )
 
-    modules = [
-        evaluate_benchmarks,
-    ]
+    modules = (evaluate_benchmarks, evaluate_tasks, evaluate_measures, evaluate_glue, evaluate_compare)
     replace_verb(app, "evaluate", about=_ABOUT, modules=modules)
