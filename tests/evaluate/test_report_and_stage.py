@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,13 @@ from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import DataError, EvaluationError
 from nexus_llm.evaluate.asking import answers_to
 from nexus_llm.evaluate.comparison import Comparison
+from nexus_llm.evaluate.evaluators import EVALUATORS, Evaluator
 from nexus_llm.evaluate.gate import corrected, gate_json, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.junit import junit_xml
 from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
 from nexus_llm.evaluate.results import ItemResult, TaskResult, read_result
-from nexus_llm.evaluate.stage import STAGE, Evaluator, evaluate_stage
+from nexus_llm.evaluate.stage import STAGE, evaluate_stage
 from nexus_llm.ports import Completer, Ports, ScriptedCompleter
 from nexus_llm.recipe import EvaluateRecipe, GateRecipe, Recipe, TaskRule
 from nexus_llm.records import CompleterFacts, Question, Sample
@@ -248,7 +251,7 @@ def test_the_stage_measures_what_the_recipe_names_and_judges_it(inputs: dict[str
     said = {"base": {str(place): "yes" for place in range(10)}, "tuned": {str(place): "yes" for place in range(35)}}
     stage = evaluate_stage(
         [Evaluator("tasks", _quiz)],
-        lambda folder: ScriptedCompleter(said["tuned" if "tuned" in str(folder) else "base"]),
+        lambda folder, _: ScriptedCompleter(said["tuned" if "tuned" in str(folder) else "base"]),
     )
     gate = {"tasks": {"quiz": {"min_improvement": 0.1}}}
     general = str(tmp_path / "general.txt")
@@ -266,7 +269,24 @@ def test_a_task_that_nothing_can_measure_is_refused_before_anything_is_measured(
     inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     with pytest.raises(EvaluationError, match=r"evaluate\.benchmarks: nothing here can measure hellaswag"):
-        run_stage(STAGE, recipe(benchmarks=["hellaswag"]), inputs, tmp_path / "one")
+        run_stage(evaluate_stage([Evaluator("tasks", _quiz)]), recipe(benchmarks=["hellaswag"]), inputs, tmp_path)
+
+
+def test_the_recipes_benchmarks_are_run_from_its_folder_of_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def run_task(name: str, known: str, completer: Completer, wishes: Any, folder: Path, ports: Ports) -> Any:
+        asked.append((name, known, str(wishes.datasets), wishes.limit, folder))
+        return SimpleNamespace(result=result("m", 3, name=name))
+
+    monkeypatch.setattr("nexus_llm.evaluate.benchmarks.run_task", run_task)
+    monkeypatch.setitem(sys.modules, "nexus_llm.evaluate.harness", SimpleNamespace(HarnessTasks=lambda: "harness"))
+    wanted = recipe(benchmarks=["hellaswag", "piqa"], datasets="sets", benchmark_items=50).evaluate
+    found = EVALUATORS[0].run(ScriptedCompleter(), wanted, tmp_path, Ports())
+    assert [one.task for one in found] == ["hellaswag", "piqa"]
+    assert asked[1] == ("piqa", "harness", "sets", 50, tmp_path / "piqa")
 
 
 def test_fields_of_tasks_do_not_change_what_an_evaluation_without_tasks_is_called() -> None:

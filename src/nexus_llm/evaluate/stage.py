@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import DataError, EvaluationError, TryAgainError
 from nexus_llm.evaluate.comparison import compare
+from nexus_llm.evaluate.evaluators import EVALUATORS, Evaluator, open_model
 from nexus_llm.evaluate.gate import GatedComparison, corrected, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.perplexity import TokenizedDocument, load_model, score
@@ -46,19 +47,10 @@ class _Reading:
     answers: list[str]
 
 
-@dataclass(frozen=True)
-class Evaluator:
-    """What measures the tasks that one field of the recipe's `evaluate` names."""
-
-    field: Literal["benchmarks", "tasks"]
-    run: Callable[[Completer, EvaluateRecipe, Path, Ports], Sequence[TaskResult]]
-    """(who answers, the recipe's part, a folder that outlives an interruption, ports) → one result a task."""
-
-
 def evaluate_stage(
-    evaluators: Sequence[Evaluator] = (), open_model: Callable[[Path], Completer] | None = None
+    evaluators: Sequence[Evaluator] = EVALUATORS, open_model: Callable[[Path, str], Completer] = open_model
 ) -> Stage:
-    """The stage with what it can measure besides perplexity; `open_model` opens a model's folder for it."""
+    """The stage with what it can measure besides perplexity; `open_model` opens a model's folder under a name."""
     return Stage(
         kind="evaluate",
         version=1,
@@ -99,9 +91,9 @@ def _run(
     ports: Ports,
     *,
     evaluators: Sequence[Evaluator],
-    open_model: Callable[[Path], Completer] | None,
+    open_model: Callable[[Path, str], Completer],
 ) -> Artifact:
-    _refuse_unknown(recipe.evaluate, evaluators if open_model else ())
+    _refuse_unknown(recipe.evaluate, evaluators)
     with storage.explained(str(draft.folder)):
         tokenizer = ChatTokenizer.load(inputs["model"].folder)
         domain, origins = _domain_documents(inputs["data"].folder, recipe, tokenizer)
@@ -111,7 +103,7 @@ def _run(
             for name, kind in (("base", "model"), ("tuned", "package"))
         }
         base, tuned = readings["base"], readings["tuned"]
-        pairs = _task_results(recipe.evaluate, inputs, draft, ports, evaluators, open_model) if open_model else []
+        pairs = _task_results(recipe, inputs, draft, ports, evaluators, open_model)
         report = Report(
             name=recipe.name,
             base=recipe.model.base,
@@ -270,12 +262,12 @@ def _refuse_unknown(wanted: EvaluateRecipe, evaluators: Sequence[Evaluator]) -> 
 
 
 def _task_results(
-    wanted: EvaluateRecipe,
+    recipe: Recipe,
     inputs: Mapping[str, Artifact],
     draft: Draft,
     ports: Ports,
     evaluators: Sequence[Evaluator],
-    open_model: Callable[[Path], Completer],
+    open_model: Callable[[Path, str], Completer],
 ) -> list[tuple[TaskResult, TaskResult]]:
     """(base, tuned) of every task that the recipe names; both are kept below `tasks/` of the artifact.
 
@@ -283,9 +275,11 @@ def _task_results(
         EvaluationError: two tasks have one name, or a task cannot be measured.
     """
     found: dict[str, dict[str, TaskResult]] = {"base": {}, "tuned": {}}
+    wanted = recipe.evaluate
     chosen = [one for one in evaluators if getattr(wanted, one.field)]
-    for name, kind in (("base", "model"), ("tuned", "package")) if chosen else ():
-        completer = open_model(inputs[kind].folder)
+    sides = (("base", "model", recipe.model.base), ("tuned", "package", recipe.name))
+    for name, kind, title in sides if chosen else ():
+        completer = open_model(inputs[kind].folder, title)
         for evaluator in chosen:
             for result in evaluator.run(completer, wanted, draft.work / name / evaluator.field, ports):
                 if result.task in found[name]:
