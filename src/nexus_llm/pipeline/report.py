@@ -25,7 +25,7 @@ def write_report(run: Path, artifacts: dict[str, Artifact], stages: list[dict[st
     sections = [
         _data_section(facts["data"]),
         _training_section(artifacts["train"]),
-        _origin_section(run, stages),
+        _origin_section(run, stages, artifacts["evaluate"].manifest.provenance),
     ]
     storage.write_atomically(run / "report.html", "".join([body, *sections, end, rest]).encode())
 
@@ -54,8 +54,9 @@ def _training_section(artifact: Artifact) -> str:
     return _card("How it learned", summary, loss_curve(rows, facts["validation_losses"]))
 
 
-def _origin_section(run: Path, stages: list[dict[str, Any]]) -> str:
+def _origin_section(run: Path, stages: list[dict[str, Any]], provenance: dict[str, Any]) -> str:
     rows = [(stage["stage"], f"{stage['id']} · {stage['path']}") for stage in stages]
+    rows += [(f"evaluated: {name.replace('_', ' ')}", _words(value)) for name, value in provenance.items()]
     commands = f"<p><code>nexus chat {escape(str(run))}</code><br><code>nexus serve {escape(str(run))}</code></p>"
     return _card("Where it comes from, and how to talk to it", "", _list(rows) + commands)
 
@@ -67,6 +68,13 @@ def _card(title: str, summary: str, inner: str) -> str:
 def _list(rows: list[tuple[str, Any]]) -> str:
     items = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(_shown(value))}</dd>" for name, value in rows)
     return f'<dl class="numbers">{items}</dl>'
+
+
+def _words(value: Any) -> str:
+    """A value of the provenance: a command line, or libraries with their versions."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _shown(value: Any) -> str:
