@@ -64,9 +64,12 @@ def glue(
     root: Root = Path(),
 ) -> int:
     """GLUE by fine-tuning: train per task, validation score, average. The same command goes on after a stop."""
+    from nexus_llm.evaluate.comparison_statistics import require_scipy
+
     if not finetune:
         raise UsageError("GLUE without training is a benchmark like others", fix=f"add --finetune to train {model}")
     works = _works(tasks, datasets, epochs)
+    require_scipy()
     if dry_run:
         return _show_plan(works, model, seed, as_json=as_json)
     openings = ports()

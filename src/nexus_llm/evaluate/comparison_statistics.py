@@ -5,6 +5,7 @@ Every estimate answers the same four questions (`Effect`), so that one rule judg
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from nexus_llm.errors import MissingExtraError
 
 _RESAMPLES = 10_000
 # Resampled values that are held at once: 4 million indices and as many scores are 64 MB.
@@ -240,6 +243,16 @@ class OneShare:
         from scipy.special import bdtr
 
         return float(bdtr(self.hits, self.items, min(max(limit + self.wanted, 0.0), 1.0)))
+
+
+def require_scipy() -> None:
+    """Does nothing where scipy is installed: all but the perplexities' bootstrap stands on its distributions.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if importlib.util.find_spec("scipy") is None:
+        raise MissingExtraError.for_extra("eval", "scipy")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -19,6 +19,7 @@ from nexus_llm.evaluate.comparison_statistics import (
     OneShare,
     PairedShares,
     bootstrap_t,
+    require_scipy,
 )
 from nexus_llm.evaluate.results import TaskResult
 from nexus_llm.recipe import RuleName
@@ -65,7 +66,9 @@ def compare_tasks(
 
     Raises:
         EvaluationError: the two were measured differently, or on other items.
+        MissingExtraError: scipy is not installed.
     """
+    require_scipy()
     refuse_differences(base, tuned)
     sign = 1.0 if tuned.higher_is_better else -1.0
     before, after = _scores(base), _scores(tuned)
