@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nexus_llm.evaluate.results import TaskResult
+from nexus_llm.evaluate.results import TaskResult, read_result
 from nexus_llm.recipe import EvaluateRecipe
 
 if TYPE_CHECKING:
@@ -41,4 +41,11 @@ def _benchmarks(completer: Completer, recipe: EvaluateRecipe, folder: Path, port
     return [run_task(name, known, completer, wishes, folder / name, ports).result for name in names]
 
 
-EVALUATORS = (Evaluator("benchmarks", _benchmarks),)
+def _tasks(completer: Completer, recipe: EvaluateRecipe, folder: Path, ports: Ports) -> list[TaskResult]:
+    from nexus_llm.evaluate.domain_tasks import run_tasks
+
+    summaries = run_tasks([Path(name) for name in recipe.tasks], completer, folder, ports)
+    return [read_result(folder / one.task) for one in summaries]
+
+
+EVALUATORS = (Evaluator("benchmarks", _benchmarks), Evaluator("tasks", _tasks))

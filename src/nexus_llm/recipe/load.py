@@ -199,7 +199,8 @@ def _known_keys(kind: type[Section], parents: list[str], values: dict[str, Any])
         if isinstance(current, list):
             current = current[int(part)]
         else:
-            annotation = section.model_fields[part].annotation
+            if part in section.model_fields:  # else a name that the user chose, as in `gate.tasks`
+                annotation = section.model_fields[part].annotation
             current = current.get(part, {})
         tag = current.get("type") if isinstance(current, dict) else None
         found = list(_sections(annotation))
