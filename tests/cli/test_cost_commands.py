@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from nexus_llm import cli
-from nexus_llm.cli.cost_budget import MeteredProgress, within_budget
+from nexus_llm.cli.cost_budget import budget_of
 from nexus_llm.cli.cost_inputs import price_file
-from nexus_llm.errors import BudgetError
+from nexus_llm.cloud.launcher import JobState, Usage
+from nexus_llm.cost.recipe_plan import RunBudget
+from nexus_llm.errors import BudgetError, CostError
 from nexus_llm.recipe import load_recipe
 
 DOMAIN = Path(__file__).parents[2] / "recipes" / "domain-8b-sagemaker.yaml"
@@ -130,37 +132,51 @@ def test_a_run_beyond_its_budget_is_refused_before_it_starts(
 
 def test_aws_itself_ends_a_job_at_its_budget() -> None:
     recipe = load_recipe(DOMAIN)
-    capped, planned = within_budget(recipe, 110.0)
-    hours = capped.train.sagemaker.max_run_hours
+    budget = budget_of(recipe, 110.0)
+    planned = budget.planned
+    assert planned.data_usd_per_hour
     assert planned.training_usd_per_hour
-    assert hours * planned.training_usd_per_hour + planned.data_usd == pytest.approx(110.0)
-    assert within_budget(recipe, 1e6)[0].train.sagemaker.max_run_hours == recipe.train.sagemaker.max_run_hours
+    data_hours = budget.for_data(recipe).data.aws.max_run_hours
+    assert data_hours * planned.data_usd_per_hour + planned.training_usd == pytest.approx(110.0)
+    # The data job has cost 5 USD: the training may use what is left.
+    budget.billed = lambda state: 5.0
+    assert not budget.spending("glue/job/run", JobState("SUCCEEDED", "done")).is_over
+    hours = budget.for_training(recipe).train.sagemaker.max_run_hours
+    assert hours * planned.training_usd_per_hour + 5.0 == pytest.approx(110.0)
+    rich = budget_of(recipe, 1e6)
+    assert rich.for_data(recipe).data == recipe.data
+    assert rich.for_training(recipe).train == recipe.train
     with pytest.raises(BudgetError):
-        within_budget(recipe, 99.0)
+        budget_of(recipe, 99.0)
+
+
+def test_the_meter_counts_all_machines_since_the_job_began_and_the_bill_once_it_has_ended() -> None:
+    budget = budget_of(load_recipe(DOMAIN), 110.0)
+    budget.planned = RunBudget(data_usd=2.0, data_usd_per_hour=8.8, training_usd=98.0, training_usd_per_hour=12.0)
+    budget.now = lambda: 7200.0 + 1000.0
+    queued = budget.spending("glue/job/run", JobState("STARTING", "waiting"))
+    assert queued.words == "at most 0.00 of 110.00 USD"
+    running = JobState("RUNNING", "waiting", started_at=1000.0)
+    assert budget.spending("glue/job/run", running).words == "at most 17.60 of 110.00 USD"
+    # It used fewer workers than it might have: what Glue says counts.
+    ended = JobState("SUCCEEDED", "done", started_at=1000.0, usage=(Usage("glue", "dpu", 20.0, "DPU-hour"),))
+    assert budget.spending("glue/job/run", ended).words == "at most 8.80 of 110.00 USD"
+    assert budget.spending("training/t", running).words == "at most 32.80 of 110.00 USD"
+    budget.now = lambda: 9 * 3600.0 + 1000.0
+    assert budget.spending("training/t", running).is_over
+    with pytest.raises(BudgetError, match="is spent"):
+        budget.for_training(load_recipe(DOMAIN))
+
+
+def test_a_data_job_of_unknown_cost_is_within_no_budget() -> None:
+    with pytest.raises(CostError, match=r"cost\.data_gb is 0.*glue"):
+        budget_of(load_recipe(DOMAIN, overrides=("cost.data_gb=0",)), 1e6)
+    with pytest.raises(CostError, match=r"'R\.9X' is not known"):
+        budget_of(load_recipe(DOMAIN, overrides=("data.aws.worker_type=R.9X",)), 1e6)
 
 
 def test_a_run_on_this_machine_costs_nothing_and_is_never_refused() -> None:
     recipe = load_recipe(DOMAIN, overrides=("train.launcher=local", "data.engine=embedded"))
-    assert within_budget(recipe, 0.0)[1].planned_usd == 0
-
-
-def test_the_meter_counts_a_sagemaker_job_and_nothing_else() -> None:
-    notes: list[str] = []
-
-    class Shown:
-        def start(self, label: str, *, total: float | None, unit: str) -> None: ...
-
-        def advance(self, amount: float, note: str = "") -> None:
-            notes.append(note)
-
-        def finish(self, note: str = "") -> None:
-            notes.append(note)
-
-    clock = iter((0.0, 1800.0, 3600.0))
-    meter = MeteredProgress(Shown(), 8.0, now=lambda: next(clock))
-    meter.start("reading", total=None, unit="rows")
-    meter.advance(1, "fast")
-    meter.start("SageMaker job", total=None, unit="steps")
-    meter.advance(1, "training")
-    meter.finish()
-    assert notes == ["fast", "training, at most 4.00 USD", "at most 8.00 USD"]
+    budget = budget_of(recipe, 0.0)
+    assert budget.planned.planned_usd == 0
+    assert budget.for_data(recipe) is budget.for_training(recipe) is recipe

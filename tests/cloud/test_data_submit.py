@@ -89,6 +89,22 @@ def test_each_engine_uploads_recipe_and_script_and_runs_to_the_end(
     assert load_recipe(uploads["s3://bucket/nexus/recipes/demo.yaml"]).data.sources == recipe_for(engine).data.sources
 
 
+@pytest.mark.parametrize(
+    ("engine", "operation", "field"),
+    [
+        ("glue", "create_job", {"Timeout": 90}),
+        ("emr-serverless", "start_job_run", {"executionTimeoutMinutes": 90}),
+        ("batch", "submit_job", {"timeout": {"attemptDurationSeconds": 5400}}),
+    ],
+)
+def test_each_engine_ends_the_job_at_its_time_by_itself(
+    tmp_path: Path, engine: str, operation: str, field: dict[str, Any]
+) -> None:
+    client, _, _ = submitted(recipe_for(engine, max_run_hours=1.5), tmp_path)
+    body = next(body for name, body in client.asked if name == operation)
+    assert body.items() >= field.items()
+
+
 def test_a_model_in_a_bucket_is_named_to_the_job_and_others_are_left_to_the_recipe() -> None:
     recipe = recipe_for("glue")
     assert plan_of(recipe, KEY).model is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,12 +22,21 @@ from nexus_llm.cloud import data_requests, sagemaker_transform  # noqa: E402
 from nexus_llm.cloud.data_jobs import BatchJobs, EmrRuns, GlueRuns, batch_state, emr_state, glue_state  # noqa: E402
 from nexus_llm.cloud.data_requests import CloudDataPlan  # noqa: E402
 from nexus_llm.cloud.job_search import SERVICES, launcher_of, our_jobs  # noqa: E402
+from nexus_llm.cloud.account import Spending  # noqa: E402
 from nexus_llm.cloud.launcher import JobState, Launcher, follow, job_tags, run_to_end  # noqa: E402
 from nexus_llm.cloud.sagemaker_processing import STATUSES, ProcessingJobs, ProcessingPlan, processing_job  # noqa: E402
 from nexus_llm.cloud.sagemaker_request import plan_job, training_job  # noqa: E402
 from nexus_llm.cloud.sagemaker_training import TrainingJobs, job_state  # noqa: E402
 from nexus_llm.cloud.sagemaker_transform import TransformJobs  # noqa: E402
-from nexus_llm.errors import DataError, NexusError, StorageError, TrainingError, TryAgainError, UsageError  # noqa: E402
+from nexus_llm.errors import (  # noqa: E402
+    BudgetError,
+    DataError,
+    NexusError,
+    StorageError,
+    TrainingError,
+    TryAgainError,
+    UsageError,
+)
 from nexus_llm.ports import SilentProgress  # noqa: E402
 from nexus_llm.recipe import Recipe  # noqa: E402
 from service_models import assert_accepted  # noqa: E402
@@ -305,6 +315,52 @@ def test_the_lines_of_a_data_job_are_shown_once_and_polls_come_often_while_it_pr
     assert terminal.slept == [5.0, 5.0, 7.5, 11.25]
     group = next(body for name, body in client.asked if name == "get_log_events")["logGroupName"]
     assert group == "/aws-glue/jobs/output"
+
+
+# What a job may cost.
+
+STOPS = {
+    "training": "stop_training_job",
+    "processing": "stop_processing_job",
+    "transform": "stop_transform_job",
+    "glue": "batch_stop_job_run",
+    "emr-serverless": "cancel_job_run",
+    "batch": "terminate_job",
+}
+
+
+@every_service
+def test_a_job_that_has_cost_what_it_may_cost_is_stopped_even_when_aws_is_busy_at_first(service: str) -> None:
+    launcher, job, terminal = watched(service, WORDS[service][0])
+    asked: list[str] = []
+
+    def spending(full_id: str, state: JobState) -> Spending:
+        asked.append(full_id)
+        return Spending(f"{len(asked)} of 3 USD", is_over=len(asked) >= 3)
+
+    launcher = type(launcher)(dataclasses.replace(terminal.account, spending=spending))
+    client = launcher.account.client("any")
+    client.answers[STOPS[service]] = [refusal("ThrottlingException"), {}]
+    with pytest.raises(BudgetError, match="asked to stop: 4 of 3 USD") as caught:
+        follow(launcher, job, terminal)
+    assert "--budget-usd" in caught.value.fix
+    assert set(asked) == {f"{service}/{job}"}
+    assert [name for name, _ in client.asked].count(STOPS[service]) == 2
+    assert any(note.endswith("2 of 3 USD") for note in terminal.notes)
+    assert terminal.slept == [5.0, 7.5, 11.25]  # what a job costs is no news that would shorten the pauses
+
+
+def test_each_service_says_since_when_a_running_job_is_paid_for() -> None:
+    start = START.timestamp()
+    assert glue_state({"JobRunState": "RUNNING", "StartedOn": START}, "jr_1").started_at == start
+    emr = {"state": "RUNNING", "applicationId": "a", "jobRunId": "r", "startedAt": START}
+    assert emr_state(emr).started_at == start
+    milliseconds = round(start * 1000)
+    first, second = milliseconds, milliseconds + 3_600_000
+    batch = {"status": "RUNNING", "startedAt": second, "attempts": [{"startedAt": first, "stoppedAt": second}]}
+    assert batch_state(batch).started_at == start  # the first attempt is paid for too
+    assert job_state(sagemaker_answer("Training", "InProgress", TrainingStartTime=START)).started_at == start
+    assert batch_state({"status": "RUNNABLE"}).started_at is None
 
 
 # Requests.

@@ -3,65 +3,126 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from nexus_llm.cli.cost_inputs import planner, price_table
 from nexus_llm.errors import BudgetError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nexus_llm.cloud.launcher import JobState, Spending
     from nexus_llm.cost.recipe_plan import RunBudget
-    from nexus_llm.ports import Progress
+    from nexus_llm.ports import DataService, Ports, TrainService
     from nexus_llm.recipe import Recipe
 
 
-def within_budget(recipe: Recipe, budget_usd: float) -> tuple[Recipe, RunBudget]:
-    """The recipe with a training job that AWS itself ends when the budget is used up, and what it is planned to cost.
+@dataclass
+class Budget:
+    """What one run may cost on AWS, and what its jobs have cost so far.
+
+    AWS itself ends each job when the money for it is used up, also when this machine is off: a meter on a laptop could
+    not. The data job may use all but what the training is planned to cost; the training, what is then left.
+    """
+
+    usd: float
+    planned: RunBudget
+    billed: Callable[[JobState], float | None]
+    """USD of a job that has ended; None where nobody can know."""
+    now: Callable[[], float] = time.time
+    _spent: dict[str, float] = field(default_factory=dict)
+
+    def spending(self, job: str, state: JobState) -> Spending:
+        """What a job has cost by now: its bill where it has ended, before that all its machines since it began."""
+        from nexus_llm.cloud.launcher import Spending
+
+        is_training = job.startswith("training/")
+        rate = (self.planned.training_usd_per_hour if is_training else self.planned.data_usd_per_hour) or 0.0
+        hours = max(self.now() - state.started_at, 0.0) / 3600 if state.started_at is not None else 0.0
+        billed = None if state.outcome == "waiting" else self.billed(state)
+        self._spent[job] = max(rate * hours, self._spent.get(job, 0.0)) if billed is None else billed
+        total = sum(self._spent.values())
+        return Spending(f"at most {total:,.2f} of {self.usd:,.2f} USD", is_over=total >= self.usd)
+
+    def for_data(self, recipe: Recipe) -> Recipe:
+        """The recipe whose data job ends at its part of the budget."""
+        if self.planned.data_usd_per_hour is None:
+            return recipe
+        hours = self._hours(self.usd - self.planned.training_usd, self.planned.data_usd_per_hour)
+        aws = recipe.data.aws
+        capped = aws.model_copy(update={"max_run_hours": min(aws.max_run_hours, hours)})
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"aws": capped})})
+
+    def for_training(self, recipe: Recipe) -> Recipe:
+        """The recipe whose training job ends when what is left of the budget is used up."""
+        if self.planned.training_usd_per_hour is None:
+            return recipe
+        hours = self._hours(self.usd, self.planned.training_usd_per_hour)
+        job = recipe.train.sagemaker
+        capped = job.model_copy(update={"max_run_hours": min(job.max_run_hours, hours)})
+        return recipe.model_copy(update={"train": recipe.train.model_copy(update={"sagemaker": capped})})
+
+    def _hours(self, usd: float, usd_per_hour: float) -> float:
+        left = usd - sum(self._spent.values())
+        if left <= 0:
+            raise BudgetError(f"all of {self.usd:,.2f} USD is spent", fix="raise --budget-usd; what is made is kept")
+        return left / usd_per_hour
+
+
+@dataclass(frozen=True)
+class BudgetedServices:
+    """A `DataService` and a `TrainService` whose jobs keep a budget."""
+
+    data: DataService
+    training: TrainService
+    budget: Budget
+
+    def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
+        """See `nexus_llm.ports.DataService`."""
+        return self.data.make(self.budget.for_data(recipe), key, folder)
+
+    def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
+        """See `nexus_llm.ports.TrainService`."""
+        return self.training.train(self.budget.for_training(recipe), inputs, key, folder)
+
+
+def budget_of(recipe: Recipe, usd: float) -> Budget:
+    """The budget of a run that is planned to stay within it.
 
     Raises:
         BudgetError: it is planned to cost more.
-        CostError: a price or the model's size is missing: a cost that is not known is not within any budget.
+        CostError: a price, the model's size or the corpus' is missing: a cost that is not known is within no budget.
     """
+    from nexus_llm.cli.job_account import bill
     from nexus_llm.cost.recipe_plan import run_budget
 
     chosen, _ = planner(recipe, price_table(None), is_quick=True)  # training asks for no capacity
-    found = run_budget(recipe, chosen)
-    if found.planned_usd > budget_usd:
+    planned = run_budget(recipe, chosen)
+    if planned.planned_usd > usd:
         raise BudgetError(
-            f"{recipe.name} is planned to cost {found.planned_usd:,.2f} USD, the budget is {budget_usd:,.2f}",
+            f"{recipe.name} is planned to cost {planned.planned_usd:,.2f} USD, the budget is {usd:,.2f}",
             fix="raise --budget-usd, lower train.max_steps, or train on spot (nexus cost plan shows the parts)",
         )
-    if found.training_usd_per_hour is None:
-        return recipe, found
-    hours = (budget_usd - found.data_usd) / found.training_usd_per_hour
-    job = recipe.train.sagemaker
-    # SageMaker ends the job at this time even when this machine is off: a meter on a laptop could not.
-    capped = job.model_copy(update={"max_run_hours": min(job.max_run_hours, hours)})
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"sagemaker": capped})}), found
+    return Budget(usd, planned, lambda state: bill(state, recipe.cost.region).usd)
 
 
-@dataclass
-class MeteredProgress:
-    """A `Progress` that also shows what a SageMaker job has cost at most since it started."""
+def with_budget(recipe: Recipe, openings: Ports, usd: float) -> tuple[Ports, Budget]:
+    """Ports whose jobs keep the budget.
 
-    shown: Progress
-    usd_per_hour: float
-    now: Callable[[], float] = time.monotonic
-    _started: float | None = None
+    Raises:
+        NexusError: as `budget_of`.
+    """
+    from nexus_llm.cli.job_account import account
+    from nexus_llm.cli.train_remote import LauncherTrainService
+    from nexus_llm.cloud.data_submit import AwsDataService
 
-    def start(self, label: str, *, total: float | None, unit: str) -> None:
-        self._started = self.now() if label.startswith("SageMaker") else None
-        self.shown.start(label, total=total, unit=unit)
-
-    def advance(self, amount: float, note: str = "") -> None:
-        self.shown.advance(amount, note=self._with_cost(note))
-
-    def finish(self, note: str = "") -> None:
-        self.shown.finish(note=self._with_cost(note))
-
-    def _with_cost(self, note: str) -> str:
-        if self._started is None:
-            return note
-        cost = f"at most {(self.now() - self._started) / 3600 * self.usd_per_hour:,.2f} USD"
-        return f"{note}, {cost}" if note else cost
+    budget = budget_of(recipe, usd)
+    progress, interrupt = openings.progress, openings.interrupt
+    services = BudgetedServices(
+        AwsDataService(lambda region: account(region, interrupt, spending=budget.spending), progress),
+        LauncherTrainService(progress, interrupt, spending=budget.spending),
+        budget,
+    )
+    return replace(openings, data_service=services, train_service=services), budget

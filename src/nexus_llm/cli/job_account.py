@@ -8,24 +8,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nexus_llm.cloud.account import Account
+    from nexus_llm.cloud.account import Account, Spending
     from nexus_llm.cloud.launcher import JobState
     from nexus_llm.cost.job_bill import JobBill
     from nexus_llm.ports import Interrupt
 
 
-def account(region: str | None, interrupt: Interrupt, *, shows_lines: bool = True) -> Account:
-    """The account of the environment's credentials in a region; None is what the environment says.
+def account(
+    region: str | None,
+    interrupt: Interrupt,
+    *,
+    shows_lines: bool = True,
+    spending: Callable[[str, JobState], Spending] | None = None,
+) -> Account:
+    """The account of the environment's credentials in a region; None is what the environment says. `spending` meters
+    the jobs that are followed, and may end them.
 
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    from nexus_llm.cloud.account import Watch, open_account
+    from nexus_llm.cloud.account import Spending, Watch, open_account
 
     opened = open_account(region)
     watch = Watch(
         stop_requested=interrupt.requested,
         cost_words=cost_words(lambda: str(opened.region)),
+        spending=spending or (lambda job, state: Spending()),  # noqa: ARG005
         show_line=show_line if shows_lines else lambda _: None,
     )
     return replace(opened, watch=watch)

@@ -136,7 +136,7 @@ def _run(
     openings = replace(ports(), tracker=tracker(recipe, runs=place.root / "runs"))
     line = stages(until=until)
     if budget_usd is not None:
-        recipe, openings = _metered(recipe, openings, budget_usd)
+        openings = _metered(recipe, openings, budget_usd)
     if fit:
         recipe = _fitted(recipe, place, openings)
     if dry_run:
@@ -152,17 +152,13 @@ def _run(
     return GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
 
 
-def _metered(recipe: Recipe, openings: Ports, budget_usd: float) -> tuple[Recipe, Ports]:
-    """The recipe that cannot spend more, and ports whose training shows what it has cost."""
-    from nexus_llm.cli.cost_budget import MeteredProgress, within_budget
-    from nexus_llm.cli.train_remote import LauncherTrainService
+def _metered(recipe: Recipe, openings: Ports, budget_usd: float) -> Ports:
+    """Ports whose jobs show what they have cost, and end at the budget."""
+    from nexus_llm.cli.cost_budget import with_budget
 
-    recipe, planned = within_budget(recipe, budget_usd)
-    print(f"planned: {planned.planned_usd:,.2f} of {budget_usd:,.2f} USD", file=sys.stderr)
-    if planned.training_usd_per_hour is None:
-        return recipe, openings
-    shown = MeteredProgress(openings.progress, planned.training_usd_per_hour)
-    return recipe, replace(openings, train_service=LauncherTrainService(shown, openings.interrupt))
+    openings, budget = with_budget(recipe, openings, budget_usd)
+    print(f"planned: {budget.planned.planned_usd:,.2f} of {budget_usd:,.2f} USD", file=sys.stderr)
+    return openings
 
 
 def _fitted(recipe: Recipe, place: Workspace, openings: Ports) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +14,7 @@ from nexus_llm.cli.options import AsJson, Root, workspace
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact, Manifest
+    from nexus_llm.cloud.launcher import JobState, Spending
     from nexus_llm.cloud.sagemaker_training import TrainingJobs
     from nexus_llm.pipeline import Workspace
     from nexus_llm.ports import Interrupt, Progress
@@ -46,6 +47,8 @@ class LauncherTrainService:
 
     progress: Progress
     interrupt: Interrupt
+    spending: Callable[[str, JobState], Spending] | None = None
+    """Meters SageMaker's jobs, and may end them."""
 
     def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
         """See `nexus_llm.ports.TrainService`."""
@@ -63,13 +66,15 @@ class LauncherTrainService:
         from nexus_llm.cloud.sagemaker import SageMakerTrainService, StoredBucket
 
         service = SageMakerTrainService(
-            lambda region: training_jobs(region, self.interrupt), self.progress, StoredBucket()
+            lambda region: training_jobs(region, self.interrupt, self.spending), self.progress, StoredBucket()
         )
         return service.train(recipe, inputs, key, folder)
 
 
-def training_jobs(region: str | None, interrupt: Interrupt) -> TrainingJobs:
-    """SageMaker's jobs of a region.
+def training_jobs(
+    region: str | None, interrupt: Interrupt, spending: Callable[[str, JobState], Spending] | None = None
+) -> TrainingJobs:
+    """SageMaker's jobs of a region; `spending` meters those that are followed.
 
     Raises:
         MissingExtraError: boto3 is not installed.
@@ -77,7 +82,7 @@ def training_jobs(region: str | None, interrupt: Interrupt) -> TrainingJobs:
     from nexus_llm.cli.job_account import account
     from nexus_llm.cloud.sagemaker_training import TrainingJobs
 
-    return TrainingJobs(account(region, interrupt, shows_lines=False))
+    return TrainingJobs(account(region, interrupt, shows_lines=False, spending=spending))
 
 
 def attach(job: Job, region: Region = None, as_json: AsJson = False, root: Root = Path()) -> int:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from nexus_llm.cloud.aws_errors import explained
 from nexus_llm.deploy.facts import Caller
@@ -20,6 +20,14 @@ ATTEMPTS = 3
 _HOME = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 
 
+class Spending(NamedTuple):
+    """What a job has cost by now."""
+
+    words: str = ""
+    is_over: bool = False
+    """Whether it must end now."""
+
+
 @dataclass(frozen=True)
 class Watch:
     """Whoever watches jobs; by default somebody who only waits."""
@@ -29,6 +37,8 @@ class Watch:
     """Asked between polls; a reason ends the watching, the job goes on."""
     cost_words: Callable[[Any], str] = lambda state: ""  # noqa: ARG005
     """What a job (`launcher.JobState`) cost, in words; prices are not this package's business."""
+    spending: Callable[[str, Any], Spending] = lambda job, state: Spending()  # noqa: ARG005
+    """Told of every state of every job that is followed, with its full id."""
     show_line: Callable[[str], None] = lambda line: None  # noqa: ARG005
     """Told of every line that a job prints and that is no metric."""
 

@@ -173,6 +173,7 @@ def glue_state(run: Mapping[str, Any], run_id: str) -> JobState:
         reason=str(run.get("ErrorMessage", "")),
         log=f"CloudWatch group {streams.group.removesuffix('/output')}/error, stream {run_id}",
         streams=streams,
+        started_at=run["StartedOn"].timestamp() if "StartedOn" in run else None,
         usage=usage,
         unbilled="" if usage else "Glue has not said yet how long it ran",
         tags={"nexus:key": key} if (key := run.get("Arguments", {}).get(data_requests.KEY_ARGUMENT)) else {},
@@ -202,6 +203,7 @@ def emr_state(run: Mapping[str, Any]) -> JobState:
         reason=str(run.get("stateDetails", "")),
         log=f"{uri.rstrip('/')}/{place}" if uri else str(streams or "no logs are kept"),
         streams=streams,
+        started_at=run["startedAt"].timestamp() if "startedAt" in run else None,
         usage=usage,
         unbilled=_emr_unbilled(run, is_known=bool(usage)),
         tags=run.get("tags", {}),
@@ -218,12 +220,14 @@ def batch_state(job: Mapping[str, Any]) -> JobState:
     is_fargate = "FARGATE" in job.get("platformCapabilities", [])
     is_stopped = bool(job.get("isTerminated") or job.get("isCancelled"))
     usage = _fargate_usage(job, container) if is_fargate else ()
+    starts = [one["startedAt"] for one in (*job.get("attempts", ()), job) if one.get("startedAt")]
     return JobState(
         state,
         "stopped" if is_stopped and state == "FAILED" else BATCH_STATES.get(state, "waiting"),
         reason=str(job.get("statusReason", "") or container.get("reason", "")),
         log=f"CloudWatch group {group}, stream {stream or 'none yet'}",
         streams=LogStreams(group, stream) if stream else None,
+        started_at=min(starts) / 1000 if starts else None,
         usage=usage,
         unbilled="" if usage else _BATCH_FARGATE if is_fargate else _BATCH_MACHINES,
         tags=job.get("tags", {}),

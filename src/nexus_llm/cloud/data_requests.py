@@ -62,6 +62,7 @@ class CloudDataPlan:
     workers: int = 10
     worker_type: str = "G.2X"
     timeout_minutes: int = 480
+    """AWS ends the run then."""
     security_configuration: str | None = None
     """Glue's name for the encryption of logs, bookmarks and S3 data."""
     is_flexible: bool = False
@@ -223,6 +224,7 @@ def batch_run(plan: CloudDataPlan, *, queue: str, definition: str) -> dict[str, 
         "jobDefinition": definition,
         # One definition serves every recipe.
         "containerOverrides": {"command": batch_command(plan)},
+        "timeout": {"attemptDurationSeconds": plan.timeout_minutes * 60},
         "tags": dict(plan.tags),
     }
 

@@ -155,6 +155,7 @@ def plan_of(recipe: Recipe, key: str) -> CloudDataPlan:
         model=model if model.startswith("s3://") else None,
         workers=aws.workers,
         worker_type=aws.worker_type,
+        timeout_minutes=max(int(aws.max_run_hours * 60), 1),
         security_configuration=aws.security_configuration,
         logs=f"{base}/{_LOGS}/",
         tags=job_tags(recipe, key),

@@ -6,6 +6,7 @@ a job need be kept on the machine that started it.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from nexus_llm.cloud.account import Account
 from nexus_llm.cloud.aws_errors import is_busy, is_denied
 from nexus_llm.cloud.job_log import JobLog, LogStreams
 from nexus_llm.cloud.metrics_progress import MetricsProgress
-from nexus_llm.errors import DataError, NexusError, TryAgainError
+from nexus_llm.errors import BudgetError, DataError, NexusError, TryAgainError
 from nexus_llm.ports import Progress
 from nexus_llm.recipe import Recipe
 
@@ -55,6 +56,8 @@ class JobState:
     """What it is doing, for people; empty where the state says it."""
     streams: LogStreams | None = None
     """Where its lines can be read while it runs; None where they cannot."""
+    started_at: float | None = None
+    """Seconds since 1970; None while nothing is paid for."""
     usage: tuple[Usage, ...] = ()
     """What is billed so far; empty while nothing is known."""
     unbilled: str = ""
@@ -147,6 +150,7 @@ def follow(launcher: Launcher, job: str, progress: Progress) -> JobState:
     Raises:
         TryAgainError: somebody asked to stop watching; the job goes on.
         StorageError: the credentials ran out; the job goes on.
+        BudgetError: it has cost what it may cost, and was asked to stop.
     """
     watch, pauses = launcher.account.watch, waits()
     again = f"{launcher.command('attach', job)} goes on watching, {launcher.command('stop', job)} ends the job"
@@ -155,7 +159,8 @@ def follow(launcher: Launcher, job: str, progress: Progress) -> JobState:
         try:
             state = launcher.describe(job)
             view = view or _View(launcher, job, progress, state)
-            if view.show(state):
+            spending = watch.spending(launcher.full_id(job), state)
+            if view.show(state, spending.words):
                 pauses = waits()
         except Exception as error:
             if not is_busy(error):
@@ -167,6 +172,13 @@ def follow(launcher: Launcher, job: str, progress: Progress) -> JobState:
             if state.outcome != "waiting":
                 view.finish(state)
                 return state
+            if spending.is_over:
+                with contextlib.suppress(TryAgainError):  # AWS is busy: asked again after the pause
+                    launcher.stop(job)
+                    raise BudgetError(
+                        f"{launcher.label} {job} was asked to stop: {spending.words}",
+                        fix="raise --budget-usd and run the same command again: what is finished is not made twice",
+                    )
         if reason := watch.stop_requested():
             raise TryAgainError(f"stopped watching {launcher.label} {job} ({reason}); the job goes on", fix=again)
         watch.sleep(next(pauses))
@@ -193,14 +205,14 @@ class _View:
         self._seen = ""
         self.shown = MetricsProgress(progress, label=f"{launcher.label} {job}", total=state.steps)
 
-    def show(self, state: JobState) -> bool:
-        """Shows what is new; whether anything was."""
+    def show(self, state: JobState, cost: str = "") -> bool:
+        """Shows what is new; whether anything but the cost was."""
         lines = self._lines(state.streams) if state.streams and self._can_read else []
         for line in lines:
             if not self.shown.line(line) and line.strip():
                 self._account.watch.show_line(line.rstrip())
         words = (state.words or state.state) + ("" if self._can_read else f" ({_UNREADABLE})")
-        self.shown.state(words)
+        self.shown.state(f"{words}, {cost}" if cost else words)
         is_new, self._seen = bool(lines) or words != self._seen, words
         return is_new
 
@@ -241,5 +253,5 @@ def failure(name: str, state: JobState) -> NexusError:
     if state.outcome == "stopped":
         return TryAgainError(what, fix="run the same command again; finished artifacts are not made twice")
     if state.outcome == "late":
-        return DataError(what, fix=f"raise the timeout or the number of workers; log: {state.log}")
+        return DataError(what, fix=f"raise the time that it may take, or its workers; log: {state.log}")
     return DataError(what, fix=f"read its log: {state.log}")

@@ -120,6 +120,7 @@ def job_state(found: Mapping[str, Any]) -> JobState:
         reason=str(found.get("FailureReason", "")),
         log=str(streams),
         streams=streams,
+        started_at=started.timestamp() if (started := found.get("TrainingStartTime")) else None,
         usage=usage,
         unbilled="" if usage else "SageMaker has not said yet how many seconds it bills",
         ending=f"billed {billed} of {total} s ({1 - billed / total:.0%} saved)" if total and billed is not None else "",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nexus_llm.cost.money import HOURS_PER_MONTH, Bill, Quantity, Unit
+from nexus_llm.cost.money import HOURS_PER_MONTH, Bill, Unit
 from nexus_llm.cost.service_bill import Pricing
+from nexus_llm.errors import CostError
 from nexus_llm.recipe import DataRecipe
 
 # docs/data-cost.md gives the reason of each. Measured on two cores: the rates. The rest is assumed.
@@ -18,8 +19,7 @@ DISK_MEGABYTES_PER_SECOND = 2_500.0 / 6
 STREAM_MEGABYTES_PER_SECOND = 85.0
 BOX, BOX_CPUS, BOX_STREAMS, SCRATCH_SHARE = "c7i.16xlarge", 64, 16, 3.5
 GLUE_DPU = {"G.1X": 1, "G.2X": 2, "G.4X": 4, "G.8X": 8}
-CPUS_PER_DPU = 4
-EMR_CPUS, EMR_GB = 8, 32
+CPUS_PER_DPU, GB_PER_DPU = 4, 16
 GET_MEGABYTES = 8.0
 
 
@@ -36,30 +36,34 @@ def data_plan(data: DataRecipe, gigabytes: float, pricing: Pricing) -> DataPlan:
     """The recipe's engine on so much unpacked text. `embedded` stands for one large machine, as AWS Batch gives it.
 
     Raises:
-        CostError: a price is missing.
+        CostError: a price is missing, or the workers are of no known type.
     """
-    megabytes = gigabytes * 1000
-    thousands = Quantity(megabytes / GET_MEGABYTES / 1000, Unit.THOUSAND_REQUESTS)
-    reads = pricing.line("S3 reads", "s3", "get", thousands.amount, thousands.unit)
+    megabytes, line = gigabytes * 1000, pricing.line
+    reads = line("S3 reads", "s3", "get", megabytes / GET_MEGABYTES / 1000, Unit.THOUSAND_REQUESTS)
     if data.engine in ("embedded", "batch"):
         hours = _box_hours(megabytes)
         scratch = gigabytes * SCRATCH_SHARE * hours / HOURS_PER_MONTH
-        lines = [
-            pricing.line(f"{BOX}", "ec2", f"{BOX} on-demand", hours, Unit.HOUR),
-            pricing.line("scratch disk", "ebs", "gp3", scratch, Unit.GB_MONTH),
-        ]
-    elif data.engine == "emr-serverless":
-        workers = data.aws.workers
-        hours = _spark_hours(megabytes, (workers - 1) * EMR_CPUS)
-        lines = [
-            pricing.line("EMR Serverless, vCPU", "emr-serverless", "vcpu", hours * workers * EMR_CPUS, Unit.VCPU_HOUR),
-            pricing.line("EMR Serverless, memory", "emr-serverless", "memory", hours * workers * EMR_GB, Unit.GB_HOUR),
-        ]
-    else:  # glue; spark of one's own is taken to cost as much
-        workers, units = data.aws.workers, GLUE_DPU.get(data.aws.worker_type, 2)
-        hours = _spark_hours(megabytes, (workers - 1) * units * CPUS_PER_DPU)
-        lines = [pricing.line(f"{workers} Glue workers", "glue", "dpu", hours * workers * units, Unit.DPU_HOUR)]
-    return DataPlan(data.engine, hours, Bill((*lines, reads)))
+        box = line(BOX, "ec2", f"{BOX} on-demand", hours, Unit.HOUR)
+        return DataPlan(
+            data.engine, hours, Bill((box, line("scratch disk", "ebs", "gp3", scratch, Unit.GB_MONTH), reads))
+        )
+    workers, units = data.aws.workers, _dpu_of_worker(data.aws.worker_type)
+    hours = _spark_hours(megabytes, (workers - 1) * units * CPUS_PER_DPU)
+    paid = hours * workers * units
+    if data.engine == "emr-serverless":
+        vcpu = line("EMR Serverless, vCPU", "emr-serverless", "vcpu", paid * CPUS_PER_DPU, Unit.VCPU_HOUR)
+        memory = line("EMR Serverless, memory", "emr-serverless", "memory", paid * GB_PER_DPU, Unit.GB_HOUR)
+        return DataPlan(data.engine, hours, Bill((vcpu, memory, reads)))
+    # Spark of one's own is taken to cost as much.
+    return DataPlan(
+        data.engine, hours, Bill((line(f"{workers} Glue workers", "glue", "dpu", paid, Unit.DPU_HOUR), reads))
+    )
+
+
+def _dpu_of_worker(name: str) -> int:
+    if name not in GLUE_DPU:
+        raise CostError(f"data.aws.worker_type {name!r} is not known", fix=f"known are {', '.join(GLUE_DPU)}")
+    return GLUE_DPU[name]
 
 
 def _box_hours(megabytes: float) -> float:

@@ -17,6 +17,7 @@ from nexus_llm.cost.service_bill import Pricing
 from nexus_llm.cost.shapes import model_size
 from nexus_llm.cost.training import SpotTrace, TrainingPlan, training_plan
 from nexus_llm.recipe import CostRecipe, Recipe
+from nexus_llm.errors import CostError
 
 
 @dataclass(frozen=True)
@@ -118,26 +119,34 @@ class RunBudget:
     training_usd_per_hour: float | None
     """Of all machines of the job; None where it trains on a machine that is not rented."""
 
+    data_usd_per_hour: float | None
+    """Of all workers of the job; None where the data stage runs on a machine that is not rented."""
     @property
     def planned_usd(self) -> float:
         return self.data_usd + self.training_usd
 
 
 def run_budget(recipe: Recipe, planner: Planner) -> RunBudget:
-    """What `nexus run` will pay for: the data stage's AWS job, where cost.data_gb says how much it reads, and the
-    SageMaker job at the price table's rate, restarts on spot included.
+    """What `nexus run` will pay for: the data stage's AWS job and the SageMaker job, both at the price table's rate,
+    restarts on spot included.
 
     Raises:
-        CostError: a price is missing.
+        CostError: a price is missing, or how much the data job reads.
     """
     cost = recipe.cost
-    pricing = Pricing(planner.table, cost.region, cost.discount_share)
-    is_rented = recipe.data.engine in ("glue", "emr-serverless", "batch") and cost.data_gb > 0
-    data = data_plan(recipe.data, cost.data_gb, pricing).bill.usd if is_rented else 0.0
+    data: tuple[float, float | None] = (0.0, None)
+    if recipe.data.engine in ("glue", "emr-serverless", "batch"):
+        if not cost.data_gb:
+            raise CostError(
+                f"cost.data_gb is 0, so nobody knows what the {recipe.data.engine} job will cost",
+                fix="--set cost.data_gb=… (gigabytes of text, unpacked)",
+            )
+        found = data_plan(recipe.data, cost.data_gb, Pricing(planner.table, cost.region, cost.discount_share))
+        data = found.bill.usd, found.bill.usd / found.hours
     training = recipe_training(recipe, planner)
     if training is None:
-        return RunBudget(data, 0.0, None)
-    return RunBudget(data, training.usd, training.usd / training.billed_hours)
+        return RunBudget(*data, 0.0, None)
+    return RunBudget(*data, training.usd, training.usd / training.billed_hours)
 
 
 def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:

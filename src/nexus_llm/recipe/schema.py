@@ -167,6 +167,8 @@ class AwsDataRecipe(Section):
     """Scripts, wheels and the output lie here."""
     worker_type: str = "G.2X"
     workers: Annotated[int, Field(ge=2)] = 10
+    max_run_hours: Annotated[float, Field(gt=0, le=168)] = 8
+    """AWS ends the job then; Batch counts each attempt by itself."""
     security_configuration: str | None = None
     """Name of the Glue security configuration (KMS for S3, logs and bookmarks)."""
     application_id: str | None = None
