@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from nexus_llm.cloud.launcher import JobState, Usage
 from nexus_llm.cost.recipe_plan import RunBudget
 from nexus_llm.errors import BudgetError, CostError
 from nexus_llm.recipe import load_recipe
+from nexus_llm.serve.access.database import open_database
+from nexus_llm.serve.access.ledger import Admitted, Ledger, Outcome
+from nexus_llm.serve.access.limits import Prices
 
 DOMAIN = Path(__file__).parents[2] / "recipes" / "domain-8b-sagemaker.yaml"
 FEW = ["--quick", "--set", "cost.compare_with=[gpt-4]"]
@@ -115,6 +119,30 @@ def test_a_report_of_usage_is_held_against_the_plan_without_asking_aws(capsys: p
     assert nexus("cost", "actual") == 2  # Cost Explorer costs money: only with --yes
 
 
+def test_what_a_gateway_wrote_into_its_database_divides_the_bill(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    day = round(datetime(2026, 11, 1, tzinfo=UTC).timestamp())
+    opened = open_database(str(tmp_path / "keys.db"))
+    ledger = Ledger(opened, Prices(1.0, 2.0))
+    for key, second in (("app", 100), ("app", 200), ("web", 3 * 3600), ("web", -1)):  # the last came the day before
+        ledger.record([Outcome(Admitted(key, "small", day + second), 300, 100, is_finished=True)])
+    opened.close()
+    Path("cur.csv").write_text(
+        "lineItem/UsageStartDate,lineItem/ProductCode,lineItem/UnblendedCost\n2026-11-01T00:00:00Z,AmazonEC2,30\n"
+    )
+    words = ["cost", "actual", "--cur", "cur.csv", "--database", "keys.db", "--report", "page.html"]
+    assert nexus(*words, "--recipe", str(DOMAIN), "--quick", "--json") == 0
+    found = document(capsys)
+    assert [(row["name"], row["requests"], row["usd"]) for row in found["keys"]] == [("app", 2, 20.0), ("web", 1, 10.0)]
+    assert found["models"][0]["usd_per_request"] == 10.0
+    assert found["idle"] == {"hours": 22, "of_hours": 24, "machine_usd": 27.5}
+    assert {one["api"] for one in found["apis"]} == set(load_recipe(DOMAIN).cost.compare_with)
+    assert "<svg" in Path("page.html").read_text()
+    assert nexus(*words) == 0
+    assert "22 of 24 hours had no request: 27.50 USD of machines." in capsys.readouterr().out
+
+
 def test_the_last_refreshed_table_is_used_and_a_broken_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     price_file().parent.mkdir(parents=True)
     price_file().write_text("half a table\n")
@@ -130,7 +158,7 @@ def test_a_run_beyond_its_budget_is_refused_before_it_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_aws_itself_ends_a_job_at_its_budget() -> None:
+def test_aws_itself_ends_each_job_at_its_part_of_the_budget() -> None:
     recipe = load_recipe(DOMAIN)
     budget = budget_of(recipe, 110.0)
     planned = budget.planned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,11 @@ import typer
 
 from nexus_llm.cli.console import print_json
 from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_file, price_table
-from nexus_llm.cli.options import AsJson
+from nexus_llm.cli.options import AsJson, KeysDatabase
 from nexus_llm.errors import UsageError
 
 if TYPE_CHECKING:
-    from nexus_llm.cost.actual import Spent
+    from nexus_llm.cost.actual import Spent, Usage
 
 
 def register(group: typer.Typer) -> None:
@@ -54,7 +54,10 @@ def refresh(
 def actual(
     recipe: Annotated[Path | None, typer.Option(help="Whose plan to compare with.", metavar="RECIPE")] = None,
     report_csv: Annotated[Path | None, typer.Option("--cur", help="A Cost and Usage Report.", metavar="CSV")] = None,
-    usage: Annotated[Path | None, typer.Option(help="The server's usage table, JSON lines.", metavar="FILE")] = None,
+    database: KeysDatabase = None,
+    usage: Annotated[
+        Path | None, typer.Option(help="Instead of a database: requests as JSON lines.", metavar="FILE")
+    ] = None,
     days: Annotated[int, typer.Option(min=1, max=365, help="Cost Explorer: whole days before today.")] = 30,
     tag: Annotated[str | None, typer.Option(help="Cost Explorer: only what carries this tag.", metavar="K=V")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask Cost Explorer, which takes 0.01 USD a request.")] = False,
@@ -63,16 +66,20 @@ def actual(
     prices: Prices = None,
     as_json: AsJson = False,
 ) -> int:
-    """What was spent, against the plan: by service, key, model and request, and what idle hours cost."""
-    from nexus_llm.cost.actual import actual_document, usage_rows
+    """What was spent, against plan and APIs: by service, day, key, model and request, and what idle hours cost."""
+    from nexus_llm.cost.actual import Usage, actual_document, usage_rows
     from nexus_llm.cost.report import actual_page
+    from nexus_llm.recipe import load_recipe
     from nexus_llm.storage import write_atomically
 
     spent = _spent(report_csv, days, tag, may_pay=yes)
-    used = usage_rows(_text(usage), place=str(usage)) if usage else []
-    document = actual_document(
-        spent, used, planned_usd_per_month=_planned(recipe, prices, is_quick=quick) if recipe else None
-    )
+    used = Usage()
+    if usage is not None:
+        used = usage_rows(_text(usage), place=str(usage))
+    elif database is not None and spent:
+        used = _recorded(database, since=min(row.day for row in spent))
+    plans = planner(load_recipe(recipe), price_table(prices), is_quick=quick)[0] if recipe else None
+    document = actual_document(spent, used, planner=plans)
     if page is not None:
         write_atomically(page, actual_page(document).encode())
     if as_json:
@@ -119,13 +126,26 @@ def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool
     return explorer_rows(daily_costs(open_account(REGION).client, start=start, end=end, tag=chosen))
 
 
-def _planned(recipe: Path, prices: Path | None, *, is_quick: bool) -> float:
-    from nexus_llm.recipe import load_recipe
+def _recorded(database: str, *, since: date) -> Usage:
+    """What a gateway has written into its database."""
+    from nexus_llm.cli.keys import with_database
+    from nexus_llm.cli.serve import require_serving
+    from nexus_llm.cost.actual import Usage, Used
 
-    return planner(load_recipe(recipe), price_table(prices), is_quick=is_quick)[0].scenario().usd_per_month
+    require_serving()
+    from nexus_llm.serve.access.usage_report import usage_by_day
+
+    rows, hours = with_database(database, lambda opened: usage_by_day(opened, since_day=since.isoformat()))
+    used = (
+        Used(date.fromisoformat(row.day), row.key, row.model, row.requests, row.prompt_tokens, row.completion_tokens)
+        for row in rows
+    )
+    return Usage(tuple(used), frozenset(datetime.fromtimestamp(hour, UTC) for hour in hours))
 
 
 def _print_actual(document: dict[str, Any]) -> None:
+    from nexus_llm.cost.report import actual_words
+
     print(
         f"{document['from']} to {document['to']}: {document['usd']:,.2f} USD, {document['usd_per_month']:,.2f} a month"
     )
@@ -133,14 +153,10 @@ def _print_actual(document: dict[str, Any]) -> None:
         print(f"planned {document['planned_usd_per_month']:,.2f} a month: {document['over_plan_share']:+.1%}")
     for field in ("services", "keys", "models"):
         for row in document[field]:
-            print(f"  {field[:-1]:<8} {row['name']:<40} {row['usd']:>12,.2f}")
-    if document["usd_per_request"] is not None:
-        million = document["usd_per_million_tokens"]
-        print(f"{document['usd_per_request']:.6f} USD a request, {million:.2f} a million tokens")
-    if idle := document["idle"]:
-        print(
-            f"{idle['hours']} of {idle['of_hours']} hours without a request: {idle['machine_usd']:,.2f} USD of machines"
-        )
+            each = f"  {row['requests']:>10,} requests" if "requests" in row else ""
+            print(f"  {field[:-1]:<8} {row['name']:<40} {row['usd']:>12,.2f}{each}")
+    for words in actual_words(document):
+        print(words)
 
 
 def _text(path: Path | None) -> str:

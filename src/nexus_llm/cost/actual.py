@@ -9,10 +9,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from nexus_llm.cost.api_price import ApiUse, monthly_bill
 from nexus_llm.cost.money import DAYS_PER_MONTH, cents
+from nexus_llm.cost.plan import Planner
+from nexus_llm.cost.quantities import Traffic
 from nexus_llm.errors import CostError
 
 # Names of the columns in a Cost and Usage Report, CUR 1 and CUR 2 (AWS, Data Exports; not looked up again).
@@ -36,18 +39,29 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """One answered request."""
+    """What one key asked one model on one day (UTC, as AWS bills)."""
 
-    at: datetime
+    day: date
     key: str
     """Name of the API key; never the key itself."""
     model: str
+    requests: int
     input_tokens: int
     output_tokens: int
 
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a gateway was asked."""
+
+    rows: tuple[Used, ...] = ()
+    busy_hours: frozenset[datetime] = frozenset()
+    """Starts of the hours (UTC) in which a request came. A day with requests and no such hour is one whose hours
+    nobody noted."""
 
 
 def explorer_rows(results: Iterable[Mapping[str, Any]]) -> list[Spent]:
@@ -86,88 +100,158 @@ def report_rows(text: str, *, place: str) -> list[Spent]:
     return [Spent(day, service, usd) for (day, service), usd in sorted(summed.items())]
 
 
-def usage_rows(text: str, *, place: str) -> list[Used]:
-    """From a usage table: JSON lines with time (ISO 8601), key, model, input_tokens and output_tokens.
+def usage_rows(text: str, *, place: str) -> Usage:
+    """From a usage table: JSON lines with time (ISO 8601; UTC where it names no zone), key, model, input_tokens and
+    output_tokens.
 
     Raises:
         CostError: a line is none.
     """
-    found = []
+    found, hours = [], set()
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             at = datetime.fromisoformat(row["time"])
-            found.append(Used(at, str(row["key"]), str(row["model"]), *_counts(row)))
+            at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+            found.append(Used(at.date(), str(row["key"]), str(row["model"]), 1, *_counts(row)))
+            hours.add(at.replace(minute=0, second=0, microsecond=0))
         except (ValueError, KeyError, TypeError) as error:
             raise CostError(
                 f"{place}:{number}: no usage row ({error})",
                 fix="each line is one JSON object with time, key, model, input_tokens and output_tokens",
             ) from error
-    return found
+    return Usage(tuple(found), frozenset(hours))
 
 
-def actual_document(
-    spent: Sequence[Spent], used: Sequence[Used], *, planned_usd_per_month: float | None
-) -> dict[str, Any]:
-    """What was spent in the days of `spent`, against the plan, by key, model and request, with its idle hours.
+def actual_document(spent: Sequence[Spent], usage: Usage, *, planner: Planner | None = None) -> dict[str, Any]:
+    """What was spent in the days of `spent`: by service, day, key, model and request, with its idle hours; with a
+    planner, against the plan, against the plan for the traffic that really came, and against the APIs' prices.
 
     Raises:
-        CostError: nothing was spent: there is nothing to compare.
+        CostError: nothing was spent: there is nothing to compare; or a price of the plan is missing.
     """
     if not spent:
         raise CostError("there is no bill in that time", fix="give other days, or a report that has them")
     first, last = min(row.day for row in spent), max(row.day for row in spent)
-    days = (last - first).days + 1
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    inside = [row for row in usage.rows if first <= row.day <= last]
     total = math.fsum(row.usd for row in spent)
-    month = total / days * DAYS_PER_MONTH
-    inside = [row for row in used if first <= row.at.date() <= last]
+    requests, tokens = sum(row.requests for row in inside), sum(row.tokens for row in inside)
     return {
         "from": first.isoformat(),
         "to": last.isoformat(),
-        "days": days,
+        "days": len(days),
         "usd": cents(total),
-        "usd_per_month": cents(month),
-        "planned_usd_per_month": None if planned_usd_per_month is None else cents(planned_usd_per_month),
-        "over_plan_share": round(month / planned_usd_per_month - 1, 4) if planned_usd_per_month else None,
+        "usd_per_month": cents(total / len(days) * DAYS_PER_MONTH),
+        **_against(planner, total, inside, len(days)),
         "services": _summed((row.service, row.usd) for row in spent),
-        "requests": len(inside),
-        "usd_per_request": round(total / len(inside), 6) if inside else None,
-        "usd_per_million_tokens": round(total / tokens * 1e6, 4)
-        if (tokens := sum(row.tokens for row in inside))
-        else None,
-        "keys": _shared(total, ((row.key, row.tokens) for row in inside)),
-        "models": _shared(total, ((row.model, row.tokens) for row in inside)),
-        "idle": _idle(spent, inside, first, days) if inside else None,
+        "by_day": _by_day(spent, inside, days),
+        "requests": requests,
+        "usd_per_request": round(total / requests, 6) if requests else None,
+        "usd_per_million_tokens": round(total / tokens * 1e6, 4) if tokens else None,
+        "keys": _shared(total, ((row.key, row) for row in inside)),
+        "models": _shared(total, ((row.model, row) for row in inside)),
+        "idle": _idle(spent, inside, usage.busy_hours, days) if inside else None,
     }
 
 
-def _idle(spent: Sequence[Spent], used: Sequence[Used], first: date, days: int) -> dict[str, Any]:
-    """Hours without a request, and what machines cost in them: what stopping machines at night would save at most."""
-    busy = {(row.at.date() - first).days * 24 + row.at.hour for row in used}
-    hours = days * 24
-    machines = math.fsum(row.usd for row in spent if any(name in row.service for name in _MACHINES))
-    idle = hours - len(busy)
-    return {"hours": idle, "of_hours": hours, "machine_usd": cents(machines * idle / hours)}
+def _against(planner: Planner | None, total: float, used: Sequence[Used], days: int) -> dict[str, Any]:
+    """The plan beside the bill, and what the same tokens would have cost at the APIs."""
+    if planner is None:
+        return {"planned_usd_per_month": None, "over_plan_share": None, "traffic": None, "apis": []}
+    months = days / DAYS_PER_MONTH
+    planned = planner.scenario().usd_per_month
+    found: dict[str, Any] = {
+        "planned_usd_per_month": cents(planned),
+        "over_plan_share": round(total / months / planned - 1, 4),
+        "traffic": None,
+        "apis": [],
+    }
+    requests = sum(row.requests for row in used)
+    if not requests:
+        return found
+    cost = planner.cost
+    came = Traffic(
+        requests / months,
+        max(sum(row.input_tokens for row in used) / requests, 1.0),
+        max(sum(row.output_tokens for row in used) / requests, 1.0),
+        cost.traffic.peak_ratio,
+    )
+    staff = cost.staff_hours_per_month * cost.staff_usd_per_hour * months
+    apis = {
+        api: monthly_bill(ApiUse(api, cost.cached_input_share), came, planner.table).usd * months
+        for api in cost.compare_with
+    }
+    return found | {
+        "traffic": {
+            "requests_per_month": round(came.requests_per_month),
+            "input_tokens": round(came.input_tokens, 1),
+            "output_tokens": round(came.output_tokens, 1),
+            "planned_usd_per_month": _planned(planner, came),
+        },
+        "apis": [
+            {"api": api, "usd": cents(usd), "staff_usd": cents(staff), "saved_usd": round(usd - total - staff, 2)}
+            for api, usd in apis.items()
+        ],
+    }
 
 
-def _shared(total: float, weights: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+def _planned(planner: Planner, traffic: Traffic) -> float | None:
+    """None where no machine keeps the objective with that traffic."""
+    try:
+        return cents(planner.scenario(traffic=traffic).usd_per_month)
+    except CostError:
+        return None
+
+
+def _by_day(spent: Sequence[Spent], used: Sequence[Used], days: Sequence[date]) -> list[dict[str, Any]]:
+    usd: dict[date, float] = defaultdict(float)
+    requests: dict[date, int] = defaultdict(int)
+    for bill in spent:
+        usd[bill.day] += bill.usd
+    for row in used:
+        requests[row.day] += row.requests
+    return [{"day": day.isoformat(), "usd": cents(usd[day]), "requests": requests[day]} for day in days]
+
+
+def _idle(
+    spent: Sequence[Spent], used: Sequence[Used], busy: frozenset[datetime], days: Sequence[date]
+) -> dict[str, Any]:
+    """Hours without a request, and what machines cost in them: what stopping machines at night would save at most.
+
+    Days with requests whose hours nobody noted are left out.
+    """
+    noted = {hour.date() for hour in busy}
+    unknown = {row.day for row in used} - noted
+    known = [day for day in days if day not in unknown]
+    hours = 24 * len(known)
+    idle = hours - sum(hour.date() in known for hour in busy)
+    machines = math.fsum(
+        row.usd for row in spent if row.day not in unknown and any(name in row.service for name in _MACHINES)
+    )
+    return {"hours": idle, "of_hours": hours, "machine_usd": cents(machines * idle / hours) if hours else 0.0}
+
+
+def _shared(total: float, uses: Iterable[tuple[str, Used]]) -> list[dict[str, Any]]:
     """The bill divided by tokens, the largest part first."""
-    summed: dict[str, float] = defaultdict(float)
-    counted: dict[str, int] = defaultdict(int)
-    for name, weight in weights:
-        summed[name] += weight
-        counted[name] += 1
-    whole = math.fsum(summed.values())
+    tokens: dict[str, int] = defaultdict(int)
+    requests: dict[str, int] = defaultdict(int)
+    for name, row in uses:
+        tokens[name] += row.tokens
+        requests[name] += row.requests
+    whole = sum(tokens.values())
+    usd = {name: total * tokens[name] / whole if whole else 0.0 for name in tokens}
     return [
         {
             "name": name,
-            "requests": counted[name],
-            "tokens": round(summed[name]),
-            "usd": cents(total * summed[name] / whole) if whole else 0.0,
+            "requests": requests[name],
+            "tokens": tokens[name],
+            "usd": cents(usd[name]),
+            "usd_per_request": round(usd[name] / requests[name], 6) if requests[name] else None,
         }
-        for name in sorted(summed, key=lambda one: (-summed[one], one))
+        for name in sorted(tokens, key=lambda one: (-tokens[one], one))
     ]
 
 

@@ -8,10 +8,11 @@ from html import escape
 from typing import Any
 
 from nexus_llm.cost.api_price import ApiUse, monthly_bill
+from nexus_llm.cost.money import DAYS_PER_MONTH
 from nexus_llm.cost.plan import Planner, recipe_traffic
 from nexus_llm.cost.quantities import Traffic
 from nexus_llm.errors import CostError
-from nexus_llm.svg import linear_scale, logarithmic_ticks, picture
+from nexus_llm.svg import linear_scale, linear_ticks, logarithmic_ticks, picture
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 420, 76, 170, 14, 52
 _VOLUMES = tuple(10 ** (exponent / 4) for exponent in range(16, 33))  # 10K to 100M requests a month
@@ -51,25 +52,77 @@ def plan_page(document: dict[str, Any], planner: Planner) -> str:
 
 
 def actual_page(document: dict[str, Any]) -> str:
-    """The page of what was spent: against the plan, by service, key and model."""
+    """The page of what was spent: against the plan and the APIs, by day, service, key and model."""
     planned = document["planned_usd_per_month"]
     against = "no plan given" if planned is None else f"planned {planned:,.2f} USD ({document['over_plan_share']:+.1%})"
-    idle = document["idle"]
     parts = [
-        f"<p>{document['from']} to {document['to']}: {document['usd']:,.2f} USD, "
+        f"<p>{document['from']} to {document['to']} (UTC): {document['usd']:,.2f} USD, "
         f"{document['usd_per_month']:,.2f} a month; {against}</p>",
+        "".join(f"<p>{escape(words)}</p>" for words in actual_words(document)),
+        "<h2>USD a day</h2>",
+        day_plot(document["by_day"], None if planned is None else planned / DAYS_PER_MONTH),
         "<h2>By service</h2>",
         _bars([(row["name"], row["usd"]) for row in document["services"]]),
     ]
     for field in ("keys", "models"):
         if document[field]:
-            parts += [f"<h2>By {field[:-1]}</h2>", _bars([(row["name"], row["usd"]) for row in document[field]])]
-    if idle:
-        parts.append(
-            f"<p>{idle['hours']} of {idle['of_hours']} hours had no request: "
-            f"{idle['machine_usd']:,.2f} USD of machines.</p>"
-        )
+            rows = [(f"{row['name']} ({row['requests']:,} requests)", row["usd"]) for row in document[field]]
+            parts += [f"<h2>By {field[:-1]}, shared by tokens</h2>", _bars(rows)]
     return _page("What it did cost", parts)
+
+
+def actual_words(document: dict[str, Any]) -> list[str]:
+    """What was spent, in sentences: a request, what the plan says of the traffic that came, idle hours, and APIs."""
+    found = []
+    if document["usd_per_request"] is not None:
+        million = document["usd_per_million_tokens"]
+        each = "" if million is None else f", {million:.2f} a million tokens"
+        found.append(f"{document['requests']:,} requests: {document['usd_per_request']:.6f} USD each{each}.")
+    if traffic := document["traffic"]:
+        planned = traffic["planned_usd_per_month"]
+        words = "no machine keeps the objective" if planned is None else f"the plan is {planned:,.2f} USD a month"
+        found.append(
+            f"For the traffic that came ({traffic['requests_per_month']:,} requests a month, "
+            f"{traffic['input_tokens']:g} + {traffic['output_tokens']:g} tokens) {words}."
+        )
+    if (idle := document["idle"]) and idle["of_hours"]:
+        found.append(
+            f"{idle['hours']} of {idle['of_hours']} hours had no request: {idle['machine_usd']:,.2f} USD of machines."
+        )
+    elif idle:
+        found.append("Idle hours: not known, for this gateway has not noted them.")
+    for one in document["apis"]:
+        saved = one["saved_usd"]
+        verdict = f"{saved:,.2f} USD saved" if saved >= 0 else f"{-saved:,.2f} USD lost"
+        found.append(
+            f"The same tokens at {one['api']}: {one['usd']:,.2f} USD; {verdict} "
+            f"({one['staff_usd']:,.2f} of people's hours included)."
+        )
+    return found
+
+
+def day_plot(days: Sequence[dict[str, Any]], planned_usd_per_day: float | None) -> str:
+    """A bar for each day's USD, and the plan as a dashed line."""
+    high = max([row["usd"] for row in days] + [planned_usd_per_day or 0.0])
+    ticks = linear_ticks(0.0, high)
+    up = linear_scale(0.0, ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    across = linear_scale(0, len(days), _LEFT, _WIDTH - _RIGHT)
+    parts = [_level(up(tick), f"{tick:g}") for tick in ticks]
+    parts += [
+        f'<rect class="bar" x="{across(place) + 0.5:.1f}" y="{up(max(row["usd"], 0)):.1f}" '
+        f'width="{max(across(1) - across(0) - 1, 0.5):.1f}" height="{max(up(0) - up(max(row["usd"], 0)), 0):.1f}">'
+        f"<title>{row['day']}: {row['usd']:,.2f} USD, {row['requests']:,} requests</title></rect>"
+        for place, row in enumerate(days)
+    ]
+    parts += [
+        f'<text class="label" x="{across(place):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="{side}">{day}</text>'
+        for place, side, day in ((0, "start", days[0]["day"]), (len(days), "end", days[-1]["day"]))
+    ]
+    if planned_usd_per_day is not None:
+        y = up(planned_usd_per_day)
+        parts.append(f'<line class="api" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="label" x="{_WIDTH - _RIGHT + 6}" y="{y + 4:.1f}">the plan</text>')
+    return picture(parts, width=_WIDTH, height=_HEIGHT, title="USD a day")
 
 
 def volume_plot(own: Points, interfaces: Sequence[tuple[str, Points]]) -> str:
@@ -80,11 +133,7 @@ def volume_plot(own: Points, interfaces: Sequence[tuple[str, Points]]) -> str:
     across = linear_scale(math.log10(low_x), math.log10(high_x), _LEFT, _WIDTH - _RIGHT)
     up = linear_scale(math.log10(low_y), math.log10(high_y) + 1e-9, _HEIGHT - _BOTTOM, _TOP)
     parts = [
-        f'<line class="grid" x1="{_LEFT}" y1="{up(math.log10(tick)):.1f}" x2="{_WIDTH - _RIGHT}" '
-        f'y2="{up(math.log10(tick)):.1f}"/><text class="label" x="{_LEFT - 8}" y="{up(math.log10(tick)) + 4:.1f}" '
-        f'text-anchor="end">{tick:,.0f}</text>'
-        for tick in logarithmic_ticks(low_y, high_y)
-        if _is_power(tick)
+        _level(up(math.log10(tick)), f"{tick:,.0f}") for tick in logarithmic_ticks(low_y, high_y) if _is_power(tick)
     ]
     parts += [
         f'<text class="label" x="{across(math.log10(tick)):.1f}" y="{_HEIGHT - _BOTTOM + 18}" '
@@ -133,6 +182,14 @@ def _bars(rows: Sequence[tuple[str, float]]) -> str:
         for name, usd in sorted(rows, key=lambda row: (-row[1], row[0]))
     )
     return f"<table><tr><th>what</th><th>USD</th><th></th></tr>{cells}</table>"
+
+
+def _level(y: float, label: str) -> str:
+    """A horizontal line of the grid, with its value."""
+    return (
+        f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>'
+        f'<text class="label" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+    )
 
 
 def _is_power(value: float) -> bool:

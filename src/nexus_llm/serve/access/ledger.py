@@ -32,7 +32,7 @@ from nexus_llm.serve.access.limits import (
     settle,
     standing,
 )
-from nexus_llm.serve.access.tables import holds, meters, usage_days
+from nexus_llm.serve.access.tables import busy_hours, holds, meters, usage_days
 
 ANONYMOUS = "anonymous"
 """Stands for the key where keys are not required and none was sent."""
@@ -170,10 +170,13 @@ class Ledger:
             "completion_tokens": outcome.completion_tokens,
             "nano_usd": cost,
         }
-        insert_one: Any = (sqlite if self._database.is_sqlite else postgresql).insert(usage_days).values(**values)
+        dialect: Any = sqlite if self._database.is_sqlite else postgresql
+        insert_one = dialect.insert(usage_days).values(**values)
         names = ("requests", "unfinished", "prompt_tokens", "completion_tokens", "nano_usd")
         sums = {name: usage_days.c[name] + insert_one.excluded[name] for name in names}
         connection.execute(insert_one.on_conflict_do_update(index_elements=["day", "key_id", "model"], set_=sums))
+        hour = outcome.request.at // 3600 * 3600
+        connection.execute(dialect.insert(busy_hours).values(at=hour).on_conflict_do_nothing())
 
 
 def _begin_month(connection: Connection, key_id: str, meter: Meter, month: str) -> Meter:

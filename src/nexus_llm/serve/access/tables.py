@@ -76,3 +76,7 @@ usage_days = Table(
     Column("nano_usd", BigInteger, nullable=False),
 )
 """Sums of a day, so that the table stays small whatever the traffic."""
+
+busy_hours = Table("nexus_busy_hours", METADATA, Column("at", BigInteger, primary_key=True, autoincrement=False))
+"""Starts of the hours in which a request came: what the other hours cost is paid for nothing. A row each, and no count
+in it, so that the requests of an hour need not wait for one another."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import func, or_, select
 
 from nexus_llm.serve.access.database import Database
-from nexus_llm.serve.access.tables import api_keys, usage_days
+from nexus_llm.serve.access.tables import api_keys, busy_hours, usage_days
 
 GroupBy = Literal["day", "key", "model"]
 
@@ -73,6 +73,41 @@ def usage_rows(
     with database.reading() as connection:
         rows = connection.execute(query.group_by(*groups).order_by(*groups)).all()
     return [_row(row, has_id=by == "key") for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class DayUsage:
+    """What one key asked one model on one day."""
+
+    day: str
+    """`2026-11-22`, UTC."""
+    key: str
+    """Its name."""
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def usage_by_day(database: Database, *, since_day: str) -> tuple[list[DayUsage], list[int]]:
+    """Every day's use from `since_day` (UTC) on, and the hours in which a request came: their starts, in seconds since
+    1970. A gateway of before these were noted left none.
+
+    Raises:
+        DatabaseDownError: the database does not answer.
+    """
+    days = usage_days.c
+    name = func.coalesce(api_keys.c.name, days.key_id)
+    query = (
+        select(days.day, name, days.model, days.requests, days.prompt_tokens, days.completion_tokens)
+        .select_from(usage_days.outerjoin(api_keys, api_keys.c.id == days.key_id))
+        .where(days.day >= since_day)
+        .order_by(days.day, name, days.model)
+    )
+    with database.reading() as connection:
+        rows = [DayUsage(*row) for row in connection.execute(query)]
+        hours = connection.execute(select(busy_hours.c.at).order_by(busy_hours.c.at)).scalars().all()
+    return rows, list(hours)
 
 
 def _row(row: Any, *, has_id: bool) -> UsageRow:
