@@ -93,7 +93,7 @@ def _services(folder: Path) -> Iterator[Row]:
             service, sku, unit, factor = SERVICES[row["key"]]
             yield (service, sku, REGION, unit, _usd(row["usd"] * factor), *KINDS[row["src"]])
     for service, sku, unit, usd in GOLDENS:
-        yield (service, sku, REGION, unit, _usd(usd), *KINDS["IC"])
+        yield (service, sku, "global" if sku == "dashboard" else REGION, unit, _usd(usd), *KINDS["IC"])
 
 
 def _machines(folder: Path) -> Iterator[Row]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus_llm.cli.console import print_json
-from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_file, price_table
+from nexus_llm.cli.console import console_progress, print_json
+from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_file, price_table, warn
 from nexus_llm.cli.options import AsJson, KeysDatabase
 from nexus_llm.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nexus_llm.cost.actual import Spent, Usage
 
 
@@ -25,14 +27,16 @@ def register(group: typer.Typer) -> None:
 
 def refresh(
     what: Annotated[
-        str, typer.Option(help="public (AWS's files), apis (litellm), account (needs credentials), all")
-    ] = ("public"),
+        str,
+        typer.Option(help="public (AWS's files, some hundred MB), apis (litellm), account (spot, savings plans), all"),
+    ] = "public",
     region: Annotated[str, typer.Option(help="Whose prices.")] = "us-east-1",
     file: Annotated[Path | None, typer.Option(help="Table to write [default: the cache's].", metavar="CSV")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Fetch prices of today; a stale, partial or unbelievable answer never replaces the table in use."""
-    from nexus_llm.cost.prices.offers import updated
+    from nexus_llm.cost.hardware import machines
+    from nexus_llm.cost.prices.offers import missing_prices, updated
     from nexus_llm.storage import write_atomically
 
     if what not in ("public", "apis", "account", "all"):
@@ -43,11 +47,16 @@ def refresh(
     table = updated(table, found)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, table.as_csv().encode())
-    document = {"path": str(target), "prices": len(table.rows), "fetched": len(found), "region": region}
+    missing = missing_prices(found, sorted(machines())) if what in ("public", "all") else []
+    document = {
+        "path": str(target), "prices": len(table.rows), "fetched": len(found), "region": region, "missing": missing
+    }  # fmt: skip
     if as_json:
         print_json(document)
     else:
         print(f"{target}: {len(found)} prices fetched, {len(table.rows)} in all; the others keep their day")
+    if missing:
+        warn([f"AWS's files of {region} have no price of {', '.join(missing)}; a plan that needs one is an error"])
     return 0
 
 
@@ -91,17 +100,25 @@ def actual(
 
 def _fetched(what: str, region: str) -> list[Any]:
     from nexus_llm.cloud.account import open_account
-    from nexus_llm.cloud.price_refresh import PriceSources, fetch
+    from nexus_llm.cloud.price_refresh import PriceSources, fetch, fetch_lines
     from nexus_llm.cost.hardware import machines
 
-    sources = PriceSources(fetch, lambda service, place: open_account(place).client(service), datetime.now(UTC).date())
+    progress, names = console_progress(), sorted(machines())
+
+    def lines(url: str) -> Iterator[str]:
+        progress.start("EC2's price list", total=None, unit="bytes")
+        yield from fetch_lines(url, progress.advance)
+        progress.finish()
+
+    today = datetime.now(UTC).date()
+    sources = PriceSources(fetch, lambda service, place: open_account(place).client(service), today, lines)
     found = []
     if what in ("public", "all"):
-        found += sources.public(region)
+        found += sources.public(region, names)
     if what in ("apis", "all"):
         found += sources.interfaces()
     if what in ("account", "all"):
-        found += sources.machines(sorted(machines()), region)
+        found += sources.machines(names, region)
     return found
 
 

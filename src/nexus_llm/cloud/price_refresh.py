@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -14,11 +14,13 @@ from nexus_llm.cost.prices.offers import (
     EC2_RULES,
     RULES,
     OfferRule,
+    ec2_prices,
     litellm_prices,
     offer_prices,
     product_prices,
     savings_prices,
     spot_price,
+    training_rule,
 )
 from nexus_llm.errors import CostError
 
@@ -39,18 +41,22 @@ class PriceSources:
     client: Callable[[str, str], Any]
     """boto3 client of (service, region)."""
     today: date
+    fetch_lines: Callable[[str], Iterable[str]] = lambda url: fetch_lines(url)  # noqa: PLW0108 - is below
+    """The lines of a large text at an address, as they come."""
 
-    def public(self, region: str) -> list[Price]:
-        """From AWS's offer files, which need no account: everything but machines, NAT and EBS.
+    def public(self, region: str, names: Sequence[str] = ()) -> list[Price]:
+        """From AWS's offer files, which need no account: all but spot and savings plans; `names` are machines.
 
         Raises:
             CostError: a file cannot be had or is cut off.
         """
+        rules = (*RULES, *map(training_rule, names))
         found: list[Price] = []
-        for code in sorted({rule.service_code for rule in RULES}):
+        for code in sorted({rule.service_code for rule in rules}):
             offer = _parsed(self.fetch(f"{OFFERS}/{code}/current/{region}/index.json"), code)
-            found += offer_prices(offer, RULES, region=region, today=self.today)
-        return found
+            found += offer_prices(offer, rules, region=region, today=self.today)
+        lines = self.fetch_lines(f"{OFFERS}/AmazonEC2/current/{region}/index.csv")
+        return found + ec2_prices(lines, names, region=region, today=self.today)
 
     def interfaces(self) -> list[Price]:
         """API prices from litellm's public list."""
@@ -81,7 +87,7 @@ class PriceSources:
         return product_prices(self._products("AmazonEC2", wanted, region), rule, region=region, today=self.today)
 
     def _sagemaker(self, name: str, region: str) -> list[Price]:
-        rule = OfferRule("AmazonSageMaker", rf"Train:ml\.{name}", "sagemaker", f"ml.{name} training", Unit.HOUR)
+        rule = training_rule(name)
         wanted = {"instanceName": f"ml.{name}", "component": "Training"}
         return product_prices(self._products("AmazonSageMaker", wanted, region), rule, region=region, today=self.today)
 
@@ -139,6 +145,24 @@ def fetch(url: str) -> bytes:
                 if len(body) > MAX_BYTES:
                     raise CostError(f"{url} is larger than {MAX_BYTES} bytes", fix="the table in use stays")
             return bytes(body)
+    except httpx.HTTPError as error:
+        raise CostError(f"{url} cannot be had ({error})", fix="the table in use stays; try again later") from error
+
+
+def fetch_lines(url: str, advance: Callable[[int], None] = lambda count: None) -> Iterator[str]:  # noqa: ARG005
+    """The lines of a text at an https address, as they come; `advance` is told how many bytes a line was.
+
+    Raises:
+        CostError: as `fetch`; what came before is then half a text.
+    """
+    import httpx
+
+    try:
+        with httpx.stream("GET", url, timeout=TIMEOUT_SECONDS, follow_redirects=True) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines():
+                advance(len(line) + 1)
+                yield f"{line}\n"
     except httpx.HTTPError as error:
         raise CostError(f"{url} cannot be had ({error})", fix="the table in use stays; try again later") from error
 

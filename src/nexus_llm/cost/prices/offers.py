@@ -7,6 +7,7 @@ The names of usage types are AWS's as far as known: none was tried against the l
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from datetime import date
 from typing import Any
 
 from nexus_llm.cost.money import Price, Unit
-from nexus_llm.cost.prices.table import PriceTable
+from nexus_llm.cost.prices.table import GLOBAL, PriceTable
 from nexus_llm.errors import CostError
 
 AWS_LICENCE, LITELLM_LICENCE = "fact", "MIT"
@@ -24,6 +25,8 @@ MIN_SHARE_KEPT = 0.5  # of a service's rows in the same region: fewer are half a
 # Rows that any published price replaces, whatever their day: they are not published themselves.
 _STAND_INS = ("derived", "assumed", "on-demand x", "AWS list price from memory", "AWS list price as several")
 _SECONDS_PER_YEAR = 31_536_000
+_EC2_COLUMNS = {"TermType", "PricePerUnit", "Currency", "Region Code", "usageType", "Operating System", "Tenancy",
+                "CapacityStatus", "Pre Installed S/W"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class OfferRule:
     factor: float = 1.0
     """Makes AWS's unit ours: 1000 for a price of one request."""
     operation: str | None = None
+    is_global: bool = False
+    """The same price in every region."""
 
 
 RULES = (
@@ -56,13 +61,16 @@ RULES = (
     OfferRule("AmazonCloudWatch", r"TimedStorage-ByteHrs", "cloudwatch", "log-storage", Unit.GB_MONTH),
     OfferRule("AmazonCloudWatch", r"CW:MetricMonitorUsage", "cloudwatch", "metric", Unit.MONTH),
     OfferRule("AmazonCloudWatch", r"CW:AlarmMonitorUsage", "cloudwatch", "alarm", Unit.MONTH),
+    OfferRule("AmazonCloudWatch", r"DashboardsUsageHour", "cloudwatch", "dashboard", Unit.MONTH, is_global=True),
+    OfferRule("AWSDataTransfer", r"DataTransfer-Out-Bytes", "data-transfer", "internet-out", Unit.GB),
+    OfferRule("AWSDataTransfer", r"DataTransfer-Regional-Bytes", "data-transfer", "between-zones", Unit.GB),
     OfferRule("awskms", r"KMS-Keys", "kms", "key", Unit.MONTH),
     OfferRule("awskms", r"KMS-Requests", "kms", "requests", Unit.THOUSAND_REQUESTS, 1000),
     OfferRule("AWSSecretsManager", r"AWSSecretsManager-Secrets", "secrets-manager", "secret", Unit.MONTH),
     OfferRule("AmazonECR", r"TimedStorage-ByteHrs", "ecr", "storage", Unit.GB_MONTH),
     OfferRule("AWSGlue", r"ETL-DPU-Hour", "glue", "dpu", Unit.DPU_HOUR),
 )
-# These lie in EC2's own list, which is hundreds of megabytes: asked of the Pricing API instead.
+# These lie in EC2's own list, which is hundreds of megabytes: read line by line, or asked of the Pricing API.
 EC2_RULES = (
     OfferRule("AmazonEC2", r"NatGateway-Hours", "nat", "hour", Unit.HOUR),
     OfferRule("AmazonEC2", r"NatGateway-Bytes", "nat", "data", Unit.GB),
@@ -74,7 +82,7 @@ def offer_prices(offer: Mapping[str, Any], rules: Iterable[OfferRule], *, region
     """The rows that one service's offer file holds; the first tier's price where there are tiers.
 
     Raises:
-        CostError: the file is cut off or of another format.
+        CostError: the file is cut off, of another format, or another region's.
     """
     try:
         code, when = str(offer["offerCode"]), _day(str(offer["publicationDate"]), today)
@@ -82,12 +90,60 @@ def offer_prices(offer: Mapping[str, Any], rules: Iterable[OfferRule], *, region
     except (KeyError, TypeError, ValueError) as error:
         raise CostError(f"the offer file has no {error}: it is cut off", fix="refresh again later") from error
     entries = [(product, terms.get(sku, {})) for sku, product in products.items()]
+    places = {str(product.get("attributes", {}).get("regionCode", "")) for product, _ in entries} - {""}
+    if places and region not in places:
+        raise CostError(
+            f"the offer file of {code} is of {', '.join(sorted(places))}, not of {region}",
+            fix="the table in use stays; check --region, and what stands between you and AWS",
+        )
     source = f"AWS price list {code}"
     return [
         price
         for rule in rules
         if rule.service_code == code and (price := _matching(entries, rule, region=region, when=when, source=source))
     ]
+
+
+def training_rule(machine: str) -> OfferRule:
+    """How SageMaker's list names training on a machine."""
+    return OfferRule("AmazonSageMaker", rf"Train:ml\.{machine}", "sagemaker", f"ml.{machine} training", Unit.HOUR)
+
+
+def ec2_prices(lines: Iterable[str], machines: Iterable[str], *, region: str, today: date) -> list[Price]:
+    """Machines on demand (Linux, shared, nothing installed), NAT and gp3 disks, from EC2's offer file as CSV, which is
+    too large to be held: each line is looked at once.
+
+    Raises:
+        CostError: the file is cut off, of another format, or another region's.
+    """
+    when, rows = _csv_rows(lines, today)
+    wanted = {f"BoxUsage:{name}": (f"{name} on-demand", "ec2", Unit.HOUR) for name in machines}
+    wanted |= {rule.usage.replace("\\", ""): (rule.sku, rule.service, rule.unit) for rule in EC2_RULES}
+    plain = {"Operating System": "Linux", "Tenancy": "Shared", "CapacityStatus": "Used", "Pre Installed S/W": "NA"}
+    found: dict[str, Price] = {}
+    for row in rows:
+        usage = re.sub(r"^[A-Z0-9]+-(?=BoxUsage|NatGateway|EBS)", "", row["usageType"])
+        if row["TermType"] != "OnDemand" or usage not in wanted or usage in found:
+            continue
+        if usage.startswith("BoxUsage") and any(row[name] != value for name, value in plain.items()):
+            continue
+        if row["Region Code"] not in ("", region):
+            raise CostError(
+                f"EC2's offer file is of {row['Region Code']}, not of {region}",
+                fix="the table in use stays; check --region, and what stands between you and AWS",
+            )
+        if row["Currency"] == "USD" and (usd := float(row["PricePerUnit"])) > 0:
+            sku, service, unit = wanted[usage]
+            found[usage] = Price(service, sku, region, unit, usd, "AWS price list AmazonEC2", when, AWS_LICENCE)
+    return list(found.values())
+
+
+def missing_prices(found: Iterable[Price], machines: Iterable[str]) -> list[str]:
+    """`service sku` of what a plan needs or may choose and a region's files did not hold."""
+    have = {(price.service, price.sku) for price in found}
+    asked = [(rule.service, rule.sku) for rule in (*RULES, *EC2_RULES)]
+    asked += [("ec2", f"{name} on-demand") for name in machines]
+    return sorted(f"{service} {sku}" for service, sku in asked if (service, sku) not in have)
 
 
 def product_prices(products: Iterable[Mapping[str, Any]], rule: OfferRule, *, region: str, today: date) -> list[Price]:
@@ -163,13 +219,44 @@ def updated(table: PriceTable, found: list[Price]) -> PriceTable:
         old = table.rows.get((price.service, price.sku, price.region))
         if old and old.as_of > price.as_of and not old.source.startswith(_STAND_INS):
             continue  # the list is older than what we have
-        if old and not 1 / MAX_CHANGE <= price.usd / old.usd <= MAX_CHANGE and price.service != "api":
+        known = old or min(
+            (row for row in table.rows.values() if (row.service, row.sku) == (price.service, price.sku)),
+            key=lambda row: row.region,
+            default=None,
+        )
+        if known and not 1 / MAX_CHANGE <= price.usd / known.usd <= MAX_CHANGE and price.service != "api":
             raise CostError(
-                f"{price.service} {price.sku} went from {old.usd:g} to {price.usd:g} USD: taken for a mistake",
+                f"{price.service} {price.sku} is {known.usd:g} USD in {known.region} of {known.as_of} and now "
+                f"{price.usd:g} in {price.region}: taken for a mistake",
                 fix=f"the table in use stays; look at {price.source}, or write the row by hand and give --prices",
             )
         fresh.append(price)
     return PriceTable.parse(table.updated(fresh).as_csv(), place="the refreshed table")
+
+
+def _csv_rows(lines: Iterable[str], today: date) -> tuple[date, Iterator[dict[str, str]]]:
+    """The day of a price list as CSV, and its rows by the names of the columns that are looked at."""
+    cells = csv.reader(lines)
+    when: date | None = None
+    for head in cells:
+        if head[:1] == ["Publication Date"]:
+            when = _day(head[1], today)
+        if head[:1] == ["SKU"]:
+            break
+    else:
+        head = []
+    if when is None or not set(head) >= _EC2_COLUMNS:
+        raise CostError("EC2's offer file is cut off, or of another format", fix="refresh again later")
+
+    places = {name: head.index(name) for name in sorted(_EC2_COLUMNS)}
+
+    def rows() -> Iterator[dict[str, str]]:
+        for row in cells:
+            if len(row) != len(head):
+                raise CostError(f"EC2's offer file is cut off after {cells.line_num} lines", fix="refresh again later")
+            yield {name: row[place] for name, place in places.items()}
+
+    return when, rows()
 
 
 def _matching(
@@ -187,7 +274,8 @@ def _matching(
         if fits and rule.operation in (None, attributes.get("operation")):
             usd = _first_tier(terms)
             if usd:
-                return Price(rule.service, rule.sku, region, rule.unit, usd * rule.factor, source, when, AWS_LICENCE)
+                place = GLOBAL if rule.is_global else region
+                return Price(rule.service, rule.sku, place, rule.unit, usd * rule.factor, source, when, AWS_LICENCE)
     return None
 
 

@@ -21,6 +21,8 @@ MAX_AGE_DAYS = 90
 REQUIRED_SERVICES = frozenset({"ec2", "alb", "nat", "vpc-endpoint", "ebs", "s3", "cloudwatch", "kms", "fargate", "api"})
 _REFRESH = "nexus cost refresh fetches the prices of today"
 
+GLOBAL = "global"
+"""Stands for the region where a price is the same everywhere."""
 Key = tuple[str, str, str]
 
 
@@ -73,11 +75,14 @@ class PriceTable:
         Raises:
             CostError: there is none. It is never taken to be 0.
         """
-        if found := self.rows.get((service, sku, region)):
+        if found := self.rows.get((service, sku, region)) or self.rows.get((service, sku, GLOBAL)):
             return found
         elsewhere = sorted(place for name, one, place in self.rows if (name, one) == (service, sku))
         if elsewhere:
-            what, fix = f"in {region}", f"priced are {', '.join(elsewhere)}; or: nexus cost refresh --region {region}"
+            # What public files do not hold is asked of the account.
+            source = "--what account " if sku.rsplit(maxsplit=1)[-1] in ("spot", "savings-1y", "savings-3y") else ""
+            fetch = f"nexus cost refresh {source}--region {region}"
+            what, fix = f"in {region}", f"priced are {', '.join(elsewhere)}; or: {fetch}"
         else:
             near = difflib.get_close_matches(sku, sorted({one for name, one, _ in self.rows if name == service}), n=3)
             what, fix = f"at all (asked for {region})", f"did you mean {' or '.join(near)}?" if near else _REFRESH
@@ -85,7 +90,7 @@ class PriceTable:
 
     def has(self, service: str, sku: str, region: str) -> bool:
         """Whether the price is known."""
-        return (service, sku, region) in self.rows
+        return (service, sku, region) in self.rows or (service, sku, GLOBAL) in self.rows
 
     def skus(self, service: str, region: str) -> tuple[str, ...]:
         """Names of everything priced there, sorted."""
