@@ -91,9 +91,10 @@ def _services(folder: Path) -> Iterator[Row]:
     for row in json.loads((folder / "aws_prices_snapshot.json").read_text())["rows"]:
         if row["key"] in SERVICES:
             service, sku, unit, factor = SERVICES[row["key"]]
-            yield (service, sku, REGION, unit, _usd(row["usd"] * factor), *KINDS[row["src"]])
+            place = "global" if sku == "dashboard" else REGION
+            yield (service, sku, place, unit, _usd(row["usd"] * factor), *KINDS[row["src"]])
     for service, sku, unit, usd in GOLDENS:
-        yield (service, sku, "global" if sku == "dashboard" else REGION, unit, _usd(usd), *KINDS["IC"])
+        yield (service, sku, REGION, unit, _usd(usd), *KINDS["IC"])
 
 
 def _machines(folder: Path) -> Iterator[Row]:

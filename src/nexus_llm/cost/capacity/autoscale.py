@@ -156,7 +156,8 @@ class _Fleet:
 
     def _period(self, end: float, arrivals: int) -> None:
         while True:
-            event = min(float(self.starting.min()), float(self.ends.min()), self._market_change(), end)
+            # A whole number would have everything compiled once more, for another type.
+            event = float(min(self.starting.min(), self.ends.min(), self._market_change(), end))
             run_until(self.replicas, self.requests, self.of, event, False)
             self._account(event)
             self._happen(event)

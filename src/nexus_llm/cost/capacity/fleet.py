@@ -6,7 +6,7 @@ import math
 
 from numba import njit
 
-from nexus_llm.cost.capacity.scheduler import advance, dequeue, enqueue, outstanding
+from nexus_llm.cost.capacity.scheduler import advance, dequeue, enqueue, inner, outstanding
 from nexus_llm.cost.capacity.scheduler_state import (
     DRAINING,
     NEVER,
@@ -73,33 +73,34 @@ def take_away(
     replicas: Replicas, requests: Requests, r: int, of: Engine, now: float
 ) -> int:  # pragma: no cover - compiled
     """Ends a replica at once: all that it had starts anew elsewhere, its answers so far lost. How many those are."""
-    count = len(replicas.rows) - 1
+    row, count = replicas.rows[r], len(replicas.rows) - 1
     lost = 0
-    for slot in range(replicas.rows[r].decoding):
+    for slot in range(row.decoding):
         _start_anew(replicas, requests, count, int(replicas.decode[r, slot].request), now)
         lost += 1
-    for i in range(replicas.rows[r].prefilling):
+    for i in range(row.prefilling):
         _start_anew(replicas, requests, count, int(replicas.fill[r, i].request), now)
         lost += 1
-    while replicas.rows[r].head != NOBODY:
+    while row.head != NOBODY:
         _start_anew(replicas, requests, count, dequeue(replicas, requests, r), now)
         lost += 1
-    replicas.rows[r].state = OFF
-    replicas.rows[r].clock = now
-    if replicas.rows[r].step_end > now:
-        replicas.rows[r].busy -= replicas.rows[r].step_end - now
-    replicas.rows[r].step_end = -1.0
-    replicas.rows[r].quiet = 0.0
-    replicas.rows[r].decoding = 0
-    replicas.rows[r].prefilling = 0
-    replicas.rows[r].context = 0
-    replicas.rows[r].free = of.blocks
-    replicas.rows[r].next_finish = NEVER
-    replicas.phases[r, :] = 0
+    row.state = OFF
+    row.clock = now
+    if row.step_end > now:
+        row.busy -= row.step_end - now
+    row.step_end = -1.0
+    row.quiet = 0.0
+    row.decoding = 0
+    row.prefilling = 0
+    row.context = 0
+    row.free = of.blocks
+    row.next_finish = NEVER
+    for phase in range(of.block):
+        replicas.phases[r, phase] = 0
     return lost
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _give(
     replicas: Replicas, requests: Requests, request: int, is_round_robin: bool
 ) -> None:  # pragma: no cover - compiled
@@ -114,7 +115,7 @@ def _give(
     enqueue(replicas, requests, chosen, request)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _start_anew(
     replicas: Replicas, requests: Requests, door: int, request: int, now: float
 ) -> None:  # pragma: no cover - compiled
