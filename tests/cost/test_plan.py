@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cost_ground import SHIPPED, TODAY, cost_recipe, planner
 from nexus_llm.arithmetic import parameters
+from nexus_llm.cost.day import steady
 from nexus_llm.cost.hardware import engine_limits, machine, machines, step_time
 from nexus_llm.cost.money import cents
 from nexus_llm.cost.plan import Planner
@@ -16,7 +17,7 @@ from nexus_llm.cost.prices import PriceTable
 from nexus_llm.cost.quantities import LatencyObjective, ReplicaCapacity, Traffic
 from nexus_llm.cost.recipe_plan import as_document, plan_recipe, planner_for
 from nexus_llm.cost.sensitivity import sensitivity
-from nexus_llm.cost.service_bill import Engines, Pricing, engine_bill, surroundings_bill
+from nexus_llm.cost.service_bill import Pricing, engine_bill, surroundings_bill
 from nexus_llm.cost.shapes import known_shapes, model_size
 from nexus_llm.errors import CostError, RecipeError
 from nexus_llm.recipe import CostRecipe, load_recipe
@@ -29,7 +30,7 @@ SHARED = planner()  # remembers capacities between examples
 def test_the_bill_equals_an_invoice_that_was_made_by_hand_to_the_cent() -> None:
     # 1M requests of 500 + 300 tokens, each 3,000 bytes asked and 75,000 answered, 30 s long; two g6.xlarge.
     cost, traffic = CostRecipe(), Traffic(1_000_000, 500, 300)
-    bill = engine_bill(Engines("g6.xlarge", "on-demand", 2), cost, PRICING) + surroundings_bill(
+    bill = engine_bill("g6.xlarge", "on-demand", steady(2), cost, PRICING) + surroundings_bill(
         traffic, 30, cost, PRICING
     )
     by_hand = {

@@ -63,7 +63,12 @@ def planner(recipe: Recipe, table: PriceTable, *, is_quick: bool) -> tuple[Plann
     from nexus_llm.cost.recipe_plan import planner_for
 
     chosen, name = capacity_model(is_quick=is_quick)
-    return planner_for(recipe, table, chosen, config=_config(recipe.cost.model_config_path)), name
+    found = planner_for(recipe, table, chosen, config=_config(recipe.cost.model_config_path))
+    if not is_quick and recipe.cost.scaling is not None:
+        from nexus_llm.cost.simulated import simulated_day
+
+        found.day_model = simulated_day
+    return found, name
 
 
 def volumes(text: str | None) -> tuple[float, ...]:

@@ -13,7 +13,11 @@ from nexus_llm.cli.console import print_json
 from nexus_llm.cli.cost_inputs import Prices, Quick, SpotTraces, capacity_model, planner, price_table, volumes, warn
 from nexus_llm.cli.options import AsJson, Overrides, RecipePath, Root, workspace
 
-_RUN = typer.Option("--run", help="A run, whose measured quality is shown beside the price.", metavar="RUN")
+_RUN = typer.Option(
+    "--run",
+    help="A run: its measured quality stands beside the price [default: the recipe's, if any].",
+    metavar="RUN",
+)
 
 
 def register(group: typer.Typer) -> None:
@@ -46,7 +50,7 @@ def plan(
     traces = read_traces(spot_traces) if spot_traces else ()
     found = plan_recipe(loaded, chosen, volumes=wanted, traces=traces, capacity_model=model)
     document = as_document(found, today=datetime.now(UTC).date()) | {
-        "quality": quality_beside(_evaluation(run, root) if run else None)
+        "quality": quality_beside(_evaluation(run or loaded.name, root))
     }
     if report is not None:
         from nexus_llm.cost.report import plan_page
@@ -80,21 +84,43 @@ def print_plan(document: dict[str, Any]) -> None:
     print(f"{document['recipe']}: {document['model']} in {document['region']}, list prices without tax")
     bounds = [f"{name.split('_')[0]} {value:g} s" for name, value in document["objective_p95"].items() if value]
     print(f"objective (p95): {', '.join(bounds) or 'none'}; capacity: {document['capacity_model']}")
+    _print_against_apis(document)
     for scenario in document["scenarios"]:
         _print_scenario(scenario, document["currency"])
     _print_upfront(document)
-    print(f"\nif an assumption is wrong, {document['scenarios'][0]['requests_per_month']:,.0f} requests a month cost")
+    first = document["scenarios"][0]
+    print(f"\nif an assumption is wrong, {first['requests_per_month']:,.0f} requests a month cost")
+    same = [one["change"] for one in document["sensitivity"] if one["usd_per_month"] == first["usd_per_month"]]
     for change in document["sensitivity"]:
         usd = change["usd_per_month"]
-        print(f"  {change['change']:<24} {'no machine keeps the objective' if usd is None else f'{usd:10,.0f} USD'}")
-    print("\nagainst an API (staff hours included):")
-    for one in document["break_even"]:
-        three_years = f"3 years: {one['own_usd_3_years']:,.0f} USD own, {one['api_usd_3_years']:,.0f} API"
-        print(f"  {one['words']}\n    {three_years}")
-    print(document["quality"]["words"])
+        if change["change"] not in same:
+            print(
+                f"  {change['change']:<24} {'no machine keeps the objective' if usd is None else f'{usd:10,.2f} USD'}"
+            )
+    if same:
+        print(f"  as much as before: {', '.join(same)}")
+
+
+def _print_against_apis(document: dict[str, Any]) -> None:
+    """The answer to what most people ask first: should we?"""
+    compared = document["break_even"]
+    if not compared:
+        return
+    one = compared[0]
+    machines = one["own_usd_per_month"] - one["staff_usd_per_month"]
+    print(
+        f"\nshould we? {one['requests_per_month']:,.0f} requests a month cost {machines:,.2f} USD of AWS and "
+        f"{one['staff_usd_per_month']:,.2f} of people's hours; {one['upfront_usd']:,.2f} before the first request"
+    )
+    for one in compared:
+        print(f"  {one['words']}")
+        print(f"    3 years: {one['own_usd_3_years']:,.0f} USD own, {one['api_usd_3_years']:,.0f} API")
+    print("  These are prices only. " + document["quality"]["words"])
 
 
 def _print_scenario(scenario: dict[str, Any], currency: dict[str, Any]) -> None:
+    from nexus_llm.cost.money import SECONDS_PER_MONTH
+
     other = ""
     if currency["name"] != "USD":
         other = f" = {scenario['in_currency_per_month']:,.2f} {currency['name']}"
@@ -109,7 +135,14 @@ def _print_scenario(scenario: dict[str, Any], currency: dict[str, Any]) -> None:
         f"{scenario['usd_per_million_tokens']:.2f} USD a million tokens"
     )
     latency = ", ".join(f"{name} {value:g} s" for name, value in scenario["latency_p95_seconds"].items())
-    print(f"  p95 at the busiest hour: {latency}; {scenario['throughput_provenance']}: {scenario['throughput_source']}")
+    busiest = scenario["requests_per_month"] / SECONDS_PER_MONTH * scenario["peak_ratio"]
+    print(
+        f"  the busiest hour brings {busiest:.3g} requests a second; without the spares they take up to "
+        f"{scenario['capacity_requests_per_second']:.3g}, then p95 is {latency}"
+    )
+    print(f"  throughput: {scenario['throughput_provenance']}, {scenario['throughput_source']}")
+    if scaling := scenario["scaling"]:
+        _print_scaling(scaling)
     for note in scenario["notes"]:
         print(f"  note: {note}")
     print("  cheapest by purchase:")
@@ -122,19 +155,36 @@ def _print_scenario(scenario: dict[str, Any], currency: dict[str, Any]) -> None:
         print(f"    {line['name']:<40} {line['amount']:>12,.1f} {line['unit']:<18} {line['usd']:>10,.2f}")
 
 
+def _print_scaling(scaling: dict[str, Any]) -> None:
+    counts = scaling["machines_by_hour"]
+    changes = [hour for hour in range(24) if hour == 0 or counts[hour] != counts[hour - 1]]
+    over = ", ".join(f"{counts[hour]} from {hour}:00" for hour in changes)
+    print(f"  machines over the day: {over}; {scaling['machine_hours_per_month']:,.0f} machine hours a month")
+    if day := scaling["simulated_day"]:
+        print(
+            f"  simulated day of {day['requests']:,} requests: p95 ttft {day['ttft_p95_seconds']:g} s, tpot "
+            f"{day['tpot_p95_seconds']:g} s, e2e {day['e2e_p95_seconds']:g} s; {day['starts']} starts, "
+            f"{day['interruptions']} interruptions, at most {day['most_machines']} machines"
+        )
+
+
 def _print_upfront(document: dict[str, Any]) -> None:
     training, data = document["training"], document["data"]
-    print()
+    print("\nbefore the first request:")
     if training:
+        work = f"{training['machines']} x {training['machine']} {training['purchase']}"
         print(
-            f"training: {training['usd']:,.2f} USD: {training['machines']} x {training['machine']} "
-            f"{training['purchase']}, {training['billed_hours']:.1f} h with {training['interruptions']:.1f} restarts "
+            f"  training: {training['usd']:,.2f} USD a run, {training['runs']:g} planned: {work}, "
+            f"{training['billed_hours']:.1f} h with {training['interruptions']:.1f} restarts "
             f"({training['basis']}); {training['tokens'] / 1e6:,.0f} M tokens, speed not measured"
         )
     else:
-        print("training: on a machine that is not rented; not on the bill")
+        print("  training: on a machine that is not rented; not on the bill")
     if data:
-        print(f"data: {data['usd']:,.2f} USD, {data['hours']:.1f} h on {data['engine']} (a paper estimate)")
+        print(f"  data: {data['usd']:,.2f} USD, {data['hours']:.1f} h on {data['engine']} (a paper estimate)")
+    for people in document["break_even"][:1]:
+        upfront = people["upfront_usd"] - document["upfront_usd"]
+        print(f"  people's hours to build it: {upfront:,.2f} USD")
 
 
 def _evaluation(run: str, root: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,8 @@ class BreakEven:
                 f"{self.requests_per_month:,.0f} it costs {self.own_usd_per_month:,.0f} USD instead of "
                 f"{self.api_usd_per_month:,.0f}."
             )
-        days = f"; the upfront cost is back after {self.payback_days:,.0f} days" if self.payback_days else ""
+        count = math.ceil(self.payback_days or 0)
+        days = f"; the upfront cost is back after {count:,} day{'' if count == 1 else 's'}" if count else ""
         saved = self.api_usd_per_month - self.own_usd_per_month
         return (
             f"Self-hosting is cheaper than {self.api} from {bound} requests a month: at "
@@ -97,7 +99,7 @@ def quality_beside(report: dict[str, Any] | None) -> dict[str, Any]:
     A price comparison says nothing about answers: a tuned 8B model is not a frontier model.
     """
     if not report or "gate" not in report:
-        return {"measured": False, "words": "quality: not measured (run the recipe, then give --run)"}
+        return {"measured": False, "words": "quality: not measured (run the recipe, then plan again)"}
     rows = report["gate"].get("comparisons", [])
     told = "; ".join(f"{row['name']} {row['change']:+.1%} ({row['verdict']})" for row in rows)
     verdict = report["gate"]["verdict"]

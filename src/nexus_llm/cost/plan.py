@@ -11,20 +11,22 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args
 
 from nexus_llm.arithmetic import Precision, Shape
+from nexus_llm.cost.day import Day, scaled, steady
 from nexus_llm.cost.hardware import Machine, engine_limits, machine, machines, step_time
-from nexus_llm.cost.money import SECONDS_PER_MONTH, Bill
+from nexus_llm.cost.money import HOURS_PER_MONTH, SECONDS_PER_MONTH, Bill
 from nexus_llm.cost.prices import PriceTable
 from nexus_llm.cost.quantities import (
     EngineLimits,
     LatencyObjective,
     LoadPoint,
+    Percentiles,
     ReplicaCapacity,
     StepTime,
     Traffic,
 )
-from nexus_llm.cost.service_bill import Engines, Pricing, engine_bill, surroundings_bill
+from nexus_llm.cost.service_bill import Pricing, engine_bill, surroundings_bill
 from nexus_llm.errors import CostError
-from nexus_llm.recipe import CostRecipe, Purchase
+from nexus_llm.recipe import CostRecipe, Purchase, ScalingRecipe
 
 MAX_REQUESTS_PER_MONTH = 1e11
 _REFERENCE_REQUESTS = 1_000_000.0
@@ -51,8 +53,8 @@ class Option:
     machine: str
     precision: Precision
     purchase: Purchase
-    machines: int
-    """Spares included."""
+    day: Day
+    """How many machines run when, spares included."""
     spare_machines: int
     capacity_requests_per_second: float
     """Of all machines that are no spares, at the objective."""
@@ -64,8 +66,36 @@ class Option:
     """The bill's sum."""
 
     @property
+    def machines(self) -> int:
+        """At the busiest hour, spares included."""
+        return self.day.most
+
+    @property
     def is_assumed(self) -> bool:
         return any(price.is_assumed for price in self.bill.prices)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedDay:
+    """What users feel on a day on which machines come and go."""
+
+    requests: int
+    ttft: Percentiles
+    tpot: Percentiles
+    e2e: Percentiles
+    starts: int
+    interruptions: int
+    """Machines that the spot market took."""
+    most_machines: int
+
+
+class DayModel(Protocol):
+    """How a day with a scaling policy goes."""
+
+    def __call__(
+        self, option: Option, limits: EngineLimits, traffic: Traffic, scaling: ScalingRecipe, seed: int
+    ) -> SimulatedDay | None:
+        """The day of an option; None where it cannot be simulated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +121,8 @@ class Scenario:
     def idle_share(self) -> float:
         """Of what was paid for at the objective, spares included, that the month's mean leaves unused."""
         best = self.best
-        paid = best.capacity_requests_per_second * best.machines / (best.machines - best.spare_machines)
+        each = best.capacity_requests_per_second / (best.machines - best.spare_machines)
+        paid = each * best.day.machine_hours / HOURS_PER_MONTH
         return 1 - self.traffic.requests_per_month / SECONDS_PER_MONTH / paid
 
 
@@ -105,6 +136,7 @@ class Planner:
     table: PriceTable
     capacity: CapacityModel
     seed: int = 0
+    day_model: DayModel | None = None
     _known: dict[tuple[object, ...], ReplicaCapacity] = field(default_factory=dict)
     _planned: dict[Traffic, Scenario] = field(default_factory=dict)
 
@@ -121,6 +153,14 @@ class Planner:
             _check(traffic)
             self._planned[traffic] = self._cheapest(traffic)
         return self._planned[traffic]
+
+    def simulated_day(self, scenario: Scenario) -> SimulatedDay | None:
+        """The day of a scenario's cheapest option; None where its machines do not scale, or nobody simulates it."""
+        best, scaling = scenario.best, self.cost.scaling
+        limits = engine_limits(machine(best.machine).card, self.model, best.precision)
+        if scaling is None or self.day_model is None or limits is None:
+            return None
+        return self.day_model(best, limits, scenario.traffic, scaling, self.seed)
 
     def with_table(self, table: PriceTable) -> Planner:
         """The same planner with other prices; capacities need not be found again."""
@@ -153,28 +193,34 @@ class Planner:
             load = found.at_objective
             if load.requests_per_second <= 0:
                 continue
-            peak = traffic.requests_per_month / SECONDS_PER_MONTH * traffic.peak_ratio
             each = load.requests_per_second * place.cards
-            needed = max(math.ceil(peak / each - 1e-9), 1)
             if load.e2e.p50 not in around:
                 rest = surroundings_bill(traffic, load.e2e.p50, self.cost, pricing)
                 around[load.e2e.p50] = rest, rest.usd
             rest, rest_usd = around[load.e2e.p50]
             for purchase in self._purchases(place):
                 spare = max(self.cost.spare_machines, 1 if purchase == "spot" else 0)
-                bill = engine_bill(Engines(place.name, purchase, needed + spare), self.cost, pricing)
+                day = self._day(traffic, each, spare)
+                bill = engine_bill(place.name, purchase, day, self.cost, pricing)
                 yield Option(
                     place.name,
                     precision,
                     purchase,
-                    needed + spare,
+                    day,
                     spare,
-                    each * needed,
+                    each * (day.most - spare),
                     load,
                     found.step_time,
                     bill + rest,
                     bill.usd + rest_usd,
                 )
+
+    def _day(self, traffic: Traffic, requests_per_second: float, spare: int) -> Day:
+        """The machines that run, each of which takes so many requests within the objective."""
+        if self.cost.scaling is not None:
+            return scaled(traffic, requests_per_second, self.cost.scaling, spare=spare)
+        peak = traffic.requests_per_month / SECONDS_PER_MONTH * traffic.peak_ratio
+        return steady(max(math.ceil(peak / requests_per_second - 1e-9), 1) + spare)
 
     def _replicas(self, traffic: Traffic) -> Iterator[tuple[Machine, Precision, ReplicaCapacity]]:
         for place in self._places():

@@ -10,14 +10,15 @@ from typing import Any
 from nexus_llm.cost.break_even import BreakEven, break_even
 from nexus_llm.cost.data_processing import DataPlan, data_plan
 from nexus_llm.cost.money import Bill, Price, cents, merged_prices
-from nexus_llm.cost.plan import CapacityModel, Option, Planner, Scenario, recipe_objective
+from nexus_llm.cost.plan import CapacityModel, Option, Planner, Scenario, SimulatedDay, recipe_objective
 from nexus_llm.cost.prices import PriceTable, age_days, age_warnings
+from nexus_llm.cost.quantities import LatencyObjective
 from nexus_llm.cost.sensitivity import Change, sensitivity
 from nexus_llm.cost.service_bill import Pricing
 from nexus_llm.cost.shapes import model_size
 from nexus_llm.cost.training import SpotTrace, TrainingPlan, training_plan
-from nexus_llm.recipe import CostRecipe, Recipe
 from nexus_llm.errors import CostError
+from nexus_llm.recipe import CostRecipe, Recipe
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class RecipePlan:
     model: str
     capacity_model: str
     scenarios: tuple[Scenario, ...]
+    days: tuple[SimulatedDay | None, ...]
+    """Of each scenario; None where its machines do not come and go, or the day was not simulated."""
     changes: tuple[Change, ...]
     """Of the first volume."""
     training: TrainingPlan | None
@@ -86,7 +89,8 @@ def plan_recipe(
         for api in (cost.compare_with if is_compared else ())
     )
     changes = sensitivity(planner, scenarios[0]) if is_compared else ()
-    return RecipePlan(recipe, planner.model_name, capacity_model, scenarios, changes, training, data, compared)
+    days = tuple(planner.simulated_day(one) if is_compared else None for one in scenarios)
+    return RecipePlan(recipe, planner.model_name, capacity_model, scenarios, days, changes, training, data, compared)
 
 
 def recipe_training(recipe: Recipe, planner: Planner, *, traces: Sequence[SpotTrace] = ()) -> TrainingPlan | None:
@@ -115,12 +119,12 @@ class RunBudget:
     """What one run of a recipe is planned to cost."""
 
     data_usd: float
+    data_usd_per_hour: float | None
+    """Of all workers of the job; None where the data stage runs on a machine that is not rented."""
     training_usd: float
     training_usd_per_hour: float | None
     """Of all machines of the job; None where it trains on a machine that is not rented."""
 
-    data_usd_per_hour: float | None
-    """Of all workers of the job; None where the data stage runs on a machine that is not rented."""
     @property
     def planned_usd(self) -> float:
         return self.data_usd + self.training_usd
@@ -165,7 +169,7 @@ def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:
         },
         "currency": {"name": cost.currency, "per_usd": cost.currency_per_usd},
         "discount_share": cost.discount_share,
-        "scenarios": [_scenario(one, cost) for one in plan.scenarios],
+        "scenarios": [_scenario(one, cost, day) for one, day in zip(plan.scenarios, plan.days, strict=True)],
         "sensitivity": [
             {"change": one.name, "usd_per_month": None if one.usd_per_month is None else cents(one.usd_per_month)}
             for one in plan.changes
@@ -174,6 +178,7 @@ def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:
         "data": None
         if plan.data is None
         else {"engine": plan.data.engine, "hours": round(plan.data.hours, 2), "usd": cents(plan.data.bill.usd)},
+        "upfront_usd": cents(plan.upfront_usd),
         "break_even": [_break_even(one) for one in plan.break_even],
         "prices": {
             "oldest_days": max(age_days(price, today) for price in plan.prices),
@@ -198,8 +203,9 @@ def bill_rows(bill: Bill) -> list[dict[str, Any]]:
     ]
 
 
-def _scenario(scenario: Scenario, cost: CostRecipe) -> dict[str, Any]:
+def _scenario(scenario: Scenario, cost: CostRecipe, simulated: SimulatedDay | None) -> dict[str, Any]:
     best = scenario.best
+    scaling = None if cost.scaling is None else _scaling(best, simulated)
     return {
         "requests_per_month": scenario.traffic.requests_per_month,
         "input_tokens": scenario.traffic.input_tokens,
@@ -216,7 +222,8 @@ def _scenario(scenario: Scenario, cost: CostRecipe) -> dict[str, Any]:
             "tpot": round(best.load.tpot.p95, 4),
             "e2e": round(best.load.e2e.p95, 3),
         },
-        "notes": _notes(best),
+        "scaling": scaling,
+        "notes": [*_notes(best), *(_scaling_notes(best, simulated, recipe_objective(cost)) if scaling else ())],
         "bill": bill_rows(best.bill),
         "cheapest_by_purchase": [_option(one) for one in scenario.by_purchase],
     }
@@ -232,6 +239,54 @@ def _notes(option: Option) -> list[str]:
         found.append(f"the throughput was not measured by us: {option.step_time.provenance}")
     if option.precision != "bfloat16":
         found.append(f"{option.precision} weights: whether answers stay as good is for the evaluation to say")
+    return found
+
+
+def _scaling(option: Option, simulated: SimulatedDay | None) -> dict[str, Any]:
+    """Which machines run when, and how a simulated day went."""
+    day = option.day
+    found: dict[str, Any] = {
+        "machines_by_hour": list(day.machines),
+        "on_share_by_hour": [round(share, 4) for share in day.on_shares],
+        "days_per_month": round(day.days_per_month, 2),
+        "machine_hours_per_month": round(day.machine_hours, 1),
+        "waiting_for_a_start_share": round(day.cold_share, 4),
+        "simulated_day": None,
+    }
+    if simulated:
+        found["simulated_day"] = {
+            "requests": simulated.requests,
+            "ttft_p95_seconds": round(simulated.ttft.p95, 3),
+            "tpot_p95_seconds": round(simulated.tpot.p95, 4),
+            "e2e_p95_seconds": round(simulated.e2e.p95, 3),
+            "starts": simulated.starts,
+            "interruptions": simulated.interruptions,
+            "most_machines": simulated.most_machines,
+        }
+    return found
+
+
+def _scaling_notes(option: Option, simulated: SimulatedDay | None, objective: LatencyObjective) -> list[str]:
+    found = []
+    if option.day.cold_share:
+        found.append(
+            f"{option.day.cold_share:.0%} of the requests find no machine and wait for one to start: the objective is "
+            "kept for the others only"
+        )
+    if simulated is None:
+        found.append("the day with starting machines was not simulated: who comes while one starts may wait longer")
+        return found
+    bounds = (
+        ("ttft", simulated.ttft, objective.ttft_seconds),
+        ("tpot", simulated.tpot, objective.tpot_seconds),
+        ("e2e", simulated.e2e, objective.e2e_seconds),
+    )
+    for name, seconds, bound in bounds:
+        if bound is not None and seconds.p95 > bound:
+            found.append(
+                f"while machines start, {name} (p95 of the simulated day) is {seconds.p95:.3g} s instead of {bound:g}: "
+                "lower cost.scaling.target_share, or raise min_replicas"
+            )
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from nexus_llm.cost.day import Day, Level
 from nexus_llm.cost.money import HOURS_PER_MONTH, SECONDS_PER_MONTH, Bill, BillLine, Quantity, Unit
 from nexus_llm.cost.prices import PriceTable
 from nexus_llm.cost.quantities import Traffic
-from nexus_llm.recipe import CostRecipe
+from nexus_llm.recipe import CostRecipe, Purchase
 
 GB = 1e9
 FREE_INTERNET_GB = 100.0  # a month, per account (AWS, "Data transfer"; not looked up again)
@@ -17,15 +19,6 @@ LCU_NEW_CONNECTIONS, LCU_ACTIVE_CONNECTIONS, LCU_GB_PER_HOUR = 25.0, 3000.0, 1.0
 REQUEST_BYTES_PER_TOKEN = 6.0  # of prompts, as JSON; assumed
 LOGGED_AT_ONCE = 100.0  # requests whose logs and usage go into one encrypted write; assumed
 LOG_MONTHS = 1.0  # kept
-
-
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """The machines that answer."""
-
-    machine: str
-    purchase: str
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +35,35 @@ class Pricing:
         return BillLine(name, Quantity(amount, unit), price, self.discount_share)
 
 
-def engine_bill(engines: Engines, cost: CostRecipe, pricing: Pricing) -> Bill:
-    """Machines and their disks for a month."""
-    machine = pricing.line(
-        f"{engines.count} x {engines.machine} ({engines.purchase})",
-        "ec2",
-        f"{engines.machine} {engines.purchase}",
-        engines.count * HOURS_PER_MONTH,
-        Unit.HOUR,
-    )
-    disk = pricing.line("EBS gp3", "ebs", "gp3", engines.count * cost.service.disk_gb, Unit.GB_MONTH)
-    return _without_nothing([machine, disk])
+def engine_bill(machine: str, purchase: Purchase, day: Day, cost: CostRecipe, pricing: Pricing) -> Bill:
+    """Machines and their disks for a month.
+
+    Savings plans are paid for every hour: machines that run too short for that are bought on demand beside them.
+    """
+    levels = day.levels()
+    bought: dict[Purchase, list[Level]] = {purchase: list(levels)}
+    if purchase in ("savings-1y", "savings-3y") and levels[-1].hours < HOURS_PER_MONTH - 1e-6:
+        usd = {
+            how: pricing.table.lookup("ec2", f"{machine} {how}", pricing.region).usd for how in (purchase, "on-demand")
+        }
+        worth = [one for one in levels if usd[purchase] * HOURS_PER_MONTH <= usd["on-demand"] * one.hours]
+        bought = {
+            purchase: [Level(one.machines, HOURS_PER_MONTH) for one in worth],
+            "on-demand": [one for one in levels if one not in worth],
+        }
+    lines = [
+        pricing.line(
+            f"{sum(one.machines for one in runs)} x {machine} ({how})",
+            "ec2",
+            f"{machine} {how}",
+            math.fsum(one.machines * one.hours for one in runs),
+            Unit.HOUR,
+        )
+        for how, runs in bought.items()
+        if runs
+    ]
+    disks = day.machine_hours / HOURS_PER_MONTH * cost.service.disk_gb
+    return _without_nothing([*lines, pricing.line("EBS gp3", "ebs", "gp3", disks, Unit.GB_MONTH)])
 
 
 def surroundings_bill(traffic: Traffic, e2e_seconds: float, cost: CostRecipe, pricing: Pricing) -> Bill:

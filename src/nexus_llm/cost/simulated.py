@@ -1,10 +1,16 @@
-"""The simulation of continuous batching as the capacity model of plans."""
+"""Simulated continuous batching as the capacity model of plans, and the day on which their machines come and go."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from nexus_llm.cost.capacity.search import capacity
+import numpy as np
+
+from nexus_llm.cost.capacity.arrivals import hourly
+from nexus_llm.cost.capacity.autoscale import ScalingPolicy, SpotMarket, autoscale
+from nexus_llm.cost.capacity.search import capacity, that_fit
+from nexus_llm.cost.day import hourly_rates
+from nexus_llm.cost.plan import Option, SimulatedDay
 from nexus_llm.cost.quantities import (
     EngineLimits,
     LatencyObjective,
@@ -13,7 +19,10 @@ from nexus_llm.cost.quantities import (
     StepTime,
     Traffic,
 )
+from nexus_llm.cost.training import INTERRUPTIONS_PER_HOUR
+from nexus_llm.recipe import ScalingRecipe
 
+MOST_REQUESTS_A_DAY = 1_000_000
 REQUESTS = 4_000  # of each load that is tried: a fifth of the default, for a plan asks for fifteen cards
 
 
@@ -27,3 +36,28 @@ def simulated_capacity(
         return found
     load = found.alone if isinstance(found, NothingMeets) else found.at_objective
     return ReplicaCapacity(replace(load, requests_per_second=0.0, output_tokens_per_second=0.0), 0.0, step_time)
+
+
+def simulated_day(
+    option: Option, limits: EngineLimits, traffic: Traffic, scaling: ScalingRecipe, seed: int
+) -> SimulatedDay | None:
+    """See `nexus_llm.cost.plan.DayModel`. None where a day has too many requests, or a machine several engines."""
+    rates, _ = hourly_rates(traffic, scaling)
+    per_hour = np.array(rates) * 3600
+    each = option.capacity_requests_per_second / (option.machines - option.spare_machines)
+    if not 1 <= per_hour.sum() <= MOST_REQUESTS_A_DAY or each > 1.01 * option.load.requests_per_second:
+        return None
+    policy = ScalingPolicy(
+        each * scaling.target_share,
+        min_replicas=scaling.min_replicas,
+        max_replicas=2 * option.machines,
+        spare=option.spare_machines,
+        cold_start_seconds=scaling.cold_start_seconds,
+        scale_in_cooldown_seconds=scaling.scale_in_cooldown_seconds,
+    )
+    spot = SpotMarket(INTERRUPTIONS_PER_HOUR if option.purchase == "spot" else 0.0)
+    demand = that_fit(hourly(per_hour, traffic, seed=seed), limits)
+    found = autoscale(demand, option.step_time, limits, policy, spot=spot, seed=seed)
+    return SimulatedDay(
+        len(demand), found.ttft, found.tpot, found.e2e, found.starts, found.interruptions, found.most_replicas
+    )

@@ -1,6 +1,6 @@
 """The recipe: what a user wants, in one validated value."""
 
-from nexus_llm.recipe.cost import CostRecipe, ObjectiveRecipe, Purchase, ServiceRecipe, TrafficRecipe
+from nexus_llm.recipe.cost import CostRecipe, ObjectiveRecipe, Purchase, ScalingRecipe, ServiceRecipe, TrafficRecipe
 from nexus_llm.recipe.evaluate import EvaluateRecipe, GateRecipe, RuleName, TaskRule
 from nexus_llm.recipe.load import default_recipe, load_recipe, load_section, recipe_yaml
 from nexus_llm.recipe.package import PackageRecipe
@@ -61,6 +61,7 @@ __all__ = [
     "RuleName",
     "SageMakerRecipe",
     "SamplesRecipe",
+    "ScalingRecipe",
     "ServeRecipe",
     "ServiceRecipe",
     "Source",

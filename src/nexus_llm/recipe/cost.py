@@ -65,6 +65,36 @@ class ServiceRecipe(Section):
     """On the wire, streamed: one JSON event a token."""
 
 
+class ScalingRecipe(Section):
+    """When engines start and stop, so that fewer run when fewer people ask."""
+
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Without the spares. 0 lets the service sleep when nobody asks: who comes first then waits for a start."""
+    target_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Of what one engine takes within the objective: the rest is room to grow while another one starts."""
+    cold_start_seconds: Annotated[float, Field(ge=0, le=3600)] = 900
+    """Until a new GPU machine has its model in memory and takes requests; paid for. Assumed: not measured here."""
+    scale_in_cooldown_seconds: Annotated[float, Field(gt=0, le=3600)] = 600
+    """A machine stops only when nobody needed it for so long."""
+    awake_hours: tuple[Annotated[int, Field(ge=0, le=23)], Annotated[int, Field(ge=1, le=24)]] = (0, 24)
+    """First hour, and the one where machines stop until the next day: [8, 20] for a development system."""
+    weekdays_only: bool = False
+    """Five days of seven."""
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> ScalingRecipe:
+        if self.awake_hours[0] >= self.awake_hours[1]:
+            raise ValueError(
+                f"cost.scaling.awake_hours {list(self.awake_hours)} does not end after it begins: swap them"
+            )
+        if self.cold_start_seconds + self.scale_in_cooldown_seconds > 3600:
+            seconds = self.cold_start_seconds + self.scale_in_cooldown_seconds
+            raise ValueError(
+                f"cost.scaling takes {seconds:g} s to start and to stop, more than an hour: plan without it"
+            )
+        return self
+
+
 class CostRecipe(Section):
     """What the model costs and when it pays: `nexus cost plan`."""
 
@@ -75,6 +105,8 @@ class CostRecipe(Section):
     traffic: TrafficRecipe = TrafficRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
     service: ServiceRecipe = ServiceRecipe()
+    scaling: ScalingRecipe | None = None
+    """null buys the machines of the busiest hour for all of the month."""
     machines: tuple[str, ...] = ()
     """EC2 types to choose from; empty takes all that are known."""
     precisions: Annotated[tuple[Literal["bfloat16", "float8"], ...], Field(min_length=1)] = ("bfloat16", "float8")

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nexus_llm.cost.capacity.simulate import Counts, Demand, Floats
+from nexus_llm.cost.day import hourly_profile
+from nexus_llm.cost.money import HOURS_PER_MONTH
 from nexus_llm.cost.quantities import Traffic
 from nexus_llm.errors import UsageError
-
-HOURS_PER_MONTH = 730.0
-BUSIEST_HOUR = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,21 @@ def month(traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) ->
     Raises:
         UsageError: traffic that cannot be.
     """
+    shape = np.array(hourly_profile(traffic.peak_ratio))[np.arange(round(HOURS_PER_MONTH)) % 24]
+    # 730 hours end in a night: their mean is not a day's
+    return hourly(traffic.requests_per_month * shape / shape.sum(), traffic, spread=spread, seed=seed)
+
+
+def hourly(requests_per_hour: Floats, traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) -> Demand:
+    """Hours with so many requests on average, Poisson within; lengths are those of `traffic`.
+
+    Raises:
+        UsageError: traffic that cannot be.
+    """
     check_traffic(traffic)
     source = np.random.default_rng(seed)
-    shape = hourly_profile(traffic.peak_ratio)[np.arange(round(HOURS_PER_MONTH)) % 24]
-    rates = traffic.requests_per_month * shape / shape.sum()  # 730 hours end in a night: their mean is not a day's
-    counts = source.poisson(rates)
-    hours = np.repeat(np.arange(len(rates)), counts)
+    counts = source.poisson(requests_per_hour)
+    hours = np.repeat(np.arange(len(counts)), counts)
     arrived = np.sort(hours + source.random(len(hours))) * 3600.0
     return Demand(arrived, *_lengths(len(arrived), traffic, spread or LengthSpread(), source))
 
@@ -70,30 +78,6 @@ def recorded(arrived_seconds: Floats, input_tokens: Counts, output_tokens: Count
     order = np.argsort(arrived_seconds, kind="stable")
     moved = (arrived_seconds[order] - arrived_seconds[order[0]]) / speed if len(order) else arrived_seconds
     return Demand(moved, np.maximum(input_tokens[order], 1), np.maximum(output_tokens[order], 1))
-
-
-def hourly_profile(peak_ratio: float) -> Floats:
-    """24 rates over their mean: one smooth hump whose highest hour is `peak_ratio`.
-
-    The shape is exp(k cos(hour − 14)), the circle's counterpart of a bell curve; k follows from the peak.
-
-    >>> profile = hourly_profile(3.0)
-    >>> round(float(profile.max()), 6), round(float(profile.mean()), 6), int(profile.argmax())
-    (3.0, 1.0, 14)
-
-    Raises:
-        UsageError: a ratio that no day of 24 hours has.
-    """
-    if not 1 <= peak_ratio <= 23.9:
-        raise UsageError(f"a peak ratio of {peak_ratio} cannot be", fix="from 1 (always the same) to below 24")
-    waves = np.cos(2 * np.pi * (np.arange(24) - BUSIEST_HOUR) / 24)
-    low, high = 0.0, 1_000.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if 1 / np.exp(middle * (waves - 1)).mean() < peak_ratio else (low, middle)
-    rates = np.exp(low * (waves - 1))
-    profile: Floats = rates / rates.mean()
-    return profile
 
 
 def check_traffic(traffic: Traffic) -> None:

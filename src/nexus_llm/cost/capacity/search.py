@@ -39,7 +39,7 @@ class _Offered:
 
     def demand(self, rate_per_second: float) -> Demand:
         drawn = poisson(rate_per_second, self.requests, self.traffic, spread=self.spread, seed=self.seed)
-        return _that_fit(drawn, self.limits)
+        return that_fit(drawn, self.limits)
 
     def at(self, rate_per_second: float) -> LoadPoint:
         found = simulate(self.demand(rate_per_second), self.step_time, self.limits).load_point()
@@ -115,7 +115,7 @@ def _missed(point: LoadPoint, objective: LatencyObjective) -> tuple[str, ...]:
     return tuple(name for name, bound, p95 in bounds if bound is not None and p95 > bound)
 
 
-def _that_fit(demand: Demand, limits: EngineLimits) -> Demand:
+def that_fit(demand: Demand, limits: EngineLimits) -> Demand:
     """The same requests, the longest ones cut so that the cache holds each: first the answer, then the prompt."""
     most = limits.kv_cache_tokens // limits.kv_block_tokens * limits.kv_block_tokens
     prompts = np.minimum(demand.input_tokens, max(1, most - 1))
