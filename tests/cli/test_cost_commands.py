@@ -57,6 +57,25 @@ def test_a_plan_says_in_words_what_it_rests_on(capsys: pytest.CaptureFixture[str
     assert "<svg" in page.read_text()
 
 
+def test_what_was_measured_on_a_machine_takes_the_place_of_its_roofline(capsys: pytest.CaptureFixture[str]) -> None:
+    step = {"fixed_seconds": 0.03, "seconds_per_prefill_token": 1e-4, "seconds_per_sequence": 1e-3,
+            "seconds_per_context_token": 1e-7, "provenance": "measured", "source": "bench of 2026-11-20"}  # fmt: skip
+    limits = {"kv_cache_tokens": 50_000, "max_sequences": 32, "max_batched_tokens": 512}
+    found = {"step_time": step, "limits": limits, "is_trustworthy": False}
+    Path("here.json").write_text(json.dumps(found))
+    words = ["cost", "plan", str(DOMAIN), *FEW, "--set", "cost.machines=[g6.xlarge]", "--json"]
+    assert nexus(*words, "--measured", "g6.xlarge=here.json") == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)["scenarios"]
+    assert (row["throughput_provenance"], row["throughput_source"]) == ("measured", "bench of 2026-11-20")
+    assert row["precision"] == "bfloat16"  # float8 was not measured
+    assert not [note for note in row["notes"] if "not measured" in note]
+    assert "missed its targets" in err
+    for wrong in ("here.json", "g6.xlarge=nowhere.json"):
+        assert nexus(*words, "--measured", wrong) == 2
+    assert nexus(*words, "--measured", "g6.xlrge=here.json") == 1  # no such machine
+
+
 def test_quality_that_was_measured_stands_beside_the_price(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = {"gate": {"verdict": "fail", "comparisons": [{"name": "domain", "change": 0.1, "verdict": "fail"}]}}
     (tmp_path / "runs" / "r").mkdir(parents=True)

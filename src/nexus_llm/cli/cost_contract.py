@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_table
+from nexus_llm.cli.cost_inputs import Measured, Prices, Quick, planner, price_table
 from nexus_llm.cli.options import AsJson, Overrides, RecipePath
 from nexus_llm.errors import BudgetError, UsageError
 
@@ -32,6 +32,7 @@ def lock(
     file: Lock = _LOCK,
     tolerance: Annotated[float, typer.Option(min=0, max=1, help="Share that check lets pass.")] = 0.05,
     quick: Quick = False,
+    measured: Measured = [],  # noqa: B006
     prices: Prices = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
     as_json: AsJson = False,
@@ -40,7 +41,7 @@ def lock(
     from nexus_llm.cost.lock import lock_document, lock_text
     from nexus_llm.storage import write_atomically
 
-    document = lock_document(_planned(recipe, prices, overrides, is_quick=quick), tolerance_share=tolerance)
+    document = lock_document(_planned(recipe, prices, overrides, measured, is_quick=quick), tolerance_share=tolerance)
     write_atomically(file, lock_text(document).encode())
     if as_json:
         print_json(document)
@@ -56,6 +57,7 @@ def check(
     file: Lock = _LOCK,
     bench: Annotated[Path | None, typer.Option(help="A result of nexus bench --json.", metavar="FILE.json")] = None,
     quick: Quick = False,
+    measured: Measured = [],  # noqa: B006
     prices: Prices = None,
     overrides: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
@@ -64,11 +66,13 @@ def check(
     from nexus_llm.cost.lock import lock_document, measured_regression, moved, read_lock, regressions
 
     locked = read_lock(_text(file, fix="make it first: nexus cost lock RECIPE"), place=str(file))
-    now = lock_document(_planned(recipe, prices, overrides, is_quick=quick), tolerance_share=locked["tolerance_share"])
+    now = lock_document(
+        _planned(recipe, prices, overrides, measured, is_quick=quick), tolerance_share=locked["tolerance_share"]
+    )
     found = list(regressions(locked, now))
     if bench is not None:
-        measured = measured_regression(locked, _json(bench))
-        found += [measured] if measured else []
+        slower = measured_regression(locked, _json(bench))
+        found += [slower] if slower else []
     factors = moved(locked, now)
     if as_json:
         rows = [{"figure": one.figure, "locked": one.locked, "now": one.now, "causes": one.causes} for one in found]
@@ -111,12 +115,14 @@ def diff(
     return 0
 
 
-def _planned(recipe: Path, prices: Path | None, overrides: list[str], *, is_quick: bool) -> RecipePlan:
+def _planned(
+    recipe: Path, prices: Path | None, overrides: list[str], measured: list[str], *, is_quick: bool
+) -> RecipePlan:
     from nexus_llm.cost.recipe_plan import plan_recipe
     from nexus_llm.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=tuple(overrides))
-    chosen, model = planner(loaded, price_table(prices), is_quick=is_quick)
+    chosen, model = planner(loaded, price_table(prices), is_quick=is_quick, measured=measured)
     return plan_recipe(loaded, chosen, capacity_model=model, is_compared=False)
 
 

@@ -13,8 +13,11 @@ from nexus_llm.cli.options import cache_folder
 from nexus_llm.errors import CostError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nexus_llm.cost.plan import CapacityModel, Planner
     from nexus_llm.cost.prices import PriceTable
+    from nexus_llm.cost.quantities import EngineLimits, StepTime
     from nexus_llm.recipe import Recipe
 
 Prices = Annotated[
@@ -28,6 +31,11 @@ SpotTraces = Annotated[
 
 Quick = Annotated[
     bool, typer.Option("--quick", help="Capacity in closed form: seconds instead of minutes, no queue simulated.")
+]
+
+Measured = Annotated[
+    list[str],
+    typer.Option("--measured", help="What nexus cost calibrate --out found on a machine.", metavar="MACHINE=FILE"),
 ]
 
 _FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
@@ -58,17 +66,35 @@ def price_table(path: Path | None) -> PriceTable:
     return PriceTable.load(price_file()) if price_file().exists() else PriceTable.shipped()
 
 
-def planner(recipe: Recipe, table: PriceTable, *, is_quick: bool) -> tuple[Planner, str]:
-    """The recipe's planner and the name of its capacity model."""
+def planner(recipe: Recipe, table: PriceTable, *, is_quick: bool, measured: Sequence[str] = ()) -> tuple[Planner, str]:
+    """The recipe's planner and the name of its capacity model. `measured` are machines with their calibrations."""
     from nexus_llm.cost.recipe_plan import planner_for
 
     chosen, name = capacity_model(is_quick=is_quick)
     found = planner_for(recipe, table, chosen, config=_config(recipe.cost.model_config_path))
+    found.measured = dict(_measured(one) for one in measured)
     if not is_quick and recipe.cost.scaling is not None:
         from nexus_llm.cost.simulated import simulated_day
 
         found.day_model = simulated_day
     return found, name
+
+
+def _measured(given: str) -> tuple[str, tuple[StepTime, EngineLimits]]:
+    """`g6.xlarge=calibration.json` as the machine and what was found there."""
+    from nexus_llm.cost.capacity.calibration import engine_from_json
+    from nexus_llm.cost.hardware import machine
+
+    name, _, path = given.partition("=")
+    fix = "for example: --measured g6.xlarge=calibration.json, a file of nexus cost calibrate --out"
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        engine = engine_from_json(document)
+        if not document["is_trustworthy"]:
+            warn([f"{path}: the calibration missed its targets, so what is planned with it is no better"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--measured {given} is no machine with its calibration ({error})", fix=fix) from error
+    return machine(name).name, engine
 
 
 def volumes(text: str | None) -> tuple[float, ...]:

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.cost_inputs import Prices, Quick, SpotTraces, capacity_model, planner, price_table, volumes, warn
+from nexus_llm.cli.cost_inputs import (
+    Measured,
+    Prices,
+    Quick,
+    SpotTraces,
+    capacity_model,
+    planner,
+    price_table,
+    volumes,
+    warn,
+)
 from nexus_llm.cli.options import AsJson, Overrides, RecipePath, Root, workspace
 
 _RUN = typer.Option(
@@ -31,6 +41,7 @@ def plan(
     requests: Annotated[str | None, typer.Option(help="Requests a month: 100K,1M,10M [default: the recipe's].")] = None,
     run: Annotated[str | None, _RUN] = None,
     quick: Quick = False,
+    measured: Measured = [],  # noqa: B006 - typer reads the default, nobody changes it
     prices: Prices = None,
     spot_traces: SpotTraces = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with plots.", metavar="FILE.html")] = None,
@@ -46,7 +57,7 @@ def plan(
 
     wanted = volumes(requests)
     loaded = load_recipe(recipe, overrides=tuple(overrides))
-    chosen, model = planner(loaded, price_table(prices), is_quick=quick)
+    chosen, model = planner(loaded, price_table(prices), is_quick=quick, measured=measured)
     traces = read_traces(spot_traces) if spot_traces else ()
     found = plan_recipe(loaded, chosen, volumes=wanted, traces=traces, capacity_model=model)
     document = as_document(found, today=datetime.now(UTC).date()) | {

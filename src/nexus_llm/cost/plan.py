@@ -6,7 +6,7 @@ One replica's capacity does not depend on the month's volume, so more requests n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args
 
@@ -137,6 +137,8 @@ class Planner:
     capacity: CapacityModel
     seed: int = 0
     day_model: DayModel | None = None
+    measured: Mapping[str, tuple[StepTime, EngineLimits]] = field(default_factory=dict)
+    """By machine: what calibration found there. It stands for the first of cost.precisions; no other is planned."""
     _known: dict[tuple[object, ...], ReplicaCapacity] = field(default_factory=dict)
     _planned: dict[Traffic, Scenario] = field(default_factory=dict)
 
@@ -157,7 +159,7 @@ class Planner:
     def simulated_day(self, scenario: Scenario) -> SimulatedDay | None:
         """The day of a scenario's cheapest option; None where its machines do not scale, or nobody simulates it."""
         best, scaling = scenario.best, self.cost.scaling
-        limits = engine_limits(machine(best.machine).card, self.model, best.precision)
+        limits = self._limits(machine(best.machine), best.precision)
         if scaling is None or self.day_model is None or limits is None:
             return None
         return self.day_model(best, limits, scenario.traffic, scaling, self.seed)
@@ -225,14 +227,24 @@ class Planner:
     def _replicas(self, traffic: Traffic) -> Iterator[tuple[Machine, Precision, ReplicaCapacity]]:
         for place in self._places():
             for precision in self.cost.precisions:
-                limits = engine_limits(place.card, self.model, precision)
+                limits = self._limits(place, precision)
                 if precision in place.card.flops and limits is not None:
                     yield place, precision, self._replica(place, precision, limits, traffic)
 
+    def _limits(self, place: Machine, precision: Precision) -> EngineLimits | None:
+        """What an engine there can hold; None where the model does not fit, or where another precision was measured."""
+        if place.name in self.measured:
+            return self.measured[place.name][1] if precision == self.cost.precisions[0] else None
+        return engine_limits(place.card, self.model, precision)
+
     def _replica(self, place: Machine, precision: Precision, limits: EngineLimits, traffic: Traffic) -> ReplicaCapacity:
-        key = (place.card.name, precision, traffic.input_tokens, traffic.output_tokens)
+        is_measured = place.name in self.measured
+        name = place.name if is_measured else place.card.name
+        key = (name, precision, traffic.input_tokens, traffic.output_tokens)
         if key not in self._known:
             time = step_time(place.card, self.model, self.model_name, precision)
+            if is_measured:
+                time = self.measured[place.name][0]
             # The busiest hour is steady; volume and peak decide how many replicas, not what one of them can do.
             steady = replace(traffic, requests_per_month=_REFERENCE_REQUESTS, peak_ratio=1.0)
             self._known[key] = self.capacity(time, limits, steady, recipe_objective(self.cost), self.seed)
@@ -263,7 +275,7 @@ class Planner:
         held = {
             (place.name, precision): limits.kv_cache_tokens
             for place, precision, _ in found
-            if (limits := engine_limits(place.card, self.model, precision))
+            if (limits := self._limits(place, precision))
         }
         largest, tokens = max(held, key=lambda one: held[one]), traffic.input_tokens + traffic.output_tokens
         if held[largest] < tokens:
