@@ -19,10 +19,10 @@ from given_account import account_of  # noqa: E402
 from nexus_llm.artifacts import Artifact, Manifest  # noqa: E402
 from nexus_llm.cli.job_account import cost_words  # noqa: E402
 from nexus_llm.cloud import data_requests, sagemaker_transform  # noqa: E402
+from nexus_llm.cloud.account import Spending  # noqa: E402
 from nexus_llm.cloud.data_jobs import BatchJobs, EmrRuns, GlueRuns, batch_state, emr_state, glue_state  # noqa: E402
 from nexus_llm.cloud.data_requests import CloudDataPlan  # noqa: E402
 from nexus_llm.cloud.job_search import SERVICES, launcher_of, our_jobs  # noqa: E402
-from nexus_llm.cloud.account import Spending  # noqa: E402
 from nexus_llm.cloud.launcher import JobState, Launcher, follow, job_tags, run_to_end  # noqa: E402
 from nexus_llm.cloud.sagemaker_processing import STATUSES, ProcessingJobs, ProcessingPlan, processing_job  # noqa: E402
 from nexus_llm.cloud.sagemaker_request import plan_job, training_job  # noqa: E402

@@ -13,7 +13,8 @@ from nexus_llm.errors import BudgetError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nexus_llm.cloud.launcher import JobState, Spending
+    from nexus_llm.cloud.account import Spending
+    from nexus_llm.cloud.launcher import JobState
     from nexus_llm.cost.recipe_plan import RunBudget
     from nexus_llm.ports import DataService, Ports, TrainService
     from nexus_llm.recipe import Recipe
@@ -36,7 +37,7 @@ class Budget:
 
     def spending(self, job: str, state: JobState) -> Spending:
         """What a job has cost by now: its bill where it has ended, before that all its machines since it began."""
-        from nexus_llm.cloud.launcher import Spending
+        from nexus_llm.cloud.account import Spending
 
         is_training = job.startswith("training/")
         rate = (self.planned.training_usd_per_hour if is_training else self.planned.data_usd_per_hour) or 0.0

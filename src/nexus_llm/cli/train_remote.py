@@ -14,7 +14,8 @@ from nexus_llm.cli.options import AsJson, Root, workspace
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact, Manifest
-    from nexus_llm.cloud.launcher import JobState, Spending
+    from nexus_llm.cloud.account import Spending
+    from nexus_llm.cloud.launcher import JobState
     from nexus_llm.cloud.sagemaker_training import TrainingJobs
     from nexus_llm.pipeline import Workspace
     from nexus_llm.ports import Interrupt, Progress
