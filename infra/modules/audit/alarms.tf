@@ -40,7 +40,7 @@ resource "aws_cloudwatch_log_metric_filter" "deed" {
 resource "aws_cloudwatch_metric_alarm" "deed" {
   for_each            = aws_cloudwatch_log_metric_filter.deed
   alarm_name          = "${var.name}-${each.key}"
-  alarm_description   = local.deeds[each.key].text
+  alarm_description   = "${local.deeds[each.key].text} Runbook: docs/runbooks/key-leak.md"
   namespace           = each.value.metric_transformation[0].namespace
   metric_name         = each.value.metric_transformation[0].name
   statistic           = "Sum"

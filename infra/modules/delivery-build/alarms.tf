@@ -1,6 +1,6 @@
 resource "aws_cloudwatch_metric_alarm" "failed" {
   alarm_name          = "${local.full_name}-build-failed"
-  alarm_description   = "A build of ${local.full_name} failed: its log is in ${aws_cloudwatch_log_group.this.name}."
+  alarm_description   = "A build of ${local.full_name} failed: its log is in ${aws_cloudwatch_log_group.this.name}. Runbook: docs/runbooks/bad-model-rollback.md"
   namespace           = "AWS/CodeBuild"
   metric_name         = "FailedBuilds"
   dimensions          = { ProjectName = aws_codebuild_project.this.name }

@@ -2,7 +2,7 @@
 
 resource "aws_cloudwatch_metric_alarm" "idle" {
   alarm_name          = "${var.name}-devbox-idle"
-  alarm_description   = "The development box was idle for ${var.idle_minutes} minutes and is being stopped."
+  alarm_description   = "The development box was idle for ${var.idle_minutes} minutes and is being stopped. Runbook: docs/runbooks/cost-overrun.md"
   namespace           = "AWS/EC2"
   metric_name         = "CPUUtilization"
   dimensions          = { InstanceId = aws_instance.box.id }

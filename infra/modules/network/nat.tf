@@ -23,7 +23,7 @@ resource "aws_route" "private_out" {
 resource "aws_cloudwatch_metric_alarm" "nat_ports" {
   for_each            = aws_nat_gateway.this
   alarm_name          = "${var.name}-nat-ports-${each.key}"
-  alarm_description   = "The NAT gateway in ${each.key} could not allocate a port: connections out are failing."
+  alarm_description   = "The NAT gateway in ${each.key} could not allocate a port: connections out are failing. Runbook: docs/runbooks/quota.md"
   namespace           = "AWS/NATGateway"
   metric_name         = "ErrorPortAllocation"
   dimensions          = { NatGatewayId = each.value.id }

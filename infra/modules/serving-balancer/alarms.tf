@@ -6,7 +6,7 @@ locals {
 # A share, not a number: 5 errors are nothing at noon and an outage at night.
 resource "aws_cloudwatch_metric_alarm" "server_errors" {
   alarm_name          = "${var.platform.name}-5xx"
-  alarm_description   = "More than ${var.server_error_percent} % of requests ended with a 5xx of the balancer or of a task."
+  alarm_description   = "More than ${var.server_error_percent} % of requests ended with a 5xx of the balancer or of a task. Runbook: docs/runbooks/error-rate.md"
   comparison_operator = "GreaterThanThreshold"
   threshold           = var.server_error_percent
   evaluation_periods  = 5
@@ -45,7 +45,7 @@ resource "aws_cloudwatch_metric_alarm" "server_errors" {
 resource "aws_cloudwatch_metric_alarm" "unhealthy" {
   for_each            = aws_lb_target_group.colour
   alarm_name          = "${var.platform.name}-unhealthy-${each.key}"
-  alarm_description   = "A ${each.key} task has failed /ready for 3 of 5 minutes."
+  alarm_description   = "A ${each.key} task has failed /ready for 3 of 5 minutes. Runbook: docs/runbooks/engine-crash-loop.md"
   namespace           = "AWS/ApplicationELB"
   metric_name         = "UnHealthyHostCount"
   dimensions          = merge(local.by_balancer, { TargetGroup = each.value.arn_suffix })

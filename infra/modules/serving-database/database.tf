@@ -87,7 +87,7 @@ resource "aws_cloudwatch_log_group" "this" {
 
 resource "aws_cloudwatch_metric_alarm" "capacity" {
   alarm_name          = "${var.platform.name}-keys-capacity"
-  alarm_description   = "The database of keys has used more than 80 % of its largest capacity for 15 minutes."
+  alarm_description   = "The database of keys has used more than 80 % of its largest capacity for 15 minutes. Runbook: docs/runbooks/database-down.md"
   namespace           = "AWS/RDS"
   metric_name         = "ACUUtilization"
   dimensions          = { DBClusterIdentifier = aws_rds_cluster.this.cluster_identifier }

@@ -1,7 +1,7 @@
 # Above 100, tasks wait for machines: the group is at its maximum, or the zone or the quota has no more of this type.
 resource "aws_cloudwatch_metric_alarm" "waiting" {
   alarm_name          = "${var.platform.name}-gpu-capacity"
-  alarm_description   = "Tasks have waited 15 minutes for a GPU machine: look at the scaling group's activities for quota or capacity."
+  alarm_description   = "Tasks have waited 15 minutes for a GPU machine: look at the scaling group's activities for quota or capacity. Runbook: docs/runbooks/quota.md"
   namespace           = "AWS/ECS/ManagedScaling"
   metric_name         = "CapacityProviderReservation"
   dimensions          = { CapacityProviderName = aws_ecs_capacity_provider.gpu.name, ClusterName = var.platform.name }

@@ -55,7 +55,7 @@ resource "aws_appautoscaling_policy" "first_token" {
 
 resource "aws_cloudwatch_metric_alarm" "first_token" {
   alarm_name          = "${var.platform.name}-scale-first-token"
-  alarm_description   = "Adds a task: the 95th percentile of the first token's time was above ${var.first_token_seconds} s for 3 minutes."
+  alarm_description   = "Adds a task: the 95th percentile of the first token's time was above ${var.first_token_seconds} s for 3 minutes. Runbook: docs/runbooks/high-latency.md"
   namespace           = "NexusLLM/API"
   metric_name         = "TimeToFirstToken"
   dimensions          = { Service = var.service_name }

@@ -59,7 +59,7 @@ resource "aws_appautoscaling_policy" "wake" {
 resource "aws_cloudwatch_metric_alarm" "wake" {
   count               = local.wakes_on_request ? 1 : 0
   alarm_name          = "${var.platform.name}-scale-wake"
-  alarm_description   = "Starts the first task: somebody called while none was running."
+  alarm_description   = "Starts the first task: somebody called while none was running. Runbook: docs/runbooks/high-latency.md"
   comparison_operator = "GreaterThanThreshold"
   threshold           = 0
   evaluation_periods  = 1

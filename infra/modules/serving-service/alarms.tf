@@ -7,7 +7,7 @@ locals {
 
 resource "aws_cloudwatch_metric_alarm" "errors" {
   alarm_name          = "${var.platform.name}-error-rate"
-  alarm_description   = "More than ${var.objectives.error_percent} % of requests failed in 3 of 5 minutes, streams that broke included."
+  alarm_description   = "More than ${var.objectives.error_percent} % of requests failed in 3 of 5 minutes, streams that broke included. Runbook: docs/runbooks/error-rate.md"
   comparison_operator = "GreaterThanThreshold"
   threshold           = var.objectives.error_percent
   evaluation_periods  = 5
@@ -40,7 +40,7 @@ resource "aws_cloudwatch_metric_alarm" "errors" {
 
 resource "aws_cloudwatch_metric_alarm" "first_token" {
   alarm_name          = "${var.platform.name}-first-token"
-  alarm_description   = "The 95th percentile of the time to the first token was above ${var.objectives.first_token_seconds} s in 5 of 10 minutes."
+  alarm_description   = "The 95th percentile of the time to the first token was above ${var.objectives.first_token_seconds} s in 5 of 10 minutes. Runbook: docs/runbooks/high-latency.md"
   namespace           = "NexusLLM/API"
   metric_name         = "TimeToFirstToken"
   dimensions          = local.dimensions
@@ -57,7 +57,7 @@ resource "aws_cloudwatch_metric_alarm" "first_token" {
 
 resource "aws_cloudwatch_metric_alarm" "queue" {
   alarm_name          = "${var.platform.name}-queue-depth"
-  alarm_description   = "More than ${var.objectives.queue_depth} requests have waited at each task for 10 minutes: scaling does not keep up, or is at its maximum."
+  alarm_description   = "More than ${var.objectives.queue_depth} requests have waited at each task for 10 minutes: scaling does not keep up, or is at its maximum. Runbook: docs/runbooks/high-latency.md"
   namespace           = "NexusLLM/API"
   metric_name         = "QueueDepth"
   dimensions          = local.dimensions

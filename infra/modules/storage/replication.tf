@@ -167,7 +167,7 @@ resource "aws_s3_bucket_replication_configuration" "this" {
 resource "aws_cloudwatch_metric_alarm" "replication" {
   for_each          = aws_s3_bucket_replication_configuration.this
   alarm_name        = "${var.name}-replication-${each.key}"
-  alarm_description = "Operations that failed to copy ${each.key} to the second region."
+  alarm_description = "Operations that failed to copy ${each.key} to the second region. Runbook: docs/runbooks/region-loss.md"
   namespace         = "AWS/S3"
   metric_name       = "OperationsFailedReplication"
   dimensions = {

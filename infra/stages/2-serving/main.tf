@@ -81,6 +81,15 @@ module "scaling" {
   schedule             = var.schedule
 }
 
+module "objectives" {
+  source       = "../../modules/serving-objectives"
+  platform     = local.platform
+  cluster_name = module.cluster.name
+  service_name = module.service.name
+  objectives   = var.objectives
+  alarm_names  = concat(module.balancer.alarm_names, module.service.alarm_names)
+}
+
 module "database" {
   source                   = "../../modules/serving-database"
   count                    = var.database == null ? 0 : 1

@@ -105,8 +105,11 @@ variable "secrets" {
 }
 
 variable "objectives" {
-  description = "What the alarms hold the service to: failed requests in percent, p95 of the first token in seconds, waiting requests a task."
+  description = "What the alarms hold the service to: failed requests in percent, p95 of the first token in seconds, waiting requests a task; and over 30 days, see module serving-objectives: the percent of requests that do not fail, and of first tokens and answers that come in time."
   type = object({
+    available_percent   = optional(number, 99.9)
+    fast_percent        = optional(number, 95)
+    answer_seconds      = optional(number, 30)
     error_percent       = optional(number, 5)
     first_token_seconds = optional(number, 2)
     queue_depth         = optional(number, 32)

@@ -23,6 +23,7 @@ from nexus_llm.cli import (
     jobs,
     keys,
     model,
+    observe,
     recipe,
     run,
     serve,
@@ -65,6 +66,7 @@ chat.register(app)
 bench.register(app)
 keys.register(app)
 usage.register(app)
+observe.register(app)
 cost.register(app)
 aws.register(app)
 artifacts.register(app)

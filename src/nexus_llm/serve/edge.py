@@ -71,6 +71,8 @@ class Edge:
         route = getattr(scope.get("route"), "path", "unknown")
         record.finish(route=route, status=exchange.status, key_id=scope.get("nexus_key_id"))
         self.metrics.responded(route, record.status)
+        if record.path_is_api:
+            self.metrics.requested(is_failure=record.is_failure)
         self._telemetry.end(record)
 
 

@@ -166,6 +166,7 @@ class Generation:
         metrics = self._generator.metrics
         metrics.queue_time.observe(self._submitted_at - self._arrived_at)
         metrics.prompt_tokens.inc(self.prompt_tokens)
+        metrics.request_prompt_tokens.observe(self.prompt_tokens)
         stream = self._stream = TokenStream(self._give_back_place)
         for choice in self._choices:
             self._engine.submit(choice.request, stream)
@@ -244,6 +245,7 @@ class Generation:
         metrics = self._generator.metrics
         metrics.finished(reason)
         self._record.finish_reasons.append(reason)
+        metrics.request_generation_tokens.observe(choice.answer.tokens)
         metrics.e2e_latency.observe(choice.last_token_at - self._arrived_at)
         decode_seconds = choice.last_token_at - choice.first_token_at
         metrics.decode_time.observe(decode_seconds)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Upper bounds in seconds: a small model on a laptop and a large one in a cluster must both fit.
-_LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 25, 50, 100, 200)
+# Upper bounds in seconds: a small model on a laptop and a large one in a cluster must both fit. The objectives of
+# nexus_llm.observe stand at bounds (2 and 30), because a histogram knows no share in between.
+_LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 2, 3, 6, 12, 25, 30, 50, 100, 200)
+_TOKENS = tuple(factor * 10**power for power in range(6) for factor in (1, 2, 5))
 _PER_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 
 
@@ -24,6 +26,11 @@ class ServerMetrics:
         self._model_name = model_name
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
         self.generation_tokens = self._counter("vllm:generation_tokens", "Generated tokens.")
+        # Lengths as counts only: enough to see prompts drift, and nobody's prompt.
+        self.request_prompt_tokens = self._histogram("vllm:request_prompt_tokens", "Tokens of each prompt.", _TOKENS)
+        self.request_generation_tokens = self._histogram(
+            "vllm:request_generation_tokens", "Tokens of each finished answer.", _TOKENS
+        )
         self.time_to_first_token = self._histogram(
             "vllm:time_to_first_token_seconds", "From arrival to the first token.", _LATENCY_SECONDS
         )
@@ -46,6 +53,9 @@ class ServerMetrics:
             "vllm:request_decode_time_seconds", "From the first token to the last.", _LATENCY_SECONDS
         )
         self._success = self._labelled("vllm:request_success", "Finished sequences.", "finished_reason")
+        self._requests = self._labelled("nexus_requests", "Requests for a model's work, by outcome.", "outcome")
+        for outcome in ("failed", "other"):  # a rate needs a zero to rise from
+            self._requests.labels(model_name, outcome)
         self._responses = self._labelled("nexus_http_responses", "HTTP responses.", "route", "status")
         self._refused = self._labelled("nexus_requests_refused", "Requests not admitted.", "reason")
         self._timeouts = self._labelled("nexus_timeouts", "Requests that took too long, by phase.", "phase")
@@ -71,6 +81,10 @@ class ServerMetrics:
 
     def finished(self, reason: str) -> None:
         self._success.labels(self._model_name, reason).inc()
+
+    def requested(self, *, is_failure: bool) -> None:
+        """One more request for a model's work is over; a failure is the server's, as `RequestRecord.is_failure`."""
+        self._requests.labels(self._model_name, "failed" if is_failure else "other").inc()
 
     def responded(self, route: str, status: int) -> None:
         self._responses.labels(self._model_name, route, str(status)).inc()

@@ -1,0 +1,1 @@
+"""What is looked at while a model is in service: metrics that exist, alarms that fire, objectives, drift. Pure."""
