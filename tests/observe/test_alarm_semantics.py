@@ -22,7 +22,7 @@ from nexus_llm.observe.metric_math import evaluated
 TREATMENTS: tuple[Treatment, ...] = ("missing", "ignore", "breaching", "notBreaching")
 KEPT = "kept"
 LACKING = "INSUFFICIENT_DATA"
-# CloudWatch user guide, alarms-and-missing-data.html, both tables of "How alarm state is evaluated when data is missing":
+# CloudWatch user guide, alarms-and-missing-data.html, tables of "How alarm state is evaluated when data is missing":
 # newest point right, 0 not breaching, X breaching, - missing; then the state for each treatment above.
 THREE_OF_THREE = {
     "0 - X - X": ("OK", "OK", "OK", "OK"),

@@ -94,7 +94,7 @@ def in_logs_insights(query: str, place: str) -> list[Named]:
 
 
 def in_runbook(front: Mapping[str, Any], place: str) -> Iterator[Named]:
-    """What a runbook's front matter names: `metrics`, CloudWatch's as `NAMESPACE/METRIC` or Prometheus', and `events`."""
+    """What a runbook's front matter names: `metrics`, CloudWatch's as `NAMESPACE/METRIC`, and `events`."""
     for name in front.get("metrics", []):
         kind: Kind = "cloudwatch" if "/" in name else "prometheus"
         yield Named(kind, name, ("*",), place)

@@ -1,8 +1,8 @@
 """Whether what is asked and answered still looks like what the model was trained on. Pure.
 
 Lengths are compared by the two-sample Kolmogorov-Smirnov test and the population stability index, categories
-(languages) by the index alone, and, where an engine embeds, vectors by a permutation test on the distance of their means. Each says
-`steady`, `drifted`, or `inconclusive` where there is too little to tell.
+(languages) by the index alone, and, where an engine embeds, vectors by a permutation test on the distance of their
+means. Each says `steady`, `drifted`, or `inconclusive` where there is too little to tell.
 
 The index is the sum of (p - q) ln(p / q) over bins; above 0.2 it is customarily called a shift (Siddiqi 2006, "Credit
 Risk Scorecards"). Without any drift it is distributed as (1/n + 1/m) chi-squared with one degree fewer than bins

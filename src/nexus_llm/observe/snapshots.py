@@ -124,7 +124,7 @@ def firing(found: Sequence[Burn]) -> list[str]:
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """The value that `share` of a histogram's samples do not exceed, estimated as Prometheus does: evenly in its bucket.
+    """The value that `share` of a histogram's samples do not exceed, as Prometheus estimates it: evenly in a bucket.
 
     >>> quantile({1.0: 5, 2.0: 10, math.inf: 10}, 0.75)
     1.5

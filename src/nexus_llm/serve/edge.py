@@ -9,6 +9,7 @@ import time
 import uuid
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nexus_llm.recipe import TimeoutsRecipe
@@ -62,6 +63,8 @@ class Edge:
             try:
                 with until(told_seconds(scope)):
                     await self._app(scope, exchange.receive, exchange.send)
+            except ClientDisconnect:
+                pass  # its body will never be whole: no fault of ours, and nobody is there to be told
             except Exception as error:  # noqa: BLE001 - the last place that can keep it from the client
                 # Type and place only: the text of an exception may quote a prompt.
                 log.error("request.failed", extra={"request_id": record.request_id, "error": _where(error)})

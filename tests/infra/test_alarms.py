@@ -1,0 +1,182 @@
+"""Every alarm that Terraform makes: it looks at what exists, fires once and recovers, and has a page that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_llm.observe.alarms import CompositeAlarm, MetricAlarm, State, composite_holds, history, points
+from nexus_llm.observe.contract import broken, shipped
+from nexus_llm.observe.objectives import OBJECTIVES, TIERS
+from nexus_llm.observe.runbooks import Runbook, read_runbook
+from nexus_llm.observe.terraform import composite_alarms, emitted_by, metric_alarms, named_by, resources_of
+from terraform_here import INFRA, copy_of_infra, mocked
+
+pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeout(1800)]
+
+ROOT = Path(__file__).parents[2]
+RUNBOOKS = ROOT / "docs" / "runbooks"
+# One period's samples of each metric of an alarm, when all is well and when it is not. Which alarm: the end of its name.
+GOOD_AND_BAD: dict[str, tuple[dict[str, list[float]], dict[str, list[float]]]] = {
+    "error-rate": ({"ErrorCount": [0.0] * 100, "RequestCount": [1.0] * 100}, {"ErrorCount": [1.0] * 6, "RequestCount": [1.0] * 100}),
+    "5xx": (
+        {"HTTPCode_ELB_5XX_Count": [], "HTTPCode_Target_5XX_Count": [], "RequestCount": [1.0] * 100},
+        {"HTTPCode_ELB_5XX_Count": [1.0] * 3, "HTTPCode_Target_5XX_Count": [1.0] * 3, "RequestCount": [1.0] * 100},
+    ),
+    "first-token": ({"TimeToFirstToken": [0.4] * 20}, {"TimeToFirstToken": [0.4] * 18 + [2.5] * 2}),
+    "queue-depth": ({"QueueDepth": [0.0] * 4}, {"QueueDepth": [40.0] * 4}),
+    "scale-wake": ({"HTTPCode_ELB_503_Count": [], "RunningTaskCount": [1.0]}, {"HTTPCode_ELB_503_Count": [1.0], "RunningTaskCount": []}),
+    "blocked": ({"BlockedRequests": [1.0]}, {"BlockedRequests": [1_000_000.0]}),
+    "gpu-capacity": ({"CapacityProviderReservation": [100.0]}, {"CapacityProviderReservation": [200.0]}),
+    "keys-capacity": ({"ACUUtilization": [30.0]}, {"ACUUtilization": [95.0]}),
+    "unhealthy-blue": ({"UnHealthyHostCount": [0.0]}, {"UnHealthyHostCount": [1.0]}),
+    "unhealthy-green": ({"UnHealthyHostCount": [0.0]}, {"UnHealthyHostCount": [1.0]}),
+    "build-failed": ({"FailedBuilds": [0.0]}, {"FailedBuilds": [1.0]}),
+    "devbox-idle": ({"CPUUtilization": [60.0]}, {"CPUUtilization": [0.5]}),
+    "replication-data": ({"OperationsFailedReplication": [0.0]}, {"OperationsFailedReplication": [2.0]}),
+    "replication-models": ({"OperationsFailedReplication": [0.0]}, {"OperationsFailedReplication": [2.0]}),
+    **{name: ({name: []}, {name: [1.0]}) for name in ("root-used", "trail-changed", "key-endangered", "bucket-opened", "console-without-mfa")},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(planned: Callable[[str], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What all stages with all their parts make: plans of serving and delivery, a mocked platform."""
+    found = [
+        dict(one) for name in ("serving-gpu", "serving-standard", "delivery") for one in resources_of(planned(name))
+    ]
+    platform = mocked(copy_of_infra(tmp_path_factory.mktemp("platform")), "1-platform", "platform.tftest.hcl")
+    return found + [{"unknown": {}, **one} for one in platform]
+
+
+@pytest.fixture(scope="module")
+def alarms(made: list[dict[str, Any]]) -> dict[str, MetricAlarm]:
+    return {alarm.name: alarm for alarm in metric_alarms(made)}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def runbooks() -> list[Runbook]:
+    return [read_runbook(path) for path in sorted(RUNBOOKS.glob("*.md")) if path.stem != "index"]
+
+
+def samples(alarm: MetricAlarm) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    if "-slo-" in alarm.name:
+        if "availability" in alarm.name:
+            return GOOD_AND_BAD["error-rate"]
+        late = {"first-token": 2.5, "answer": 31.0}["first-token" if "first-token" in alarm.name else "answer"]
+        (name,) = {metric.name for metric in alarm.metrics}
+        return {name: [0.4] * 100}, {name: [0.4] * 10 + [late] * 90}
+    if "nat-ports" in alarm.name:
+        return {"ErrorPortAllocation": [0.0]}, {"ErrorPortAllocation": [3.0]}
+    return max(
+        ((end, both) for end, both in GOOD_AND_BAD.items() if alarm.name.endswith(end)), key=lambda one: len(one[0])
+    )[1]
+
+
+def test_every_alarm_of_every_module_is_looked_at_here(made: list[dict[str, Any]]) -> None:
+    kinds = ("aws_cloudwatch_metric_alarm", "aws_cloudwatch_composite_alarm", "aws_cloudwatch_dashboard")
+    declared = {
+        (kind, name)
+        for path in INFRA.glob("modules/*/*.tf")
+        for kind, name in re.findall(r'^resource "(\w+)" "(\w+)"', path.read_text(), re.MULTILINE)
+        if kind in kinds
+    }
+    assert {(one["type"], one["name"]) for one in made if one["type"] in kinds} == declared
+
+
+def test_every_metric_that_is_looked_at_is_emitted(made: list[dict[str, Any]]) -> None:
+    emitted = shipped()
+    emitted["cloudwatch"] |= emitted_by(made)  # type: ignore[arg-type]
+    named = named_by(made)  # type: ignore[arg-type]
+    assert len(named) > 60
+    assert broken(named, emitted) == []
+    del emitted["cloudwatch"]["NexusLLM/API/QueueDepth"]
+    assert len(broken(named, emitted)) >= 3  # an alarm, a scaling policy, a panel
+
+
+def test_every_alarm_fires_and_recovers(alarms: dict[str, MetricAlarm]) -> None:
+    for alarm in alarms.values():
+        good, bad = samples(alarm)
+        many = alarm.evaluation_periods + 3
+        series = [good] * many + [bad] * many + [good] * many
+        found = points(alarm, {name: [one[name] for one in series] for name in good})
+        states = history(alarm, found, start="OK")
+        assert states[many - 1] == "OK", alarm.name
+        assert states[2 * many - 1] == "ALARM", alarm.name
+        assert states[-1] == "OK", alarm.name
+        assert states.index("ALARM") == many + alarm.datapoints_to_alarm - 1, alarm.name
+
+
+def test_silence_is_no_alarm_and_ends_one(alarms: dict[str, MetricAlarm]) -> None:
+    """A service may sleep. The box that was stopped keeps its state, and the database that vanished is not called well."""
+    silent: dict[str, State] = {}
+    for alarm in alarms.values():
+        _, bad = samples(alarm)
+        series = [bad] * 20 + [dict.fromkeys(bad, [])] * 20
+        silent[alarm.name] = history(alarm, points(alarm, {name: [one[name] for one in series] for name in bad}))[-1]
+    spoken = {name: state for name, state in silent.items() if state != "OK"}
+    assert {re.sub(r"^.*-(?=keys-|devbox-)", "", name): state for name, state in spoken.items()} == {
+        "keys-capacity": "INSUFFICIENT_DATA",
+        "devbox-idle": "ALARM",
+    }
+
+
+def test_composites_need_both_windows_of_a_pair(made: list[dict[str, Any]], alarms: dict[str, MetricAlarm]) -> None:
+    composites = composite_alarms(made)  # type: ignore[arg-type]
+    assert len({one.name for one in composites}) == 2 * 2 * len(OBJECTIVES)
+    for one in composites:
+        names = re.findall(r'ALARM\("([^"]+)"\)', one.rule)
+        pairs = list(zip(names[::2], names[1::2], strict=True))
+        assert len(pairs) == 2
+        calm: dict[str, State] = dict.fromkeys(alarms, "OK")
+        assert not composite_holds(one.rule, calm)
+        for long, short in pairs:
+            assert (long.endswith("-long"), short) == (True, f"{long.removesuffix('-long')}-short")
+            assert composite_holds(one.rule, {**calm, long: "ALARM", short: "ALARM"})
+            assert not composite_holds(one.rule, {**calm, long: "ALARM"})
+            assert not composite_holds(one.rule, {**calm, short: "ALARM"})
+
+
+def test_terraform_and_prometheus_promise_the_same(alarms: dict[str, MetricAlarm]) -> None:
+    """Thresholds are the tier's burn rate times the budget; windows are the tiers', of at most a day in CloudWatch."""
+    for objective in OBJECTIVES:
+        found = {
+            alarm.name.rpartition(f"{objective.name}-")[2]: alarm
+            for alarm in alarms.values()
+            if f"-slo-{objective.name}-" in alarm.name
+        }
+        for tier, name in zip(TIERS, ("hour", "quarter", "day", "three-days"), strict=True):
+            for length in ("long", "short"):
+                alarm = found[f"{name}-{length}"]
+                assert alarm.threshold == pytest.approx(100 * tier.burn_rate * objective.budget_share)
+                assert alarm.period_seconds * alarm.evaluation_periods == {
+                    "1h": 3600, "5m": 300, "6h": 21_600, "30m": 1800, "1d": 86_400, "2h": 7200, "3d": 259_200
+                }[getattr(tier, length)]  # fmt: skip
+                assert alarm.period_seconds <= 86_400
+
+
+def test_every_alarm_names_its_page_and_the_page_names_it(
+    made: list[dict[str, Any]], alarms: dict[str, MetricAlarm], runbooks: list[Runbook]
+) -> None:
+    every: list[MetricAlarm | CompositeAlarm] = [*alarms.values(), *composite_alarms(made)]  # type: ignore[arg-type]
+    for alarm in every:
+        found = re.search(r" Runbook: docs/runbooks/([a-z-]+)\.md$", alarm.description)
+        assert found, alarm.name
+        pages = [one.name for one in runbooks if one.answers(alarm.name)]
+        assert found[1] in pages, alarm.name
+
+
+def test_every_alarm_that_a_page_names_is_made(
+    made: list[dict[str, Any]], alarms: dict[str, MetricAlarm], runbooks: list[Runbook]
+) -> None:
+    rules = {f"slo-{one.name}-{tier.severity}" for one in OBJECTIVES for tier in TIERS}
+    rules |= {"engine-down", "engine-restarts", "cache-full"}
+    composites = {one.name for one in composite_alarms(made)}  # type: ignore[arg-type]
+    for page in runbooks:
+        for pattern in page.alarms:
+            one = Runbook(page.name, (pattern,), {}, (), ())
+            assert any(one.answers(name) for name in (*alarms, *composites, *rules)), f"{page.name}: {pattern}"
