@@ -30,6 +30,8 @@ from nexus_llm.serve.model_folder import ServedModel
 from otlp_collector import attributes, collector
 from running_server import RunningServer, running_server
 
+BY_CHANCE = {"usage.not_recorded_yet", "request.disconnected"}
+"""Told where a thread happens to be at work at that moment."""
 Told = dict[str, dict[str, list[str]]]
 
 
@@ -52,7 +54,7 @@ def everything_told(model: ServedModel, folder: Path) -> Told:
                 assert metric["Name"] in line
                 _add(told["cloudwatch"], f"{directive['Namespace']}/{metric['Name']}", directive["Dimensions"][0])
     for line in map(json.loads, log.getvalue().splitlines()):
-        if "logger" not in line:  # a library's, whose words are not ours
+        if "logger" not in line and line["event"] not in BY_CHANCE:  # a library's words are not ours
             _add(told["log"], line["event"], set(line) - {"event", "time", "level", "exception"})
     for span in spans.spans:
         name = span.name.split()[0] if span.name.split()[0] in ("POST", "GET", "chat", "text_completion") else span.name
@@ -90,7 +92,7 @@ def _page(server: RunningServer, key: str = "none") -> str:
 
 
 def _answers_and_crashes(model: ServedModel, folder: Path, emf: Path, collector_url: str) -> str:
-    """Whole and streamed answers, mistakes, an engine that dies once, a swap's refusal, a sample that cannot be kept."""
+    """Whole and streamed answers, mistakes, an engine that dies once, samples that cannot be kept, a lost client."""
     samples = folder / "samples"
     recipe = ServeRecipe(
         telemetry=TelemetryRecipe(

@@ -1,16 +1,20 @@
-"""Every alarm that Terraform makes: it looks at what exists, fires once and recovers, and has a page that says what to do."""
+"""Every alarm that Terraform makes looks at what exists, fires once and recovers, and has a page to follow."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nexus_llm.observe.alarms import CompositeAlarm, MetricAlarm, State, composite_holds, history, points
 from nexus_llm.observe.contract import broken, shipped
+from nexus_llm.observe.metric_math import evaluated
 from nexus_llm.observe.objectives import OBJECTIVES, TIERS
 from nexus_llm.observe.runbooks import Runbook, read_runbook
 from nexus_llm.observe.terraform import composite_alarms, emitted_by, metric_alarms, named_by, resources_of
@@ -20,16 +24,23 @@ pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeo
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
-# One period's samples of each metric of an alarm, when all is well and when it is not. Which alarm: the end of its name.
-GOOD_AND_BAD: dict[str, tuple[dict[str, list[float]], dict[str, list[float]]]] = {
-    "error-rate": ({"ErrorCount": [0.0] * 100, "RequestCount": [1.0] * 100}, {"ErrorCount": [1.0] * 6, "RequestCount": [1.0] * 100}),
+# One period's samples of an alarm's metrics, when all is well and when it is not, by the end of the alarm's name.
+Samples = dict[str, list[float]]
+GOOD_AND_BAD: dict[str, tuple[Samples, Samples]] = {
+    "error-rate": (
+        {"ErrorCount": [0.0] * 100, "RequestCount": [1.0] * 100},
+        {"ErrorCount": [1.0] * 6, "RequestCount": [1.0] * 100},
+    ),
     "5xx": (
         {"HTTPCode_ELB_5XX_Count": [], "HTTPCode_Target_5XX_Count": [], "RequestCount": [1.0] * 100},
         {"HTTPCode_ELB_5XX_Count": [1.0] * 3, "HTTPCode_Target_5XX_Count": [1.0] * 3, "RequestCount": [1.0] * 100},
     ),
     "first-token": ({"TimeToFirstToken": [0.4] * 20}, {"TimeToFirstToken": [0.4] * 18 + [2.5] * 2}),
     "queue-depth": ({"QueueDepth": [0.0] * 4}, {"QueueDepth": [40.0] * 4}),
-    "scale-wake": ({"HTTPCode_ELB_503_Count": [], "RunningTaskCount": [1.0]}, {"HTTPCode_ELB_503_Count": [1.0], "RunningTaskCount": []}),
+    "scale-wake": (
+        {"HTTPCode_ELB_503_Count": [], "RunningTaskCount": [1.0]},
+        {"HTTPCode_ELB_503_Count": [1.0], "RunningTaskCount": []},
+    ),
     "blocked": ({"BlockedRequests": [1.0]}, {"BlockedRequests": [1_000_000.0]}),
     "gpu-capacity": ({"CapacityProviderReservation": [100.0]}, {"CapacityProviderReservation": [200.0]}),
     "keys-capacity": ({"ACUUtilization": [30.0]}, {"ACUUtilization": [95.0]}),
@@ -39,8 +50,11 @@ GOOD_AND_BAD: dict[str, tuple[dict[str, list[float]], dict[str, list[float]]]] =
     "devbox-idle": ({"CPUUtilization": [60.0]}, {"CPUUtilization": [0.5]}),
     "replication-data": ({"OperationsFailedReplication": [0.0]}, {"OperationsFailedReplication": [2.0]}),
     "replication-models": ({"OperationsFailedReplication": [0.0]}, {"OperationsFailedReplication": [2.0]}),
-    **{name: ({name: []}, {name: [1.0]}) for name in ("root-used", "trail-changed", "key-endangered", "bucket-opened", "console-without-mfa")},
-}  # fmt: skip
+    **{
+        name: ({name: []}, {name: [1.0]})
+        for name in ("root-used", "trail-changed", "key-endangered", "bucket-opened", "console-without-mfa")
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +77,7 @@ def runbooks() -> list[Runbook]:
     return [read_runbook(path) for path in sorted(RUNBOOKS.glob("*.md")) if path.stem != "index"]
 
 
-def samples(alarm: MetricAlarm) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def samples(alarm: MetricAlarm) -> tuple[Samples, Samples]:
     if "-slo-" in alarm.name:
         if "availability" in alarm.name:
             return GOOD_AND_BAD["error-rate"]
@@ -112,11 +126,11 @@ def test_every_alarm_fires_and_recovers(alarms: dict[str, MetricAlarm]) -> None:
 
 
 def test_silence_is_no_alarm_and_ends_one(alarms: dict[str, MetricAlarm]) -> None:
-    """A service may sleep. The box that was stopped keeps its state, and the database that vanished is not called well."""
+    """A service may sleep. A stopped box keeps its state, and a database that vanished is not called well."""
     silent: dict[str, State] = {}
     for alarm in alarms.values():
         _, bad = samples(alarm)
-        series = [bad] * 20 + [dict.fromkeys(bad, [])] * 20
+        series = [bad] * 20 + [{name: [] for name in bad}] * 20
         silent[alarm.name] = history(alarm, points(alarm, {name: [one[name] for one in series] for name in bad}))[-1]
     spoken = {name: state for name, state in silent.items() if state != "OK"}
     assert {re.sub(r"^.*-(?=keys-|devbox-)", "", name): state for name, state in spoken.items()} == {
@@ -180,3 +194,77 @@ def test_every_alarm_that_a_page_names_is_made(
         for pattern in page.alarms:
             one = Runbook(page.name, (pattern,), {}, (), ())
             assert any(one.answers(name) for name in (*alarms, *composites, *rules)), f"{page.name}: {pattern}"
+
+
+STEP_SECONDS = 300
+DAY = 86_400 // STEP_SECONDS
+REQUESTS = 1_000.0
+"""In each step of a simulation."""
+
+
+def simulated(alarms: dict[str, MetricAlarm], rules: list[CompositeAlarm], bad: list[float]) -> dict[str, list[bool]]:
+    """Whether page and ticket of the availability are on, after each step of so many failures, by sliding windows."""
+    states: dict[str, list[State]] = {}
+    for name, alarm in alarms.items():
+        if "-standard-slo-availability-" in name:
+            stride = alarm.period_seconds // STEP_SECONDS
+
+            def windows(values: list[float], stride: int = stride) -> list[float | None]:
+                sums = [0.0, *itertools.accumulate(values)]
+                return [sums[end] - sums[max(0, end - stride)] for end in range(1, len(sums))]
+
+            series = {"part": windows(bad), "all": windows([REQUESTS] * len(bad))}
+            states[name] = history(alarm, list(evaluated(alarm.expression, series)), stride=stride)  # type: ignore[arg-type]
+    return {
+        rule.name.rpartition("-")[2]: [
+            composite_holds(rule.rule, {name: one[step] for name, one in states.items()}) for step in range(len(bad))
+        ]
+        for rule in rules
+        if "-standard-slo-availability-" in rule.name
+    }
+
+
+@pytest.fixture(scope="module")
+def burn(made: list[dict[str, Any]], alarms: dict[str, MetricAlarm]) -> Callable[[list[float]], dict[str, list[bool]]]:
+    rules = composite_alarms(made)  # type: ignore[arg-type]
+    return functools.partial(simulated, alarms, rules)
+
+
+def test_thirty_days_at_half_the_budget_alarm_nobody(burn: Callable[[list[float]], dict[str, list[bool]]]) -> None:
+    generator = np.random.default_rng(1)
+    told = burn(generator.binomial(int(REQUESTS), 0.000_5, size=30 * DAY).astype(float).tolist())
+    assert sum(told["page"]) == 0
+    assert sum(told["ticket"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("burn_rate", "severity", "most_hours"),
+    [
+        (1000, "page", 0.1),
+        (100, "page", 0.2),
+        (20, "page", 1),
+        (7, "page", 6),
+        (3.5, "ticket", 24),
+        (1.5, "ticket", 72),
+    ],
+)
+def test_a_budget_that_goes_too_fast_is_told_before_a_seventh_of_it_is_gone(
+    burn: Callable[[list[float]], dict[str, list[bool]]], burn_rate: float, severity: str, most_hours: float
+) -> None:
+    quiet, share = 4 * DAY, min(1.0, burn_rate * 0.001)
+    told = burn([0.0] * quiet + [share * REQUESTS] * 4 * DAY)
+    assert not any(told[severity][:quiet])
+    steps = told[severity][quiet:].index(True) + 1
+    assert steps * STEP_SECONDS <= most_hours * 3600 + STEP_SECONDS
+    assert steps / (30 * DAY) * burn_rate <= 1 / 7
+
+
+def test_a_page_ends_soon_after_its_cause(burn: Callable[[list[float]], dict[str, list[bool]]]) -> None:
+    told = burn([0.0] * DAY + [0.5 * REQUESTS] * 6 + [0.0] * DAY)  # half an hour of 50 %
+    last = max(step for step, on in enumerate(told["page"]) if on)
+    assert (last - DAY - 6) * STEP_SECONDS <= 45 * 60
+
+
+def test_a_blip_wakes_nobody(burn: Callable[[list[float]], dict[str, list[bool]]]) -> None:
+    told = burn([0.0] * DAY + [0.1 * REQUESTS] + [0.0] * DAY)  # five minutes of 10 %: 1.2 % of the budget
+    assert sum(told["page"]) == 0

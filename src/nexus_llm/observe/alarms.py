@@ -5,11 +5,11 @@ Rules, all AWS' (CloudWatch user guide, read 22 November 2026):
 - "Alarm evaluation" (alarm-evaluation.html): an alarm looks at its newest `evaluation_periods` data points and goes to
   ALARM when `datapoints_to_alarm` of them breach the threshold.
 - "Configuring how CloudWatch alarms treat missing data" (alarms-and-missing-data.html): more data points are fetched
-  than evaluated, the *evaluation range*; real ones from further back go before missing ones, and missing ones are filled
-  in as few times as possible. How much further back is not published: the page's one example fetches 5 for 3, and so
-  does this (`EXTRA_POINTS`).
-- The same page, "Avoiding premature transitions to alarm state": with too little data, an alarm whose missing points are
-  `missing` still goes to ALARM once the oldest breaching point is as old as `datapoints_to_alarm` and nothing newer
+  than evaluated, the *evaluation range*; real ones from further back go before missing ones, and missing ones are
+  filled in as few times as possible. How much further back is not published: the page's one example fetches 5 for 3,
+  and so does this (`EXTRA_POINTS`).
+- The same page, "Avoiding premature transitions to alarm state": with too little data, an alarm whose missing points
+  are `missing` still goes to ALARM once the oldest breaching point is as old as `datapoints_to_alarm` and nothing newer
   contradicts it.
 - "Percentile-based alarms and low data samples" (percentiles-with-low-samples.html): with `ignore`, the state stays
   while there are fewer than 10/(1-p) samples, or 10/p below the median.

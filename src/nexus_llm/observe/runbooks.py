@@ -58,7 +58,7 @@ def read_runbook(path: Path) -> Runbook:
         raise UsageError(f"{path} has no front matter", fix="begin it with --- and its alarms, metrics and events")
     front = yaml.safe_load(found[1])
     sections = tuple(re.findall(r"^## (.+)$", text, re.MULTILINE))
-    return Runbook(path.stem, tuple(front["alarms"]), front, sections, tuple(_blocks(text)))
+    return Runbook(path.stem, tuple(front["alarms"]), front, sections, tuple(code_blocks(text)))
 
 
 def looks(runbook: Runbook) -> Iterator[Named]:
@@ -67,12 +67,14 @@ def looks(runbook: Runbook) -> Iterator[Named]:
     yield from in_runbook(runbook.front, place)
     for block in runbook.blocks:
         if block.language == "promql":
-            yield from in_promql(block.text, place)
+            for line in block.text.splitlines():
+                yield from in_promql(line, place)
         elif block.language == "logs":
             yield from in_logs_insights(block.text, place)
 
 
-def _blocks(text: str) -> Iterator[Block]:
+def code_blocks(text: str) -> Iterator[Block]:
+    """The examples of a page, in its order."""
     for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         above = text[: found.start()].rstrip("\n").rpartition("\n")[2]
         reason = above.removeprefix(NOT_RUN).removesuffix(" -->") if above.startswith(NOT_RUN) else None

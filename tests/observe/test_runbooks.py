@@ -1,0 +1,162 @@
+"""Every page's commands exist, and those that a laptop can run do what they say against a real gateway."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_llm.cli import app
+from nexus_llm.observe.contract import broken, recorded_by, shipped
+from nexus_llm.observe.objectives import prometheus_rules
+from nexus_llm.observe.runbooks import Block, Runbook, code_blocks, looks, read_runbook
+
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
+PAGES = [path for path in sorted(RUNBOOKS.glob("*.md")) if path.stem != "index"]
+SECTIONS = ("Symptom", "Look", "Act", "Check")
+# The AWS command line's own, beside what its services' models have.
+GLOBAL = {"region", "output", "query", "profile", "no-paginate", "max-items", "page-size"}
+
+
+def page(path: Path) -> Runbook:
+    return read_runbook(path)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The `nexus` and `aws` commands of a block, also those inside of others."""
+    flat = re.sub(r"\\\n\s*", " ", text)
+    flat = re.sub(
+        r"\$\(([^()]*)\)", lambda found: f"VALUE\n{found[1]}\n" if found[1].startswith("nexus") else "VALUE", flat
+    )
+    for line in flat.splitlines():
+        words: list[str] = []
+        for word in [*shlex.split(line, comments=True), "|"]:
+            if word in ("|", "||", "&&", ";", ">", "2>"):
+                if words[:1] in (["nexus"], ["aws"]):
+                    yield words
+                words = []
+            else:
+                words.append(word)
+
+
+def blocks(path: Path) -> list[Block]:
+    return list(code_blocks(path.read_text(encoding="utf-8")))
+
+
+ALL = [
+    (path, words)
+    for path in (RUNBOOKS / "index.md", *PAGES)
+    for block in blocks(path)
+    for words in commands(block.text)
+]
+
+
+def of(program: str) -> list[Any]:
+    return [
+        pytest.param(path, words, id=f"{path.stem} {' '.join(words)[:60]}")
+        for path, words in ALL
+        if words[0] == program
+    ]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_has_its_four_parts_and_names_what_is_emitted(path: Path) -> None:
+    one = page(path)
+    assert one.sections == SECTIONS
+    emitted = shipped()
+    emitted["prometheus"] |= recorded_by(prometheus_rules())
+    assert broken(looks(one), emitted) == []
+    assert {block.language for block in one.blocks} <= {"bash", "promql", "logs"}
+    for block in one.blocks:
+        if block.language == "logs":
+            assert re.search(r'event = "[a-z.]+_?[a-z]*"', block.text), f"{path.name}:{block.line} picks no event"
+
+
+def test_the_index_names_every_page() -> None:
+    linked = set(re.findall(r"\]\(([a-z-]+)\.md\)", (RUNBOOKS / "index.md").read_text(encoding="utf-8")))
+    assert linked == {path.stem for path in PAGES}
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len([words for _, words in ALL if words[0] == "nexus"]) > 40
+    assert len([words for _, words in ALL if words[0] == "aws"]) > 20
+
+
+@pytest.mark.parametrize(("path", "words"), of("nexus"))
+def test_a_nexus_command_has_the_verbs_and_options_that_it_is_given(path: Path, words: list[str]) -> None:
+    import typer.main
+
+    command: Any = typer.main.get_command(app)
+    rest = words[1:]
+    while hasattr(command, "commands") and rest and rest[0] in command.commands:
+        command, rest = command.commands[rest[0]], rest[1:]
+    assert not (hasattr(command, "commands") and not rest), f"{path.name}: {' '.join(words)} names no verb"
+    known = {name: option for option in command.params for name in option.opts}
+    for word in rest:
+        if word.startswith("--") and word != "--help":
+            assert word.partition("=")[0] in known, f"{path.name}: {command.name} has no {word}"
+    flags = [known[word] for word in rest if word in known]
+    taken = sum(not option.is_flag for option in flags)
+    given = len([word for word in rest if not word.startswith("--")]) - taken
+    arguments = [option for option in command.params if option.param_type_name == "argument"]
+    most = 99 if any(one.nargs == -1 for one in arguments) else len(arguments)
+    assert given <= most, f"{path.name}: {' '.join(words)}"
+    assert "--help" in rest or given >= sum(one.required for one in arguments), f"{path.name}: {' '.join(words)}"
+
+
+@pytest.mark.parametrize(("path", "words"), of("aws"))
+def test_an_aws_command_is_an_operation_with_its_parameters(path: Path, words: list[str]) -> None:
+    botocore_session = pytest.importorskip("botocore.session", reason="needs the aws extra")
+    from botocore import xform_name
+
+    aliases = {"deploy": "codedeploy", "s3api": "s3"}
+    model = botocore_session.Session().get_service_model(aliases.get(words[1], words[1]))
+    operations = {xform_name(name, "-"): name for name in model.operation_names}
+    assert words[2] in operations, f"{path.name}: aws {words[1]} has no {words[2]}"
+    shape = model.operation_model(operations[words[2]]).input_shape
+    members = {xform_name(name, "-") for name in shape.members}
+    given = {word[2:] for word in words[3:] if word.startswith("--")}
+    unknown = {one for one in given if one not in members | GLOBAL and one.removeprefix("no-") not in members}
+    assert unknown == set(), f"{path.name}: {' '.join(words)}"
+    missing = {xform_name(name, "-") for name in shape.required_members} - given
+    assert missing == set(), f"{path.name}: {' '.join(words)}"
+
+
+def test_what_a_laptop_can_run_runs_against_a_real_gateway(echo_model: Any, tmp_path: Path) -> None:
+    from nexus_llm.recipe import KeysRecipe, ServeRecipe
+    from nexus_llm.serve.access.database import open_database
+    from nexus_llm.serve.access.key_store import create_key
+    from nexus_llm.serve.engines.process import EngineCommand
+    from running_server import running_server
+
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    place = str(tmp_path / "keys.db")
+    key, _ = create_key(open_database(place), "on-call", is_admin=True)
+    script = ["set -euo pipefail", f'nexus() {{ "{sys.executable}" -m nexus_llm.cli "$@"; }}']
+    script.append(f'python() {{ "{sys.executable}" "$@"; }}')
+    seen = set()  # a block that stands on several pages runs once
+    for path in (RUNBOOKS / "index.md", *PAGES):
+        for block in blocks(path):
+            if block.language == "bash" and block.why_not_run is None and block.text not in seen:
+                seen.add(block.text)
+                script.append(f'echo "== {path.name}:{block.line}" >&2\n{block.text}')
+    recipe = ServeRecipe(keys=KeysRecipe(database=place))
+    with running_server(echo_model, EngineCommand("fake", {"end_token_id": 2}), recipe=recipe) as server:
+        environment = {**os.environ, "GATEWAY": server.url, "NEXUS_DATABASE": place}
+        environment |= {"NEXUS_API_KEY": key, "OPENAI_API_KEY": key}
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert 'nexus_requests_total{model_name="echo",outcome="other"}' in done.stdout
+    assert "revoked leaked" in done.stdout
+    assert "no 5xx, no stream that breaks off" in done.stdout
