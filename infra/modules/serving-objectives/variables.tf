@@ -29,8 +29,8 @@ variable "objectives" {
   })
   default = {}
   validation {
-    condition     = var.objectives.available_percent > 50 && var.objectives.available_percent < 100 && var.objectives.fast_percent > 50 && var.objectives.fast_percent <= 95
-    error_message = "available_percent lies between 50 and 100; fast_percent between 50 and 95, so that 14.4 times its budget can be spent at all."
+    condition     = min(var.objectives.available_percent, var.objectives.fast_percent) >= 93.1 && max(var.objectives.available_percent, var.objectives.fast_percent) < 100
+    error_message = "available_percent and fast_percent are at least 93.1, so that 14.4 times their budget can be spent at all, and below 100."
   }
   validation {
     condition     = var.objectives.first_token_seconds > 0 && var.objectives.answer_seconds > 0 && var.objectives.least_requests >= 1

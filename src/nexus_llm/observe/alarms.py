@@ -57,7 +57,7 @@ class Metric:
     namespace: str
     name: str
     dimensions: tuple[str, ...]
-    """Names of the dimensions, sorted: values are often known only once the thing is made."""
+    """Names of the dimensions, sorted; `*` where a plan does not tell them yet."""
     statistic: str
     """`Sum`, `Average`, `Minimum`, `Maximum`, `SampleCount`, `p95`, or `PR(:2)`: percent of samples up to 2."""
 

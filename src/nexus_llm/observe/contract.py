@@ -37,7 +37,7 @@ class Named:
     kind: Kind
     name: str
     parts: tuple[str, ...]
-    """The labels, dimensions or fields that are named with it, sorted."""
+    """The labels, dimensions or fields that are named with it, sorted; `*` alone where nobody says which."""
     place: str
     """Who looks: an alarm, a policy, a panel, a rule, a runbook."""
 

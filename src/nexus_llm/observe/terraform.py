@@ -98,12 +98,9 @@ def _alarm(resource: Resource) -> MetricAlarm:
 
 
 def _metric(name: str, values: Mapping[str, Any], unknown: Mapping[str, Any], statistic: str) -> Metric:
-    dimensions = {*(values.get("dimensions") or {}), *_keys(unknown.get("dimensions"))}
-    return Metric(name, values["namespace"], values["metric_name"], tuple(sorted(dimensions)), statistic)
-
-
-def _keys(unknown: Any) -> list[str]:
-    return list(unknown) if isinstance(unknown, Mapping) else []
+    """A plan keeps all dimensions back where it does not know the value of one: `*` then."""
+    dimensions = ["*"] if unknown.get("dimensions") is True else sorted(values.get("dimensions") or {})
+    return Metric(name, values["namespace"], values["metric_name"], tuple(dimensions), statistic)
 
 
 def _on_dashboard(body: Mapping[str, Any], place: str) -> Iterator[Named]:
