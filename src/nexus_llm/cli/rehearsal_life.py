@@ -84,6 +84,9 @@ class Life:
             "train.max_steps": MAX_STEPS,
             "train.save_steps": SAVE_STEPS,
             "train.eval_steps": MAX_STEPS,
+            "train.eval_documents": 2,
+            "train.per_device_train_batch_size": 1,
+            "train.gradient_accumulation_steps": 1,
         }
         if "jobs" in out:
             platform, jobs = out["platform"], out["jobs"]
@@ -121,7 +124,7 @@ class Life:
             date=datetime.now(UTC).date().isoformat(),
             machine=f"{available_cores()} cores, {processor_name()}",
             emulator=f"moto {importlib.metadata.version('moto')}",
-            shortened=f"{MAX_STEPS} training steps, at most 3 MiB of each source",
+            shortened=f"{MAX_STEPS} training steps of one row, at most 3 MiB of each source",
             usd_per_month=round(sum(self.platform.usd_per_month.values()), 2),
             rests_on_patches=self.platform.rests_on_patches(),
             known_gaps=list(known_gaps()),
