@@ -104,7 +104,7 @@ def check(base: Path, adapter: Path, merged: Path) -> dict[str, dict[str, object
 def test_a_faithful_merge_passes_and_its_numbers_are_told(base: Path, adapter: Path) -> None:
     facts = check(base, adapter, merged_folder(base, adapter))["merged"]
     assert float(str(facts["mean_kl"])) < MEASURED_LIMITS["merged"].max_mean_kl
-    assert facts["limits"] == {"mean_kl": 0.002, "max_kl": 0.1, "top_1_share": 0.97, "perplexity_change_share": 0.005}
+    assert facts["limits"] == {"mean_kl": 0.003, "max_kl": 0.1, "top_1_share": 0.95, "perplexity_change_share": 0.02}
 
 
 def test_the_model_as_it_was_trained_is_pefts(base: Path, adapter: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_broken_merge_is_caught_and_the_numbers_are_named(
     break_it(values, {name: plain.float32(name) for name in plain.names})
     shapes = {name: value.shape for name, value in values.items()}
     weights.write_bfloat16(merged / weights.SINGLE_FILE, shapes, lambda name: weights.to_bfloat16(values[name]))
-    with pytest.raises(PackagingError, match=r"merged is not .* mean_kl [\d.e-]+ \(at most 0\.002\)") as caught:
+    with pytest.raises(PackagingError, match=r"merged is not .* mean_kl [\d.e-]+ \(at most 0\.003\)") as caught:
         check(base, adapter, merged)
     assert "held-out tokens (perplexity" in caught.value.what
     assert "do not ship it" in caught.value.fix
