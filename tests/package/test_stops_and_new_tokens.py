@@ -36,7 +36,7 @@ def recipe_for(base: Path, corpus: Path, **train: Any) -> Recipe:
         {
             "name": "grown",
             "model": {"base": str(base), "add_tokens": ["kubectl"]},
-            "package": {"equivalence": {"tokens": 0}},  # random weights: rounding to bfloat16 alone changes them a lot
+            "package": {"equivalence": {"tokens": 0}},  # about stops alone
             "data": {
                 "sources": [{"type": "files", "path": str(corpus)}],
                 "quality": quality,

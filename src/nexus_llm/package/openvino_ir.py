@@ -81,5 +81,6 @@ def _set_rope(graph: Any, config: dict[str, Any]) -> None:
 
 def _name_by_place(graph: Any) -> None:
     """Names every step by its place in the graph: OpenVINO counts its nodes through the life of the process."""
+    graph.set_friendly_name("model")
     for place, node in enumerate(graph.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{place}")
