@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Tokens of one pass, padding counted. Logits of an ending's pass: 1,024 × 49,152 × 4 bytes = 200 MB.
 _CONTEXT_TOKENS = 2_048
 _ENDING_TOKENS = 1_024
+# The shortest row of a pass, as a share of its longest. Of 480 items of HellaSwag 2 % of what is read is then padding
+# (20 % without), in 329 passes instead of 84.
+_LEAST_SHARE = 0.9
 # A shorter common beginning is not worth a pass of its own.
 _LEAST_SHARED = 32
 
@@ -80,7 +83,9 @@ class LikelihoodReader:
         beginning = self._read_beginning(contexts)
         skipped = len(beginning.token_ids)
         found: dict[int, RowScore] = {}
-        for batch in batches([len(one) - skipped for one in contexts], max_tokens=_CONTEXT_TOKENS):
+        for batch in batches(
+            [len(one) - skipped for one in contexts], max_tokens=_CONTEXT_TOKENS, least_share=_LEAST_SHARE
+        ):
             chosen = [contexts[index] for index in batch]
             endings = [[(place, rows[place].continuation) for place in by_context[one]] for one in chosen]
             found.update(self._score_batch(beginning, chosen, endings))
@@ -119,7 +124,9 @@ class LikelihoodReader:
             for row, place, ending in flat
         }
         longer = [one for one in flat if len(one[2]) > 1]
-        for batch in batches([len(ending) for _, _, ending in longer], max_tokens=_ENDING_TOKENS):
+        for batch in batches(
+            [len(ending) for _, _, ending in longer], max_tokens=_ENDING_TOKENS, least_share=_LEAST_SHARE
+        ):
             chosen = [longer[index] for index in batch]
             parents = torch.tensor([row for row, _, _ in chosen])
             rest = self._read_behind(

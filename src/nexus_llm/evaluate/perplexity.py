@@ -88,10 +88,11 @@ def score(
     ]
 
 
-def batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+def batches(lengths: Sequence[int], *, max_tokens: int, least_share: float = 0.0) -> list[list[int]]:
     """Indices grouped so that neighbours in length share a batch of at most `max_tokens`, padding counted.
 
-    The longest come first: memory is at its peak at once and not at the end. A longer document is alone.
+    None is shorter than `least_share` of the longest in its batch: small batches against much padding. The longest
+    come first: memory is at its peak at once and not at the end. A longer document is alone.
 
     >>> batches([10, 200, 12, 190], max_tokens=400)
     [[1, 3], [2, 0]]
@@ -99,7 +100,8 @@ def batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     grouped: list[list[int]] = []
     for index in order:
-        if grouped and (len(grouped[-1]) + 1) * lengths[grouped[-1][0]] <= max_tokens:
+        longest = lengths[grouped[-1][0]] if grouped else 0
+        if grouped and (len(grouped[-1]) + 1) * longest <= max_tokens and lengths[index] >= least_share * longest:
             grouped[-1].append(index)
         else:
             grouped.append([index])
