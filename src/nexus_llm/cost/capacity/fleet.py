@@ -6,7 +6,8 @@ import math
 
 from numba import njit
 
-from nexus_llm.cost.capacity.scheduler import advance, dequeue, enqueue, inner, outstanding
+from nexus_llm.cost.capacity.scheduler import advance, outstanding
+from nexus_llm.cost.capacity.scheduler_queue import dequeue, enqueue, inner
 from nexus_llm.cost.capacity.scheduler_state import (
     DRAINING,
     NEVER,
