@@ -88,23 +88,26 @@ def score(
     ]
 
 
-def batches(lengths: Sequence[int], *, max_tokens: int, least_share: float = 0.0) -> list[list[int]]:
-    """Indices grouped so that neighbours in length share a batch of at most `max_tokens`, padding counted.
+def batches(lengths: Sequence[int], *, max_tokens: int, max_padding: float = math.inf) -> list[list[int]]:
+    """Indices grouped so that neighbours in length share a batch of at most `max_tokens`, padding counted, of which
+    `max_padding` is padding.
 
-    None is shorter than `least_share` of the longest in its batch: small batches against much padding. The longest
-    come first: memory is at its peak at once and not at the end. A longer document is alone.
+    The longest come first: memory is at its peak at once and not at the end. A longer document is alone.
 
     >>> batches([10, 200, 12, 190], max_tokens=400)
     [[1, 3], [2, 0]]
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     grouped: list[list[int]] = []
+    padding = 0
     for index in order:
         longest = lengths[grouped[-1][0]] if grouped else 0
-        if grouped and (len(grouped[-1]) + 1) * longest <= max_tokens and lengths[index] >= least_share * longest:
+        padding += longest - lengths[index]
+        if grouped and (len(grouped[-1]) + 1) * longest <= max_tokens and padding <= max_padding:
             grouped[-1].append(index)
         else:
             grouped.append([index])
+            padding = 0
     return grouped
 
 
