@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # Tokens of one pass, padding counted. Logits of an ending's pass: 1,024 × 49,152 × 4 bytes = 200 MB.
 _CONTEXT_TOKENS = 2_048
 _ENDING_TOKENS = 1_024
-# Padding in one pass: a pass of its own costs about as much as so many tokens, for the weights that it reads again (an
-# estimate, not measured). Of 480 items of HellaSwag it leaves 8 % padding in 172 passes; one batch a pool has 20 % in 84.
+# Padding in one pass: a pass of its own costs about as much as so many tokens, for the weights that it reads again: an
+# estimate, not measured. Of 480 items of HellaSwag it leaves 8 % padding in 172 passes; one batch a pool, 20 % in 84.
 _MOST_PADDING = 64
 # A shorter common beginning is not worth a pass of its own.
 _LEAST_SHARED = 32
