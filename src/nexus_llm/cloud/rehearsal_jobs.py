@@ -59,7 +59,9 @@ class RunningJobs:
         self._runs: dict[str, _Run] = {}
         self._processes: list[Any] = []
         self.interruption: dict[str, Any] = {}
-        """What the spot interruption did: exit code, files that S3 lacked, the step that went on."""
+        """What the spot interruption did: the first machine's exit code, and the files that S3 lacked."""
+        self.losses: list[dict[int, float]] = []
+        """Of each machine: step → loss, as they were printed."""
         self.spark_seconds = 0.0
 
     def wrap(self, app: Wsgi) -> Wsgi:
@@ -146,23 +148,21 @@ class RunningJobs:
             _download_tree(s3, one["DataSource"]["S3DataSource"]["S3Uri"], channels[one["ChannelName"]])
         store, checkpoints = body["CheckpointConfig"]["S3Uri"], folder / "machine-1" / "opt-ml" / "checkpoints"
         code = self._machine(name, 1, channels, body, until=lambda: len(list(checkpoints.rglob("step-*"))) > 1)
-        run.words = "Interrupted"
-        missing = half_synced(checkpoints, folder / "synced")
-        _upload_tree(s3, folder / "synced", store)
-        self.interruption |= {"exit_code": code, "missing_after_copy": missing}
-        run.words = "Restarting"
-        _download_tree(s3, store, folder / "machine-2" / "opt-ml" / "checkpoints")
+        self.interruption["exit_code"], last = code, folder / "machine-1"
         if code == _STOPPED:
+            run.words, last = "Interrupted", folder / "machine-2"
+            self.interruption["missing_after_copy"] = half_synced(checkpoints, folder / "synced")
+            _upload_tree(s3, folder / "synced", store)
+            run.words = "Restarting"
+            _download_tree(s3, store, last / "opt-ml" / "checkpoints")
             code = self._machine(name, 2, channels, body)
         run.total = time.monotonic() - run.started
         if code == 0:
             run.words = "Uploading"
-            _upload_model(s3, folder, _result_url(name, body["OutputDataConfig"]["S3OutputPath"]))
+            _upload_model(s3, last / "opt-ml" / "model", _result_url(name, body["OutputDataConfig"]["S3OutputPath"]))
             run.words = run.state = "Completed"
         else:
-            run.reason = (
-                f"exit code {code}: {_last(folder / f'machine-{2 if self._steps_of(folder, 2) else 1}/container.log')}"
-            )
+            run.reason = f"exit code {code}: {_last(last / 'container.log')}"
             run.words = run.state = "Failed"
 
     def _machine(
@@ -193,18 +193,9 @@ class RunningJobs:
             process, log, _Lines(self._region, "/aws/sagemaker/TrainingJobs", f"{name}/algo-{number}"), poll
         )
         run.seconds += time.monotonic() - began
-        if steps := self._steps_of(root.parent.parent, number):
-            self.interruption[f"machine_{number}_steps"] = steps
+        rows = (parse_metrics_line(line) for line in log.read_text(errors="replace").splitlines())
+        self.losses.append({int(row["step"]): row["loss"] for row in rows if {"step", "loss"} <= set(row)})
         return code
-
-    def _steps_of(self, folder: Path, number: int) -> list[int]:
-        """First and last step that a machine printed."""
-        log = folder / f"machine-{number}" / "container.log"
-        rows = (
-            [parse_metrics_line(line) for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
-        )
-        steps = [int(row["step"]) for row in rows if "step" in row]
-        return [steps[0], steps[-1]] if steps else []
 
     def _watched(self, process: Any, log: Path, lines: _Lines, poll: Callable[[], None] = lambda: None) -> int:
         self._processes.append(process)
@@ -271,8 +262,8 @@ def _upload_tree(s3: Any, folder: Path, url: str) -> None:
         s3.upload_file(str(path), bucket, f"{prefix.rstrip('/')}/{path.relative_to(folder).as_posix()}")
 
 
-def _upload_model(s3: Any, folder: Path, url: str) -> None:
-    archive, model = folder / "model.tar.gz", folder / "machine-2" / "opt-ml" / "model"
+def _upload_model(s3: Any, model: Path, url: str) -> None:
+    archive = model.with_name("model.tar.gz")
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
         for path in _files(model):
             tar.add(path, path.relative_to(model).as_posix())
