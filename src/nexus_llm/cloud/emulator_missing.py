@@ -120,6 +120,30 @@ def _pipeline(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     return json_answer(document)
 
 
+def _without_gone(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    """An answer without what was deleted: moto keeps the tags of it, and lists services and clusters on."""
+    answer = moto(call)
+    if answer.status != 200:
+        return answer
+    document = answer.document
+    for name in {"serviceArns", "clusterArns"} & set(document):
+        document[name] = [arn for arn in document[name] if not _is_gone(arn)]
+    if found := document.get("ResourceTagMappingList"):
+        document["ResourceTagMappingList"] = [one for one in found if not _is_gone(one["ResourceARN"])]
+    return json_answer(document)
+
+
+def _is_gone(arn: str) -> bool:
+    _, _, service, _, _, rest = arn.split(":", 5)
+    kind, _, name = rest.partition("/")
+    if service == "ecs" and kind in ("service", "cluster"):
+        known = [one for ecs in _backends("ecs") for one in (*ecs.services.values(), *ecs.clusters.values())]
+        return any(one.arn == arn and one.status == "INACTIVE" for one in known)
+    if service == "glue" and kind in ("database", "connection", "job"):
+        return not any(name in getattr(glue, f"{kind}s") for glue in _backends("glue"))
+    return False
+
+
 MISSING = (
     Patch("emr-serverless", r"DELETE /applications/[^/]+", "moto starts applications by itself, and keeps what runs",
           ("aws_emrserverless_application",), _delete_emr_application),
@@ -133,6 +157,8 @@ MISSING = (
           ("aws_codedeploy_deployment_group",), _delete_deployment_group),
     Patch("codedeploy", "DeleteApplication", "moto cannot delete applications", ("aws_codedeploy_app",),
           _delete_deployed_application),
+    Patch("ecs", "ListServices|ListClusters", "moto lists what was deleted", (), _without_gone),
+    Patch("tagging", "GetResources", "moto's tags outlive what they stood on", (), _without_gone),
     Patch("codepipeline", "GetPipeline", "moto writes times in words", ("aws_codepipeline",), _pipeline),
     Patch("codebuild", "CreateProject|BatchGetProjects", "moto wants a location of what comes from a pipeline",
           ("aws_codebuild_project",), _build_project),

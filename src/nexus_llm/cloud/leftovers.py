@@ -18,6 +18,8 @@ Clients = Callable[[str, str], Any]
 _NOTHING = {
     "ecs:task-definition": "deregistered ones stay listed and cost nothing",
     "ec2:security-group-rule": "goes with its group",
+    "glue:job": "a definition costs nothing without runs; `nexus data` makes one for each recipe",
+    "sagemaker:training-job": "the record of a job that ended stays and costs nothing",
 }
 
 
