@@ -26,12 +26,15 @@ from nexus_llm.cloud.aws_errors import error_code
 from nexus_llm.cloud.emptying import emptied, holders, refuse_data
 from nexus_llm.cloud.emulator import ACCOUNT, REGION, Emulator, entered, running_emulator
 from nexus_llm.cloud.launcher import follow
+from nexus_llm.cloud.leftovers import rescan
 from nexus_llm.cloud.rehearsal_balancer import running_balancer
 from nexus_llm.cloud.rehearsal_data import put_sources
 from nexus_llm.cloud.rehearsal_faults import Disturbing, Fault, met
 from nexus_llm.cloud.rehearsal_jobs import RunningJobs
 from nexus_llm.cloud.sagemaker_training import TrainingJobs
 from nexus_llm.cloud.stack_life import regional_clients
+from nexus_llm.cost.prices import PriceTable
+from nexus_llm.cost.service_bill import Pricing
 from nexus_llm.errors import DeploymentError, UsageError
 from nexus_llm.ports import SilentProgress
 from nexus_llm.recipe import Recipe, default_recipe, recipe_yaml
@@ -272,3 +275,24 @@ def test_a_group_of_models_goes_only_when_its_versions_are_gone(emulator: Emulat
     assert emptied(group, regional_clients) == 1
     sagemaker.delete_model_package_group(ModelPackageGroupName="models")
     assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []
+
+
+def test_what_was_deleted_is_no_leftover_on_the_emulator_and_what_was_not_is(emulator: Emulator) -> None:
+    def left() -> list[str]:
+        pricing = Pricing(PriceTable.shipped(), "us-east-1")
+        return [one.kind for one in rescan("nexus-small", [REGION], regional_clients, pricing).left]
+
+    glue, ecs = regional_clients("glue", REGION), regional_clients("ecs", REGION)
+    tags = {"platform": "nexus-small"}
+    network = {"Name": "network", "ConnectionType": "NETWORK", "ConnectionProperties": {}}
+    glue.create_database(DatabaseInput={"Name": "data"}, Tags=tags)
+    glue.create_connection(ConnectionInput=network, Tags=tags)
+    ecs.create_cluster(clusterName="nexus-small", tags=[{"key": "platform", "value": "nexus-small"}])
+    task = {"name": "gateway", "image": "serve:1", "memory": 10}
+    ecs.register_task_definition(family="api", containerDefinitions=[task])
+    ecs.create_service(cluster="nexus-small", serviceName="nexus-small-api", taskDefinition="api", desiredCount=0)
+    assert left() == ["ECS service", "ecs:cluster", "glue:connection", "glue:database"]
+    glue.delete_connection(ConnectionName="network")
+    ecs.delete_service(cluster="nexus-small", service="nexus-small-api")
+    ecs.delete_cluster(cluster="nexus-small")
+    assert left() == ["glue:database"]
