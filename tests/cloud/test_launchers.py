@@ -338,7 +338,8 @@ def test_a_job_that_has_cost_what_it_may_cost_is_stopped_even_when_aws_is_busy_a
         asked.append(full_id)
         return Spending(f"{len(asked)} of 3 USD", is_over=len(asked) >= 3)
 
-    launcher = type(launcher)(dataclasses.replace(terminal.account, spending=spending))
+    watch = dataclasses.replace(terminal.account.watch, spending=spending)
+    launcher = type(launcher)(dataclasses.replace(terminal.account, watch=watch))
     client = launcher.account.client("any")
     client.answers[STOPS[service]] = [refusal("ThrottlingException"), {}]
     with pytest.raises(BudgetError, match="asked to stop: 4 of 3 USD") as caught:

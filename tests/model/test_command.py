@@ -34,7 +34,7 @@ def test_a_pulled_model_is_listed_with_where_it_came_from(tmp_path: Path, capsys
 
 def test_nothing_to_list_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["model", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"models": []}
+    assert json.loads(capsys.readouterr().out) == {"models": [], "registered": []}
 
 
 def test_an_unknown_name_is_two_lines_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

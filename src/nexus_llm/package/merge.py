@@ -1,9 +1,9 @@
 """Base weights and what training made of them become one set of bfloat16 weights.
 
 An adapter is added in float32 and rounded once: W + scale · B · A (Hu et al. 2021, arXiv:2106.09685). What a short
-training adds is less than a step of bfloat16, so rounding to the nearest would take much of it away again: SmolLM2 after
-six steps lost a tenth of what it had learned (KL .0049 from the trained model). Unbiased rounding keeps it (.00007).
-numpy does it one tensor at a time, so a merge needs little more memory than the largest tensor.
+training adds is less than a step of bfloat16, so rounding to the nearest would take part of it away again: SmolLM2
+after six steps lost a tenth of what it had learned (KL .0049 nats from the trained model). Unbiased rounding keeps it
+(.00007). numpy does it one tensor at a time, so a merge needs little more memory than the largest tensor.
 """
 
 from __future__ import annotations
