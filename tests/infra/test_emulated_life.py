@@ -86,6 +86,7 @@ def buckets() -> list[str]:
 
 
 def kill_terraform_at_the_first_topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TF_STATE_PERSIST_INTERVAL", "3600")  # a slow machine would have stored some of it by then
     told = Terraform._tell
 
     def killing(self: Terraform, event: Any, found: Any) -> None:
