@@ -16,6 +16,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+ADAPTER_RANK, ADAPTER_ALPHA = 4, 12.0
 _TEXT = ["The quick brown fox jumps over 13 lazy dogs.", "def f(x): return x ** 2", "What is it? It is what it is."] * 3
 
 
@@ -76,6 +77,43 @@ def write_tiny_model(folder: Path, *, seed: int = 0, **config_changes: Any) -> P
     _write(folder / "generation_config.json", {"eos_token_id": [0, 2]})
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     (folder / "LICENSE").write_text("Do what you like.\n", encoding="utf-8")
+    return folder
+
+
+ADAPTER_TARGETS = [
+    name for name in gguf_format.tensor_shapes(tiny_config()) if name.endswith(("q_proj.weight", "down_proj.weight"))
+]
+
+
+def tiny_adapter() -> dict[str, np.ndarray]:
+    """A LoRA adapter's tensors, random, under the names that PEFT gives them."""
+    random, shapes = np.random.default_rng(1), gguf_format.tensor_shapes(tiny_config())
+    tensors = {}
+    for name in ADAPTER_TARGETS:
+        outputs, inputs = shapes[name]
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{stem}.lora_A.weight"] = random.normal(0, 0.1, (ADAPTER_RANK, inputs)).astype(np.float32)
+        tensors[f"{stem}.lora_B.weight"] = random.normal(0, 0.1, (outputs, ADAPTER_RANK)).astype(np.float32)
+    return tensors
+
+
+def write_tiny_adapter(folder: Path, tensors: dict[str, np.ndarray], **config_changes: Any) -> Path:
+    """A LoRA adapter's folder as PEFT writes it."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny",
+        "r": ADAPTER_RANK,
+        "lora_alpha": ADAPTER_ALPHA,
+        "target_modules": ["down_proj", "q_proj"],
+        "bias": "none",
+        **config_changes,
+    }
+    _write(folder / "adapter_config.json", config)
+    save_file(tensors, folder / "adapter_model.safetensors")
     return folder
 
 

@@ -39,7 +39,10 @@ def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_script_makes_the_artifact_that_the_embedded_engine_makes(tmp_path: Path) -> None:
+def test_the_script_makes_the_artifact_that_the_embedded_engine_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXUS_CACHE", str(tmp_path / "cache"))
     recipe = write_recipe(tmp_path)
     bucket = tmp_path / "bucket"
     arguments = ["--JOB_NAME", "job", "--RECIPE", recipe.as_uri(), "--OUTPUT", bucket.as_uri(), "--TempDir", "s3://t/"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,21 @@ import numpy as np
 import pytest
 
 from nexus_llm import gguf_format
-from nexus_llm.errors import PackagingError
+from nexus_llm.errors import ModelError, PackagingError
 from nexus_llm.package.merge import merge
 from nexus_llm.weights import Weights, from_bfloat16, to_bfloat16
-from tiny_model import tiny_config, write_tiny_model
+from tiny_model import (
+    ADAPTER_ALPHA,
+    ADAPTER_RANK,
+    ADAPTER_TARGETS,
+    tiny_adapter,
+    tiny_config,
+    write_tiny_adapter,
+    write_tiny_model,
+)
 
 SHAPES = gguf_format.tensor_shapes(tiny_config())
-TARGETS = [name for name in SHAPES if name.endswith(("q_proj.weight", "down_proj.weight"))]
-RANK, ALPHA = 4, 12.0
+TARGETS, RANK, ALPHA = ADAPTER_TARGETS, ADAPTER_RANK, ADAPTER_ALPHA
 
 
 @pytest.fixture(scope="module")
@@ -26,39 +32,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
-def adapter_tensors() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(1)
-    tensors = {}
-    for name in TARGETS:
-        outputs, inputs = SHAPES[name]
-        stem = f"base_model.model.{name.removesuffix('.weight')}"
-        tensors[f"{stem}.lora_A.weight"] = random.normal(0, 0.1, (RANK, inputs)).astype(np.float32)
-        tensors[f"{stem}.lora_B.weight"] = random.normal(0, 0.1, (outputs, RANK)).astype(np.float32)
-    return tensors
-
-
-def write_adapter(folder: Path, tensors: dict[str, np.ndarray], **changes: Any) -> Path:
-    from safetensors.numpy import save_file
-
-    folder.mkdir()
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "tiny",
-        "r": RANK,
-        "lora_alpha": ALPHA,
-        "target_modules": ["down_proj", "q_proj"],
-        "bias": "none",
-        **changes,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
-
-
 def test_an_adapter_is_added_in_float32_and_rounded_to_a_neighbour(base: Path, tmp_path: Path) -> None:
-    tensors = adapter_tensors()
-    facts = merge(base, write_adapter(tmp_path / "adapter", tensors), tmp_path / "merged.safetensors")
+    tensors = tiny_adapter()
+    facts = merge(base, write_tiny_adapter(tmp_path / "adapter", tensors), tmp_path / "merged.safetensors")
     assert facts == {"method": "lora", "changed_tensors": len(TARGETS), "rank": RANK, "scale": ALPHA / RANK}
     before, after = Weights.open(base), Weights.open(tmp_path / "merged.safetensors")
     for name in before.names:
@@ -75,8 +51,8 @@ def test_an_adapter_is_added_in_float32_and_rounded_to_a_neighbour(base: Path, t
 
 
 def test_a_change_far_below_a_step_of_bfloat16_is_not_lost(base: Path, tmp_path: Path) -> None:
-    small = {name: tensor * np.float32(0.03) for name, tensor in adapter_tensors().items()}
-    merge(base, write_adapter(tmp_path / "adapter", small), tmp_path / "merged.safetensors")
+    small = {name: tensor * np.float32(0.03) for name, tensor in tiny_adapter().items()}
+    merge(base, write_tiny_adapter(tmp_path / "adapter", small), tmp_path / "merged.safetensors")
     before, after = Weights.open(base), Weights.open(tmp_path / "merged.safetensors")
     for name in TARGETS:
         stem = f"base_model.model.{name.removesuffix('.weight')}"
@@ -94,7 +70,7 @@ def test_a_change_far_below_a_step_of_bfloat16_is_not_lost(base: Path, tmp_path:
 def test_the_merge_is_pefts(base: Path, tmp_path: Path, use_rslora: bool) -> None:
     peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    adapter = write_adapter(tmp_path / "adapter", adapter_tensors(), use_rslora=use_rslora)
+    adapter = write_tiny_adapter(tmp_path / "adapter", tiny_adapter(), use_rslora=use_rslora)
     merge(base, adapter, tmp_path / "merged.safetensors")
     model = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
@@ -151,10 +127,10 @@ def infinite(tensors: dict[str, np.ndarray]) -> None:
 def test_an_adapter_that_does_not_fit_is_refused_by_name(
     base: Path, tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], None], message: str
 ) -> None:
-    tensors = adapter_tensors()
+    tensors = tiny_adapter()
     spoil(tensors)
-    adapter = write_adapter(tmp_path / "adapter", tensors)
-    with pytest.raises(PackagingError, match=message), np.errstate(invalid="ignore"):
+    adapter = write_tiny_adapter(tmp_path / "adapter", tensors)
+    with pytest.raises((ModelError, PackagingError), match=message), np.errstate(invalid="ignore"):
         merge(base, adapter, tmp_path / "m.safetensors")
 
 
@@ -162,8 +138,8 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name(
     "change", [{"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"q_proj": 8}}, {"peft_type": "IA3"}]
 )
 def test_an_adapter_of_another_kind_is_refused(base: Path, tmp_path: Path, change: dict[str, Any]) -> None:
-    adapter = write_adapter(tmp_path / "adapter", adapter_tensors(), **change)
-    with pytest.raises(PackagingError, match="not merged here"):
+    adapter = write_tiny_adapter(tmp_path / "adapter", tiny_adapter(), **change)
+    with pytest.raises(ModelError, match="more than plain LoRA"):
         merge(base, adapter, tmp_path / "m.safetensors")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from nexus_llm.chat import ChatTokenizer
+from nexus_llm.package.gguf_write import write_gguf
+from nexus_llm.package.merge import merge
 from nexus_llm.serve.engines.fake import FakeEngine, FakeSettings
 from nexus_llm.serve.engines.llama_cpp import LlamaCppEngine, LlamaCppSettings
 from nexus_llm.serve.engines.openvino import OpenVinoEngine, OpenVinoSettings
@@ -19,6 +22,7 @@ from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineFacts, Engin
 from nexus_llm.serve.engines.transformers import TransformersEngine, TransformersSettings
 from nexus_llm.serve.engines.vllm import VllmEngine, VllmSettings
 from nexus_llm.serve.model_folder import WEIGHTS
+from tiny_model import tiny_adapter, write_tiny_adapter
 
 PROMPT = [40, 41, 42, 43, 44, 45, 46, 47]
 MAX_STEPS = 2_000
@@ -237,6 +241,31 @@ def test_an_unknown_adapter_is_refused(engine: Engine, facts: EngineFacts) -> No
         pytest.skip("the gateway refuses: no adapters are announced")
     with pytest.raises(ValueError, match="adapter"):
         engine.add(ask(adapter="nobody"))
+
+
+@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
+def test_an_adapter_answers_as_the_merged_model_and_disturbs_nobody_beside_it(
+    name: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    adapter = write_tiny_adapter(tmp_path / "adapter", tiny_adapter(), lora_alpha=240)  # so that it is seen
+    merged = shutil.copytree(tiny_folder, tmp_path / "merged")
+    merge(tiny_folder, adapter, merged / "model.safetensors")
+    write_gguf(merged, merged / WEIGHTS, name="merged", license_id="other")
+    expected = scores(load_engine(name, merged)[0])[0]
+    engine, facts = load_engine(name, tiny_folder, adapters={"law": str(adapter)})
+    assert "adapters" in facts.features
+    (plain,), (law,) = scores(engine), scores(engine, "law")
+    assert law == pytest.approx(expected, abs=0.1)  # the file's 8-bit weights are rounded before or after merging
+    assert max(abs(a - b) for a, b in zip(plain, law, strict=True)) > 0.5
+    together = scores(engine, None, "law", None)
+    for alone, beside in zip((plain, law, plain), together, strict=True):
+        assert beside == pytest.approx(alone, abs=0.02)
+
+
+def scores(engine: Engine, *adapters: str | None) -> list[list[float]]:
+    """The prompt's log probabilities by each adapter, asked for at once."""
+    asked = [ask(prompt_logprobs=True, max_tokens=1, adapter=adapter) for adapter in adapters or (None,)]
+    return [list(deltas[0].prompt_logprobs) for deltas in run(engine, *asked)]
 
 
 @pytest.mark.parametrize("name", ["llama.cpp", "transformers"])

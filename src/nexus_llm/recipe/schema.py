@@ -278,8 +278,8 @@ class ServeRecipe(Section):
     kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
     """Memory for keys and values of all running requests; the OpenVINO engine rounds up to whole GiB."""
     adapters: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")], str] = {}
-    """Model name → LoRA adapter that answers under this name beside the model itself: a PEFT folder for transformers
-    and vllm, a GGUF file for llama.cpp. OpenVINO cannot switch adapters: package a merged model instead."""
+    """Model name → LoRA adapter that answers under this name beside the model itself: a folder that `nexus train` wrote
+    (or, for llama.cpp, a GGUF file). OpenVINO cannot switch adapters: package a merged model instead."""
     vllm: VllmRecipe = VllmRecipe()
     upstream: UpstreamRecipe = UpstreamRecipe()
     priorities: PrioritiesRecipe = PrioritiesRecipe()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nexus_llm.serve.engines.grammar import SchemaGrammars
+from nexus_llm.serve.engines.llama_adapter import write_gguf_adapter
 from nexus_llm.serve.engines.llama_library import MAX_SEQUENCES, CacheFullError, LlamaModel
 from nexus_llm.serve.engines.llama_prefixes import KeptPrefixes, Prefix
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
@@ -40,7 +42,7 @@ class LlamaCppSettings:
     stop_token_ids: tuple[int, ...] = ()
     """What may end a JSON document."""
     adapters: dict[str, str] = field(default_factory=dict)
-    """Name → path of a LoRA adapter in GGUF form."""
+    """Name → LoRA adapter: a folder as PEFT writes it, or a GGUF file."""
     cache_tokens: int | None = None
     """Overrules `kv_cache_gib`."""
 
@@ -82,7 +84,10 @@ class LlamaCppEngine:
         self._model = model
         self._batch_tokens = settings.batch_tokens
         self._grammars = grammars
-        self._adapters = {name: model.load_adapter(Path(path)) for name, path in settings.adapters.items()}
+        self._adapters = {
+            name: _load_adapter(model, Path(path), base=Path(settings.weights).parent)
+            for name, path in settings.adapters.items()
+        }
         self._adapter_in_use: str | None = None
         self._running: list[_Sequence] = []
         self._waiting: deque[_Sequence] = deque()
@@ -300,3 +305,11 @@ class _Piece:
         for position in range(self.start, self.start + self.count):
             is_last = position == len(sequence.token_ids) - 1
             yield sequence.token_ids[position], position, sequence.slot, is_last or self.wants_prompt_logprobs
+
+
+def _load_adapter(model: LlamaModel, path: Path, *, base: Path) -> int:
+    if path.is_file():
+        return model.load_adapter(path)
+    with tempfile.TemporaryDirectory() as folder:  # llama.cpp keeps a copy in memory
+        write_gguf_adapter(path, base, Path(folder) / "adapter.gguf")
+        return model.load_adapter(Path(folder) / "adapter.gguf")
