@@ -163,9 +163,9 @@ def _document(
 
 
 def _print_result(document: dict[str, Any], planned: Sequence[Kill]) -> None:
-    print(f"\n{'kill -9':<36}{'left behind':<46}went on")
+    print(f"\n{'kill -9':<36}{'left behind':<50}went on")
     for number, one in enumerate(document["kills"], start=1):
-        print(f"{number:>3}  {one['hit']:<31}{_left_behind(one):<46}{_went_on(one)}")
+        print(f"{number:>3}  {one['hit']:<31}{_left_behind(one):<50}{_went_on(one)}")
         if one["corrupted"]:
             print(f"     changed  {one['corrupted']}")
         for broken in one["set_aside"]:
