@@ -23,15 +23,17 @@ def as_templates_take_it(messages: Sequence[Message]) -> list[Message]:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for pair in value.items():
-            yield from strings(pair)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from strings(item)
+    """Every string in a JSON value, keys included, in order."""
+    left = [value]  # not recursive: every request is read so three times
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            for key, item in reversed(one.items()):
+                left += (item, key)
+        elif isinstance(one, list | tuple):
+            left += reversed(one)
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:

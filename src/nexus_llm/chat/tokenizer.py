@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby
@@ -24,7 +24,7 @@ from nexus_llm.errors import ModelError
 from nexus_llm.records import Message, ToolCall
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 Value = TypeVar("Value")
 
@@ -230,7 +230,7 @@ class ChatTokenizer:
         conversation, tools, stand_ins = self._readied(messages, tools)
         rendered = self._chat_template.render(conversation, tools=tools, add_generation_prompt=True)
         refuse_lost_tools(self._chat_template, conversation, tools=tools, text=rendered, add_generation_prompt=True)
-        return self._encode(rendered, stand_ins)[0]
+        return [token_id for part, _ in self._encoded(rendered, stand_ins) for token_id in part.ids]
 
     def encode_conversation(self, messages: Sequence[Message], *, tools: Tools = None) -> EncodedConversation:
         """Token ids of a whole conversation, and which of them the assistant wrote: `turns.assistant_spans`.
@@ -247,7 +247,11 @@ class ChatTokenizer:
         refuse_lost_tools(template, conversation, tools=tools, text=whole)
         refuse_lost_words(template, conversation, tools=tools, text=whole)
         spans = assistant_spans(template, conversation, tools=tools, text=whole)
-        token_ids, starts = self._encode(whole, stand_ins)
+        token_ids: list[int] = []
+        starts: list[int] = []
+        for part, begin in self._encoded(whole, stand_ins):
+            token_ids += part.ids
+            starts += [begin if whole[begin] in stand_ins else begin + start for start, _ in part.offsets]
         bounds = list(chain.from_iterable(spans))
         return EncodedConversation(token_ids, [bisect_right(bounds, start) % 2 == 1 for start in starts])
 
@@ -325,23 +329,16 @@ class ChatTokenizer:
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
         return dict(zip(free, found, strict=False))
 
-    def _encode(self, rendered: str, stand_ins: dict[str, str]) -> tuple[list[int], list[int]]:
-        """Token ids of rendered text, and the character at which each begins."""
+    def _encoded(self, rendered: str, stand_ins: dict[str, str]) -> Iterator[tuple[Encoding, int]]:
+        """Rendered text in parts, each with the character at which it begins: a stand-in's tokens all begin there."""
         pieces = re.split(f"([{''.join(stand_ins)}])", rendered) if stand_ins else [rendered]
-        ids: list[int] = []
-        starts: list[int] = []
         position = 0
         for piece in pieces:
             if piece in stand_ins:
-                plain = self._typed.encode(stand_ins[piece], add_special_tokens=False).ids
-                ids += plain
-                starts += [position] * len(plain)
+                yield self._typed.encode(stand_ins[piece], add_special_tokens=False), position
             elif piece:
-                encoded = self._tokenizer.encode(piece, add_special_tokens=False)
-                ids += encoded.ids
-                starts += [position + start for start, _ in encoded.offsets]
+                yield self._tokenizer.encode(piece, add_special_tokens=False), position
             position += len(piece)
-        return ids, starts
 
 
 def _load_tokenizer(tokenizer_json: str) -> Tokenizer:

@@ -262,7 +262,7 @@ class ServeRecipe(Section):
     engine: Literal["openvino", "llama.cpp", "transformers", "vllm", "openai"] = "openvino"
     """What generates: OpenVINO or llama.cpp on the CPU, transformers (slow; the reference), vLLM on a GPU, or
     `openai`: another server, named in `upstream`."""
-    max_running: Annotated[int, Field(ge=1)] = 64
+    max_running: Annotated[int, Field(ge=1)] = 128
     """Requests that the engine works on at once; more wait in the queue."""
     max_waiting: Annotated[int, Field(ge=0)] = 256
     """Requests that wait; one more is answered 429."""

@@ -10,7 +10,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
+
+import orjson
 
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.generation import ChoiceDelta
@@ -147,9 +150,12 @@ class AnswerWriter:
             "model": model,
             "system_fingerprint": fingerprint,
         }
-        chunk_head = _compact({"object": dialect.chunk_object, **self._head}).removesuffix("}")
-        self._before = f'data: {chunk_head},"choices":['
         self._after = '],"usage":null}\n\n' if include_usage else "]}\n\n"
+
+    @cached_property
+    def _before(self) -> str:
+        head = _compact({"object": self._dialect.chunk_object, **self._head}).removesuffix("}")
+        return f'data: {head},"choices":['
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
         """The JSON document of an answer that was not streamed."""
@@ -162,7 +168,7 @@ class AnswerWriter:
             for index, choice in enumerate(choices)
         ]
         document = {"object": self._dialect.whole_object, **self._head, "choices": listed, "usage": usage.document()}
-        return _compact(document).encode()
+        return orjson.dumps(document)
 
     def opening(self, choice_count: int) -> bytes:
         """The first chunks of a stream."""
@@ -239,7 +245,7 @@ def _completion_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(value).decode()
 
 
 _quoted = json.encoder.encode_basestring

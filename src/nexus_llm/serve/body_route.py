@@ -15,6 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from nexus_llm.serve.error_handlers import EXPECTED_ERRORS, explained
 
 Model = TypeVar("Model", bound=BaseModel)
 BodyEndpoint = Callable[[Any], Awaitable[Response]]
@@ -28,7 +32,8 @@ class _BodyRoute(APIRoute):
         endpoint: BodyEndpoint = self.endpoint
 
         async def handle(request: Request) -> Response:
-            return await endpoint(read_body(await request.body(), request.headers.get("content-type", ""), model))
+            raw = await _whole_body(request.receive)
+            return await endpoint(read_body(raw, request.headers.get("content-type", ""), model))
 
         return handle
 
@@ -36,6 +41,43 @@ class _BodyRoute(APIRoute):
 def add_body_route(app: FastAPI, path: str, endpoint: BodyEndpoint) -> None:
     """Adds `POST path`."""
     app.router.add_api_route(path, endpoint, methods=["POST"], response_model=None, route_class_override=_BodyRoute)
+
+
+class BodyRoutesFirst:
+    """Takes a request for a body route straight there. FastAPI's way, through six layers and all routes, gives the same
+    answer for another tenth of the gateway's time; everything else still goes it.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._routes = {
+            route.path: (route, route.get_route_handler()) for route in app.routes if isinstance(route, _BodyRoute)
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"], handle = found  # the edge reads its path
+        request = Request(scope, receive, send)
+        try:
+            response = await handle(request)
+        except EXPECTED_ERRORS as error:
+            response = explained(error, request)
+        await response(scope, receive, send)
+
+
+async def _whole_body(receive: Receive) -> bytes:
+    pieces = []
+    is_whole = False
+    while not is_whole:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+    return b"".join(pieces)
 
 
 def read_body(raw: bytes, content_type: str, model: type[Model]) -> Model:

@@ -8,41 +8,50 @@ from starlette.exceptions import HTTPException
 
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.dialects.anthropic import PATHS as ANTHROPIC_PATHS
+from nexus_llm.serve.dialects.anthropic_answer import PATHS as ANTHROPIC_PATHS
 from nexus_llm.serve.dialects.anthropic_answer import anthropic_error
 from nexus_llm.serve.edge import BodyRefusedError
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.validation import explain_validation
 
+EXPECTED_ERRORS = (ApiError, RequestValidationError, HTTPException)
+"""What ends a request without a fault of ours: our own errors, bad bodies, unknown paths."""
+
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Our own errors, bad bodies, unknown paths, and faults of ours."""
+    """The expected errors, and faults of ours."""
 
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> Response:
-        return error_response(error, request)
+    async def expected(request: Request, error: Exception) -> Response:
+        return explained(error, request)
 
-    @app.exception_handler(Exception)
-    async def unexpected_error(request: Request, _error: Exception) -> Response:
+    async def unexpected(request: Request, _error: Exception) -> Response:
         return error_response(api_errors.internal_error(), request)  # raised again behind this, and logged at the edge
 
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return error_response(explain_validation(error.errors()), request)
+    for kind in EXPECTED_ERRORS:
+        app.add_exception_handler(kind, expected)
+    app.add_exception_handler(Exception, unexpected)
 
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        if isinstance(error, BodyRefusedError):
-            return error_response(error.error, request)
-        place = f"{request.method} {request.url.path[:200]}"
-        if error.status_code == 404:
-            return error_response(ApiError(404, f"There is nothing at {place}.", code="not_found"), request)
-        if error.status_code == 405:
-            allow = dict(error.headers or {})
-            answer = ApiError(405, f"{place} is not allowed.", code="method_not_allowed", headers=allow)
-            return error_response(answer, request)
-        unread = ApiError(error.status_code, "The body could not be read as JSON.", code="invalid_body")
-        return error_response(unread, request)
+
+def explained(error: Exception, request: Request) -> Response:
+    """The response to one of `EXPECTED_ERRORS`."""
+    if isinstance(error, HTTPException):
+        return error_response(_http_error(error, request), request)
+    if isinstance(error, RequestValidationError):
+        return error_response(explain_validation(error.errors()), request)
+    assert isinstance(error, ApiError)
+    return error_response(error, request)
+
+
+def _http_error(error: HTTPException, request: Request) -> ApiError:
+    if isinstance(error, BodyRefusedError):
+        return error.error
+    place = f"{request.method} {request.url.path[:200]}"
+    if error.status_code == 404:
+        return ApiError(404, f"There is nothing at {place}.", code="not_found")
+    if error.status_code == 405:
+        allow = dict(error.headers or {})
+        return ApiError(405, f"{place} is not allowed.", code="method_not_allowed", headers=allow)
+    return ApiError(error.status_code, "The body could not be read as JSON.", code="invalid_body")
 
 
 def error_body(error: ApiError, *, path: str) -> bytes:

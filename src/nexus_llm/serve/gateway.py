@@ -15,7 +15,7 @@ from nexus_llm.serve.access.admin import add_admin_routes
 from nexus_llm.serve.access.caller import current_caller
 from nexus_llm.serve.access.gate import AccessGate
 from nexus_llm.serve.answers import DIALECTS, AnswerWriter
-from nexus_llm.serve.body_route import add_body_route
+from nexus_llm.serve.body_route import BodyRoutesFirst, add_body_route
 from nexus_llm.serve.dialects import anthropic, brief_generate, openai_responses
 from nexus_llm.serve.edge import Edge
 from nexus_llm.serve.embeddings import EmbeddingWriter
@@ -48,7 +48,8 @@ def create_app(generator: Generator, access: Access | None = None, *, keys: Keys
         access.count_refusal = generator.metrics.refused
         add_admin_routes(app, access)
     describe(app)
-    gated = app if access is None else AccessGate(app, access)
+    routed = BodyRoutesFirst(app)
+    gated = routed if access is None else AccessGate(routed, access)
     return Edge(gated, metrics=generator.metrics, telemetry=generator.telemetry, timeouts=generator.timeouts)
 
 

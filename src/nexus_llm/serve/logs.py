@@ -13,6 +13,9 @@ OWN = "nexus_llm"
 _STANDARD_FIELDS = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime"))
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, default=str)
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a record, without what may quote a prompt: the text of an exception, and what a library puts into
     its messages (asyncio's quote exceptions, httpcore's the headers of an upstream).
@@ -30,7 +33,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _encoder.encode(line)
 
 
 def _event(record: logging.LogRecord) -> dict[str, str]:

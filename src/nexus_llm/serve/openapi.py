@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from nexus_llm.serve import answer_shapes as shapes
-from nexus_llm.serve.dialects.anthropic import PATHS as ANTHROPIC_PATHS
+from nexus_llm.serve.dialects.anthropic_answer import PATHS as ANTHROPIC_PATHS
 
 _ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/v1/chat/completions"): shapes.ChatAnswer,

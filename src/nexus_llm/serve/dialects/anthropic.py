@@ -6,14 +6,11 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from nexus_llm.serve.body_route import add_body_route
-from nexus_llm.serve.dialects.anthropic_answer import MessageWriter
+from nexus_llm.serve.dialects.anthropic_answer import PATHS, MessageWriter
 from nexus_llm.serve.dialects.anthropic_body import NAMES, CountTokensRequest, MessagesRequest
 from nexus_llm.serve.dialects.conversion import answer, errors_named
 from nexus_llm.serve.generation import Generation
 from nexus_llm.serve.generator import Generator
-
-PATHS = "/v1/messages"
-"""What is below answers errors in Anthropic's shape."""
 
 
 class TokenCount(BaseModel):

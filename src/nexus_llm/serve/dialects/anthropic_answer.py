@@ -16,6 +16,8 @@ from nexus_llm.serve.dialects.events import compact, event
 from nexus_llm.serve.generation import ChoiceDelta
 from nexus_llm.serve.text import AnsweredCall
 
+PATHS = "/v1/messages"
+"""What is below answers errors in Anthropic's shape."""
 _ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+import orjson
 
 
 def event(name: str, data: dict[str, Any]) -> str:
@@ -19,4 +20,4 @@ def event(name: str, data: dict[str, Any]) -> str:
 
 def compact(value: object) -> str:
     """JSON without spaces, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(value).decode()

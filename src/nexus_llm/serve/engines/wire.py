@@ -17,6 +17,7 @@ from typing import Any
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
 
 Message = dict[str, Any]
+_encoder = json.JSONEncoder(separators=(",", ":"))  # not orjson: it has no word for the log probability of never
 _REQUEST_FIELDS = tuple(field.name for field in fields(EngineRequest))
 
 
@@ -39,7 +40,7 @@ class LineSplitter:
 
 def encode(message: Message) -> bytes:
     """One message as a line."""
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return _encoder.encode(message).encode() + b"\n"
 
 
 def add_message(request: EngineRequest) -> Message:
