@@ -35,7 +35,7 @@ from served import packaged_model
 from streams import prompts
 
 SUFFIX_TOKENS, ANSWER_TOKENS = 16, 24
-SPEED_TARGET, DIFFERENCE_TARGET = "≥ 5", "≤ 0.3"
+SPEED_TARGET, DIFFERENCE_TARGET = "≥ 5", "≤ 0.05"
 CONTROL_TARGET = "≥ 1"  # nats: a beginning that is not the prompt's has to show
 _IDS = itertools.count(1)
 
@@ -67,8 +67,9 @@ def _claims(engine: str, prefix: int, ratios: list[float], right: dict[str, Any]
     what = f"{engine}: largest difference of a token's log probability"
     return [
         median_claim(f"{engine}: first token, unseen ÷ seen beginning of {prefix}", ratios, target=SPEED_TARGET),
-        Claim(f"{what}, cached", max(right["cached"]), "nats", DIFFERENCE_TARGET),
+        Claim(f"{what}, cached", max(right["cached"]), "nats"),
         Claim(f"{what}, not cached", max(right["uncached"]), "nats"),
+        Claim(f"{what}, that the cache adds", max(right["cached"]) - max(right["uncached"]), "nats", DIFFERENCE_TARGET),
         median_claim(
             f"{what}, behind a wrong beginning (control)", right["control"], unit="nats", target=CONTROL_TARGET
         ),
