@@ -6,7 +6,7 @@ NEXUS  := $(BIN)/nexus
 # The folder of one artifact of the quickstart run.
 artifact = $$($(BIN)/python -c 'import json; print(json.load(open("runs/quickstart/artifacts.json"))["$(1)"]["path"])')
 
-.PHONY: demo test check docs bench rehearse proof-serve proof-aws checkov controls clean help
+.PHONY: demo test check docs bench rehearse proof-serve proof-aws proof-operate checkov controls clean help
 .DEFAULT_GOAL := help
 
 help: ## these words
@@ -49,6 +49,10 @@ rehearse: $(VENV)/.installed-dev ## lives a recipe's whole AWS life on an emulat
 proof-aws: $(VENV)/.installed-dev ## proves the life of the whole platform on an emulated AWS (5 to 20 minutes); stores JSON
 	NEXUS_PROOF=1 $(BIN)/pytest tests/infra/test_emulated_life.py
 	$(BIN)/python benchmarks/proof_aws.py
+
+proof-operate: $(VENV)/.installed-dev ## proves operating: swap and rollback, every alarm fired, a restore drill (minutes); stores JSON and a page
+	$(NEXUS) model pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/proof_operate.py
 
 bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peers; PEER=a Python with datatrove, DATA=the folder of real data sets
 	$(NEXUS) model pull smollm2-135m-instruct

@@ -12,6 +12,7 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from nexus_llm.serve.access.limits import Limits
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.logs import JsonLines
 from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.receipt import Receipt
 from otlp_collector import attributes, collector
 from running_server import RunningServer, running_server
 
@@ -37,6 +39,7 @@ Told = dict[str, dict[str, list[str]]]
 
 def everything_told(model: ServedModel, folder: Path) -> Told:
     """What three servers tell in all, in the form of emitted.json."""
+    model = replace(model, receipt=Receipt("a92d", None, "fake", "sha256:94f2", "tests", {}, None, None))
     with _log_lines() as log, collector() as spans:
         emf = folder / "emf.jsonl"
         pages = [_answers_and_crashes(model, folder, emf, spans.url), _refuses(model, folder), _is_late(model)]

@@ -17,13 +17,14 @@ import httpx
 import pytest
 
 from nexus_llm.chat import ChatTokenizer
+from nexus_llm.cloud.local_postgres import LocalPostgres
 from nexus_llm.serve.access.database import Database, open_database
 from nexus_llm.serve.access.key_store import create_key
 from nexus_llm.serve.access.keys import key_id_of
 from nexus_llm.serve.access.ledger import Ledger, Outcome
 from nexus_llm.serve.access.limits import NANO_PER_USD, Limits, Prices
 from nexus_llm.serve.access.usage_report import usage_rows
-from real_postgres import RealPostgres, real_postgres
+from real_postgres import real_postgres
 from serve.conftest import CHAT_TEMPLATE
 
 REPLICAS = 3
@@ -58,7 +59,7 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[RealPostgres]:
+def postgres() -> Iterator[LocalPostgres]:
     with real_postgres() as server:
         yield server
 
@@ -152,7 +153,7 @@ def test_what_a_killed_gateway_held_comes_back_and_nothing_counts_twice(fleet: F
     assert [row.requests for row in usage_rows(fleet.database, by="key", key="killed")] == [1]
 
 
-def test_a_postgresql_that_goes_away_costs_503s_and_comes_back(postgres: RealPostgres, fleet: Fleet) -> None:
+def test_a_postgresql_that_goes_away_costs_503s_and_comes_back(postgres: LocalPostgres, fleet: Fleet) -> None:
     if fleet.database.is_sqlite:
         pytest.skip("SQLite does not go away")
     key, _ = create_key(fleet.database, "away", limits=Limits(requests_per_minute=1000))
@@ -166,7 +167,7 @@ def test_a_postgresql_that_goes_away_costs_503s_and_comes_back(postgres: RealPos
     assert key_id_of(key)
 
 
-def test_each_connection_logs_in_with_a_password_of_its_own(postgres: RealPostgres) -> None:
+def test_each_connection_logs_in_with_a_password_of_its_own(postgres: LocalPostgres) -> None:
     given: list[str] = []
 
     def password() -> str:

@@ -53,6 +53,9 @@ resource "aws_rds_cluster" "this" {
   final_snapshot_identifier       = "${var.platform.name}-keys-final"
   enabled_cloudwatch_logs_exports = ["postgresql"]
 
+  # Continuous backup ends with the cluster and never leaves its region: the platform's vault takes a daily copy.
+  tags = { backup = "daily" }
+
   serverlessv2_scaling_configuration {
     min_capacity = var.capacity_units.min
     max_capacity = var.capacity_units.max

@@ -83,6 +83,10 @@ run "keys_lie_encrypted_in_private_and_nobody_knows_a_password" {
     error_message = "backed up, protected, with a last snapshot"
   }
   assert {
+    condition     = aws_rds_cluster.this.tags["backup"] == "daily"
+    error_message = "the platform's vault takes what carries this tag, and nothing else"
+  }
+  assert {
     condition     = anytrue([for one in aws_rds_cluster_parameter_group.this.parameter : one.name == "rds.force_ssl" && one.value == "1"])
     error_message = "TLS only"
   }

@@ -14,6 +14,7 @@ import nexus_llm
 from nexus_llm.cli import (
     artifacts,
     aws,
+    backup,
     bench,
     chat,
     cost,
@@ -69,6 +70,7 @@ usage.register(app)
 observe.register(app)
 cost.register(app)
 aws.register(app)
+backup.register(app)
 artifacts.register(app)
 recipe.register(app)
 model.register(app)

@@ -9,11 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
+from nexus_llm.cli.data_records import printable
 from nexus_llm.cli.options import AsJson, Root, cache_folder, workspace
+from nexus_llm.cli.service_lineage import Logs
 
 Name = Annotated[
     str, typer.Argument(help="A run, an artifact's folder, kind/key, or the start of an id.", metavar="NAME")
 ]
+
+_SHOWN_SHARDS = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -47,18 +51,48 @@ def show(name: Name, as_json: AsJson = False, root: Root = Path()) -> int:
     return 1 if altered else 0
 
 
-def lineage(name: Name, as_json: AsJson = False, root: Root = Path()) -> int:
-    """Everything an artifact was made from, back to the files from outside."""
-    from nexus_llm.pipeline.lineage import as_rows, find_artifact
+def lineage(
+    name: Annotated[
+        str,
+        typer.Argument(help="As for nexus show; or an answer: its x-nexus-receipt, or its x-request-id with --log."),
+    ],
+    log: Logs = [],  # noqa: B006 - typer reads the default, nobody changes it
+    shard: Annotated[str | None, typer.Option("--shard", help="Also the records of this shard: train-00000.")] = None,
+    as_json: AsJson = False,
+    root: Root = Path(),
+) -> int:
+    """Everything that an artifact, or the model behind an answer, was made from: back to shards, records, files."""
+    from nexus_llm.cli.service_lineage import answer_named, records_of, registered_as, shards_of
+    from nexus_llm.pipeline.lineage import as_rows, find_artifact, runs_with
     from nexus_llm.pipeline.lineage import lineage as trace
 
     place = workspace(root)
-    rows = trace(find_artifact(name, place), place)
+    answer, artifact = answer_named(name, log, place) or ({}, find_artifact(name, place))
+    rows = trace(artifact, place)
+    shards = shards_of(rows)
+    told: dict[str, Any] = {"lineage": as_rows(rows), "shards": shards}
+    if answer:
+        runs = [str(one) for one in runs_with(artifact, place)]
+        told |= {"answer": answer, "runs": runs, "registered": registered_as([artifact.id], root)}
+    if shard is not None:
+        told["records"] = records_of(rows, shard)
     if as_json:
-        print_json({"lineage": as_rows(rows)})
+        print_json(told)
         return 0
+    if answer:
+        print("answer    ", "  ".join(str(value) for value in answer.values() if value))
+        print("run       ", ", ".join(told["runs"]) or "none here")
+        names = [f"{one['name']}@{one['version']} {' '.join(one['aliases'])}".strip() for one in told["registered"]]
+        print("registered", ", ".join(names) or "no")
     for row in rows:
         print(f"{'  ' * row.depth}{row.role}  {row.id}  {row.path if row.kind != 'file' else ''}".rstrip())
+        mine = [one for one in shards if one["data"] == row.id]
+        for one in mine[:_SHOWN_SHARDS]:
+            print(f"{'  ' * (row.depth + 1)}shard  {one['shard']}  {one['records']:,} records")
+        if len(mine) > _SHOWN_SHARDS:
+            print(f"{'  ' * (row.depth + 1)}… and {len(mine) - _SHOWN_SHARDS:,} more shards (--json lists all)")
+    for record in told.get("records", ()):
+        print(f"record  {record['shard']} row {record['row']}  {record['id']}  {printable(record['origin'])}")
     return 0
 
 

@@ -7,7 +7,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Adds the group to the command line."""
-    from nexus_llm.cli import aws_iam, aws_pipeline, aws_preflight, aws_rehearse, aws_up
+    from nexus_llm.cli import aws_iam, aws_pipeline, aws_preflight, aws_recovery, aws_rehearse, aws_up
 
     group = typer.Typer(
         help="Your AWS account: what it lacks, what was made in it, what is left.", rich_markup_mode=None
@@ -16,5 +16,6 @@ def register(app: typer.Typer) -> None:
     aws_up.register(group)
     aws_pipeline.register(group)
     aws_rehearse.register(group)
+    aws_recovery.register(group)
     aws_iam.register(group)
     app.add_typer(group, name="aws")

@@ -71,15 +71,6 @@ def model_folder(data: Artifact, place: Workspace) -> Path:
     )
 
 
-def runs_with(artifact: Artifact, place: Workspace) -> list[Path]:
-    """Folders of the runs that use this data artifact, sorted."""
-    return [
-        record.parent
-        for record in sorted((place.root / "runs").glob("*/artifacts.json"))
-        if json.loads(record.read_text(encoding="utf-8")).get("data", {}).get("id") == artifact.id
-    ]
-
-
 def _latest_run(place: Workspace) -> str:
     runs = place.root / "runs"
     records = [path for path in runs.glob("*/artifacts.json") if "data" in json.loads(path.read_text(encoding="utf-8"))]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.data_artifact import ArtifactName, RunName, data_artifact, runs_with
-from nexus_llm.cli.options import AsJson, Root, command_line, ports, workspace
+from nexus_llm.cli.data_artifact import ArtifactName, RunName, data_artifact
+from nexus_llm.cli.options import AsJson, KeysDatabase, Root, command_line, ports, workspace
+from nexus_llm.cli.service_lineage import Logs
 from nexus_llm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -62,12 +63,19 @@ def erase(
         Path | None, typer.Option("--list", help="The erasure list; else the recipe's, else erased.txt.")
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the data artifact again at once.")] = False,
+    log: Logs = [],  # noqa: B006 - typer reads the default, nobody changes it
+    server: Annotated[
+        list[str], typer.Option("--server", help="A gateway to ask what it serves; several times.", metavar="URL")
+    ] = [],  # noqa: B006
+    database: KeysDatabase = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what holds the records; change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
     root: Root = Path(),
 ) -> int:
-    """Keep records out of later builds. Lists the shards, checkpoints and models that hold them."""
+    """Keep records out of later builds. Lists the shards, models, deployments and answers that rest on them."""
+    from nexus_llm.pipeline.lineage import runs_with
+
     place = workspace(root)
     found = data_artifact(artifact or run, place)
     target = list_path or _list_of(found, place)
@@ -76,7 +84,7 @@ def erase(
         raise UsageError(f"no run here uses {found.folder}, so none can be rebuilt", fix="leave out --rebuild")
     reach = _reach(names, found, place, only=only)
     ids = [str(one.id) for one in (*reach.asked, *reach.same_text)]
-    document = _document(reach, ids, target, runs, dry_run=dry_run)
+    document = _document(reach, ids, target, runs, dry_run=dry_run) | _in_service(reach, root, log, server, database)
     if not as_json:
         _print(document, reach)
     if not dry_run:
@@ -116,6 +124,24 @@ def _reach(names: list[str], found: Artifact, place: Workspace, *, only: bool) -
         [{"kind": by_id[one].kind, "id": one, "path": str(by_id[one].folder)} for one in made],
         _unfinished(place),
     )
+
+
+def _in_service(
+    reach: _Reach, root: Path, logs: list[Path], servers: list[str], database: str | None
+) -> dict[str, Any]:
+    """Names, deployments, servers, answers and counts of use that rest on what was reached."""
+    from nexus_llm.cli import service_lineage as service
+
+    affected = {row["id"] for row in (*reach.data, *reach.made_from_it)}
+    keys = {Path(row["path"]).name for row in reach.made_from_it if row["kind"] == "package"}
+    told = {
+        "registered": service.registered_as(affected, root),
+        "deployed": service.deployed(keys, root),
+        "served": service.served(affected, servers),
+        "answers": service.answers_by(affected, logs),
+    }
+    names = {str(row.get("model", row.get("name"))) for rows in told.values() for row in rows}
+    return {**told, "usage": service.usage_of(names, database)}
 
 
 def _the_one(folder: Path, name: str) -> Record:
@@ -202,6 +228,7 @@ def _print(document: dict[str, Any], reach: _Reach) -> None:
     print("made from it: retrain or delete" if document["made_from_it"] else "nothing was made from it")
     for row in document["made_from_it"]:
         print(f"  {row['kind']:<10} {row['id']}  {row['path']}")
+    _print_service(document)
     for folder in document["unfinished"]:
         print(f"  unfinished, may hold it: {folder}")
     print("then rebuild, with this in the recipe:", document["recipe"])
@@ -213,6 +240,22 @@ def _print(document: dict[str, Any], reach: _Reach) -> None:
     print("what this cannot do")
     for sentence in document["cannot"]:
         print(f"  {sentence}")
+
+
+def _print_service(document: dict[str, Any]) -> None:
+    for one in document["registered"]:
+        print(f"  registered  {one['name']}@{one['version']} {' '.join(one['aliases'])}".rstrip())
+    for one in document["deployed"]:
+        print(f"  deployed    {one['model']} on {one['platform']} ({one['key']})")
+    for one in document["served"]:
+        print(f"  served      {one['model']} at {one['server']}")
+    for one in document["answers"]:
+        count = len(one["request_ids"])
+        print(
+            f"  answered    {count:,} requests to {one['model']}, {one['first']} to {one['last']} (--json: their ids)"
+        )
+    for one in document["usage"]:
+        print(f"  used        {one['requests']:,} requests to models called {one['model']}, by the keys' database")
 
 
 def _confirm(count: int, target: Path, *, is_sure: bool, as_json: bool) -> None:

@@ -65,6 +65,7 @@ class Life:
             "tasks": self._tasks,
             "answers": self._answers,
             "scale": self._scale,
+            "restore": self._restore,
             "down": lambda: self.platform.down(planted=True),
         }
 
@@ -314,6 +315,28 @@ class Life:
                 fix=f"read the logs in {self.service.folder}",
             )
         return facts | {"drained (s)": round(left.drained_seconds or 0.0, 1), "its exit code": left.exit_code}
+
+    def _restore(self) -> Facts:
+        from nexus_llm.cloud.local_postgres import local_postgres
+        from nexus_llm.cloud.restore_drill import Ground, restore_drill
+
+        made, folder = self.platform.outputs()["platform"], self.folder / "drill"
+        folder.mkdir()
+        with local_postgres() as postgres:
+            ground = Ground(
+                folder, self.platform.client("s3"), made["models_bucket"], self.platform.life.deployment.state_bucket,
+                f"s3://{made['data_bucket']}/backups", postgres, megabytes=8, has_registry=False,
+            )  # fmt: skip
+            found = restore_drill(ground, self.openings.progress)
+        if not found["holds"]:
+            differ = ", ".join(one["name"] for one in found["systems"] if not one["equal"]) or "too slow"
+            raise DeploymentError(
+                f"not all came back as it was: {differ}", fix="nexus aws drill restore tries it alone"
+            )
+        facts = {one["name"]: f"{one['compared']}: equal" for one in found["systems"]}
+        return {"all back and compared (s)": found["rto_seconds"], **facts} | (
+            {"not tried": found["not_run"]} if found["not_run"] else {}
+        )
 
     def _execute(self, until: str) -> dict[str, Artifact]:
         """The artifacts up to a stage, made by the jobs of the platform."""

@@ -147,6 +147,9 @@ STEPS = (
          "the balancer is a small one of ours, without TLS and firewall", ("tasks",)),
     Step("scale", "scale out and in while people ask", "start, readiness, draining, SIGTERM, open streams",
          "who decides: the wanted number is set, no alarm is evaluated", ("answers",)),
+    Step("restore", "lose the machine, the keys' database, the models and the states; bring them back, compare",
+         "the commands, PostgreSQL, old versions, hashes; terraform goes on with those states", "the buckets",
+         ("package",)),
     Step("down", "take all down, with something planted that must be found",
          "terraform, emptying, the search for leftovers, the receipt and its exit codes", "the account's answers"),
 )  # fmt: skip

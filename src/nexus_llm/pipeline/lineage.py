@@ -89,6 +89,15 @@ def lineage(artifact: Artifact, workspace: Workspace) -> list[Ancestor]:
     return rows
 
 
+def runs_with(artifact: Artifact, workspace: Workspace) -> list[Path]:
+    """Folders of the runs that made or used this artifact, sorted."""
+    return [
+        record.parent
+        for record in sorted((workspace.root / "runs").glob("*/artifacts.json"))
+        if json.loads(record.read_text(encoding="utf-8")).get(artifact.kind, {}).get("id") == artifact.id
+    ]
+
+
 def differences(before: Artifact, after: Artifact, workspace: Workspace) -> list[Difference]:
     """Recipe fields, outside files and facts in which two artifacts differ, along the whole line behind them.
 

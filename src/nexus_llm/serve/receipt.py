@@ -67,4 +67,22 @@ def read_receipt(manifest: Mapping[str, Any], *, engine: str, weights: str | Non
     )
 
 
+def read_header(header: str) -> dict[str, str]:
+    """The parts of a header's value.
+
+    >>> read_header("a92d; engine=openvino; weights=sha256:94f2; adapter=law")
+    {'artifact': 'a92d', 'engine': 'openvino', 'weights': 'sha256:94f2', 'adapter': 'law'}
+    """
+    artifact, *parts = (part.strip() for part in header.split(";"))
+    named = (part.partition("=") for part in parts)
+    return {"artifact": artifact, **{name: value for name, _, value in named}}
+
+
+def has_weights(manifest: Mapping[str, Any], weights: str) -> bool:
+    """Whether `sha256:…` of a receipt is of this package: of one of its files, or of all its tensors."""
+    paths = (None, *(str(entry["path"]) for entry in manifest.get("files") or ()))
+    found = (read_receipt(manifest, engine="", weights=path) for path in paths)
+    return any(one is not None and one.weights == weights for one in found)
+
+
 _TENSORS = ".safetensors"

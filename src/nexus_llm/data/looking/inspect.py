@@ -171,6 +171,21 @@ def first_kept(folder: Path, split: str, count: int) -> list[Record]:
     return found
 
 
+def shard_sizes(folder: Path) -> dict[str, int]:
+    """Shard → number of its documents, by name.
+
+    Raises:
+        DataError: the folder is no data artifact of this version.
+    """
+    counted = {path: pl.scan_parquet(path, glob=False).select(pl.len()).collect().item() for path in _shards(folder)}
+    return {path.name.removesuffix(_DOCUMENTS): int(count) for path, count in counted.items()}
+
+
+def of_shard(folder: Path, shard: str) -> list[Record]:
+    """All documents of one shard, in its order."""
+    return _rows_of(folder / f"{shard}{_DOCUMENTS}", pl.lit(value=True), most=None)
+
+
 def rule_counts(folder: Path) -> dict[str, int]:
     """Rejected records per rule, most first."""
     counts = _rejections(folder).group_by("rule").len().collect(engine="streaming")

@@ -128,6 +128,7 @@ class RequestRecord:
             "ttft_seconds": None if first is None else round(first, 4),
             "finish_reasons": self.finish_reasons or None,
             "error_code": self.error_code,
+            "receipt": self.receipt,
         }
         return {
             "request_id": self.request_id,
