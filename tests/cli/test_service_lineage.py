@@ -131,7 +131,7 @@ def test_erasing_names_the_models_deployments_and_answers_and_no_others(
         fingerprint="0",
         receipt=service.receipt,
     )
-    with running_server(model, EngineCommand("fake")) as server:
+    with running_server(model, EngineCommand("fake", {})) as server:
         options = ("--server", server.url, "--log", str(service.log), "--dry-run")
         found = told(capsys, "data", "erase", FIRST, *options)
     assert [one["platform"] for one in found["deployed"]] == ["nexus-small"]

@@ -26,7 +26,7 @@ _GROUPED = re.compile(r"\b(?:by|without)\s*\(([^)]*)\)")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _FIELD = re.compile(r"(?<![\w\"'./@-])([a-z][a-z0-9_]*)(?![\w(])")
 _INSIGHTS_WORDS = frozenset(
-    ("and", "as", "asc", "by", "desc", "display", "filter", "in", "limit", "or", "sort", "stats")
+    ("and", "as", "asc", "by", "desc", "display", "filter", "in", "like", "limit", "or", "sort", "stats")
 )
 
 
