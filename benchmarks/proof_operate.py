@@ -69,7 +69,7 @@ def rollout() -> list[Scenario]:
     if not script.exists():
         return [_scenario(title, "Not run: benchmarks/proof_rollout.py is not here.", [_ran(is_there=False)])]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, str(script), "--out", folder], check=False)
+        done = subprocess.run([sys.executable, str(script), "--out", folder], stdout=sys.stderr, check=False)
         stored = sorted(Path(folder).glob("*.json"))
         document = json.loads(stored[0].read_text(encoding="utf-8")) if stored else {}
     told = f"benchmarks/proof_rollout.py ended with {done.returncode}."

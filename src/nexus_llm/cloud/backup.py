@@ -249,8 +249,7 @@ def _worth_keeping(root: Path) -> Iterator[Path]:
     runs = (Path(one.location) for one in list_files(str(root / "runs")))
     yield from (one for one in runs if one.relative_to(root).as_posix() not in _OWN_ROADS)
     for artifact in ArtifactStore(root / "artifacts").all():
-        found = (Path(one.location) for one in list_files(str(artifact.folder)))
-        yield from (one for one in found if not one.is_relative_to(artifact.folder / "work"))
+        yield from (Path(one.location) for one in list_files(str(artifact.folder)))
 
 
 def _is_there(path: Path, one: StoredFile) -> bool:

@@ -113,7 +113,7 @@ def restore_drill(ground: Ground, progress: Progress) -> dict[str, Any]:
     progress.finish(f"{rto:.0f} s")
     systems = _systems(ground, before, after, seconds, rpo=lost_at - copied_at, late=late)
     not_run = [f"PostgreSQL is not installed, keys were kept in SQLite ({INSTALL})"] if not ground.postgres else []
-    not_run += ["nothing was registered: no MLflow"] if not ground.has_registry else []
+    not_run += ["no model was registered: MLflow is not installed, or was left out"] if not ground.has_registry else []
     return {
         "holds": rto < LIMIT_SECONDS and all(one["equal"] for one in systems),
         "seconds": round(time.monotonic() - started, 1),
