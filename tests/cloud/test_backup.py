@@ -169,6 +169,16 @@ def test_a_backup_with_keys_wants_to_know_where_they_go(
     assert (work / "runs/one/events.jsonl").exists()
 
 
+def test_an_mlflow_server_is_told_to_be_backed_up_where_it_runs(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(tmp_path / "backups")
+    assert run_command(["backup", "--to", place, "--root", str(work), "--registry", "http://m:5000", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["databases"] == {}
+    assert "http://m:5000 is a server" in told.err
+
+
 class Bucket:
     """S3's answers about one bucket: (key, version, minutes after noon, is it a delete marker), newest first."""
 

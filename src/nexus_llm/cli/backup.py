@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,4 +121,6 @@ def _databases(root: Path, keys: str | None, registry: str | None) -> dict[str, 
     from nexus_llm.cli.keys import database_password
     from nexus_llm.cloud.backup import databases_of
 
+    if registry is not None and registry.startswith(("http://", "https://")):
+        print(f"{registry} is a server: copy its database where that runs, or name it by --registry", file=sys.stderr)
     return databases_of(root, keys, registry, database_password(keys) if keys else None)

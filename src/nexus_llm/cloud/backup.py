@@ -24,7 +24,7 @@ from nexus_llm.cloud.stored_files import filesystem_of, upload_stored, write_sto
 from nexus_llm.cloud.trackers import DATABASE
 from nexus_llm.errors import StorageError, TryAgainError, UsageError
 from nexus_llm.ports import Interrupt, Progress
-from nexus_llm.storage import copy_to, explained, list_files, read_bytes, write_atomically
+from nexus_llm.storage import FileInfo, copy_to, explained, list_files, read_bytes, write_atomically
 
 _OWN_ROADS = tuple(f"runs/{DATABASE}{end}" for end in ("", "-wal", "-shm", "-journal"))
 
@@ -115,16 +115,17 @@ class BackupStore:
         known = {one.location.rpartition("/")[2]: one.size for one in list_files(f"{self.place}/files")}
         with tempfile.TemporaryDirectory(prefix="nexus-backup-") as scratch:
             dumps = {name: self._dumped(one, known, Path(scratch) / name) for name, one in databases.items()}
-            paths = list(_worth_keeping(root))
-            self._progress.start("backing up", total=sum(one.stat().st_size for one in paths), unit="bytes")
+            found = list(_worth_keeping(root))
+            self._progress.start("backing up", total=sum(one.size for one in found), unit="bytes")
             files = []
-            for path in paths:
+            for path in (Path(one.location) for one in found):
                 self._stop_if_asked()
                 copy = Path(scratch) / "file"
-                # What may grow while it is read is copied first; an artifact's files never change.
-                taken = Path(shutil.copyfile(path, copy)) if path.is_relative_to(root / "runs") else path
+                with explained(str(path)):
+                    # What may grow while it is read is copied first; an artifact's files never change.
+                    taken = Path(shutil.copyfile(path, copy)) if path.is_relative_to(root / "runs") else path
+                    mode = path.stat().st_mode & 0o777
                 entry = self._stored(taken, known)
-                mode = path.stat().st_mode & 0o777
                 files.append(StoredFile(path.relative_to(root).as_posix(), mode, *entry))
                 self._progress.advance(entry[0])
         made = Backup(now, tuple(files), dumps)
@@ -232,24 +233,23 @@ def databases_of(
 ) -> dict[str, CopiedDatabase]:
     """The databases that are meant: that of keys at a URL, and MLflow's at another or in the runs.
 
-    Raises:
-        UsageError: the registry is a server: only its own machine can copy its database.
+    An MLflow server is none: its database is copied where that runs.
     """
     own = root / "runs" / DATABASE
-    if registry is not None and registry.startswith(("http://", "https://")):
-        raise UsageError(f"{registry} is a server, no database", fix="--registry its --backend-store-uri")
     if registry is None and own.exists():
         registry = str(own)
+    if registry is not None and registry.startswith(("http://", "https://")):
+        registry = None
     found = {"keys": CopiedDatabase(keys, password)} if keys else {}
     return found | ({"registry": CopiedDatabase(registry)} if registry else {})
 
 
-def _worth_keeping(root: Path) -> Iterator[Path]:
+def _worth_keeping(root: Path) -> Iterator[FileInfo]:
     """Files of runs and of finished artifacts, sorted; databases go their own way."""
-    runs = (Path(one.location) for one in list_files(str(root / "runs")))
-    yield from (one for one in runs if one.relative_to(root).as_posix() not in _OWN_ROADS)
+    runs = list_files(str(root / "runs"))
+    yield from (one for one in runs if Path(one.location).relative_to(root).as_posix() not in _OWN_ROADS)
     for artifact in ArtifactStore(root / "artifacts").all():
-        yield from (Path(one.location) for one in list_files(str(artifact.folder)))
+        yield from list_files(str(artifact.folder))
 
 
 def _is_there(path: Path, one: StoredFile) -> bool:
