@@ -2,6 +2,7 @@
 
     python benchmarks/aws_permissions.py jobs calls.jsonl            # seconds: boto3 and s3fs against moto
     python benchmarks/aws_permissions.py preflight calls.jsonl       # seconds: an account looked at
+    python benchmarks/aws_permissions.py down calls.jsonl            # seconds: emptied, and looked for what is left
     python benchmarks/aws_permissions.py terraform calls.jsonl       # 20 minutes: all stages made and destroyed
     python benchmarks/aws_permissions.py write calls.jsonl --reference iam-definition.json
 
@@ -24,16 +25,19 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from nexus_llm.deploy.authorization import ACTIONS, Call, Need, Reference, needs  # noqa: E402
-from nexus_llm.deploy.policies import general, needs_document, reference_of  # noqa: E402
+from call_needs import ACTIONS, Call, general, needs, needs_document  # noqa: E402
+from nexus_llm.deploy.authorization import Need, Reference  # noqa: E402
+from nexus_llm.deploy.policies import reference_of  # noqa: E402
 from permission_rehearsal import (  # noqa: E402
     ACCOUNT,
     NAME,
     REGION,
+    VAULT,
     Account,
     deeds,
     emulated_account,
     furnish,
+    role,
     surroundings,
 )
 from terraform_here import copy_of_infra  # noqa: E402
@@ -48,11 +52,15 @@ TITLES = {
 GAPS = {
     "up": [
         "updates of things that exist: only making, reading and destroying was recorded",
-        "emptying buckets and rescanning (`nexus aws down --yes-delete-data`)",
         "kms:PutKeyPolicy and kms:TagResource are asked for before a key has a tag: not kept to the platform's keys",
     ],
-    "jobs": ["`nexus jobs list`, `evaluate` and `transform`, and `nexus aws pipeline --upload`"],
     "preflight": ["answers of an account that has what is looked for: the emulated one has little of it"],
+}
+IMAGE = {
+    "schemaVersion": 2,
+    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+    "config": {"digest": "sha256:1"},
+    "layers": [],
 }
 APPROVED = ("-auto-approve", "-input=false", "-no-color")
 PROVIDER = """
@@ -137,6 +145,43 @@ def hear_preflight(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
         for environment, given in (("small", None), ("regulated", platform)):
             preflight(recipe, environment, REGION, platform=given, seconds=300.0, as_json=True)
     yield from rows_of("preflight", account.calls)
+
+
+def hear_down(account: Account, folder: Path) -> Iterator[dict[str, Any]]:  # noqa: ARG001 - as the others
+    """Rows of calls of the role `up` beside terraform's: zones are looked up, holders emptied, leftovers searched."""
+    from nexus_llm.cloud.emptying import Holder, contents, emptied
+    from nexus_llm.cloud.leftovers import rescan
+    from nexus_llm.cloud.stack_life import first_zones, regional_clients
+    from nexus_llm.cost.prices import PriceTable
+    from nexus_llm.cost.service_bill import Pricing
+
+    bucket, repository = f"{NAME}-models-{ACCOUNT}", f"{NAME}/serve"
+    furnish(account)
+    s3, ecr, sagemaker = (_client(account, one) for one in ("s3", "ecr", "sagemaker"))
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_object(Bucket=bucket, Key="weights", Body=b"0")
+    ecr.create_repository(repositoryName=repository)
+    ecr.put_image(repositoryName=repository, imageTag="1", imageManifest=json.dumps(IMAGE))
+    sagemaker.create_model_package_group(ModelPackageGroupName=f"{NAME}-models")
+    sagemaker.create_model_package(ModelPackageGroupName=f"{NAME}-models", ModelPackageDescription="one")
+    _client(account, "backup").create_backup_vault(BackupVaultName=VAULT)
+    tags = [{"Key": "platform", "Value": NAME}]
+    _client(account, "kms").create_key(Tags=[{"TagKey": one["Key"], "TagValue": one["Value"]} for one in tags])
+    _client(account, "ecs").create_cluster(clusterName=NAME)
+    command, owner = {"Name": "glueetl"}, {"platform": NAME}
+    _client(account, "glue").create_job(Name="nexus-data-demo", Role=role("glue"), Command=command, Tags=owner)
+    account.calls.clear()
+    holders = {"bucket": bucket, "repository": repository, "model group": f"{NAME}-models", "vault": VAULT}
+    with surroundings(account.environment()):
+        first_zones(REGION, count=2)
+        for kind, name in holders.items():
+            holder = Holder(kind, name, REGION)
+            assert contents(holder, regional_clients) == emptied(holder, regional_clients) == 1, kind
+        found = rescan(NAME, [REGION], regional_clients, Pricing(PriceTable.shipped(), "us-east-1"))
+    assert not found.not_asked, found.not_asked
+    assert {one.kind for one in found.left} >= {"training job", "processing job", "transform job", "KMS key"}
+    yield from rows_of("up", account.calls)
 
 
 def hear_terraform(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
@@ -286,7 +331,7 @@ def _unheard(account: Account, service: str, operation: str, **parameters: Any) 
     return answer
 
 
-HEARD = {"jobs": hear_jobs, "preflight": hear_preflight, "terraform": hear_terraform}
+HEARD = {"jobs": hear_jobs, "preflight": hear_preflight, "down": hear_down, "terraform": hear_terraform}
 
 
 def rows_of(role: str, calls: list[Call]) -> Iterator[dict[str, Any]]:

@@ -95,6 +95,9 @@ def _services(folder: Path) -> Iterator[Row]:
             yield (service, sku, place, unit, _usd(row["usd"] * factor), *KINDS[row["src"]])
     for service, sku, unit, usd in GOLDENS:
         yield (service, sku, REGION, unit, _usd(usd), *KINDS["IC"])
+    # CW:CompositeAlarmMonitorUsage, as public repositories cite AWS' list of prices (c3x.dev and others, read 2026-11);
+    # AWS' own page was not seen.
+    yield ("cloudwatch", "composite-alarm", REGION, "month", "0.5", KINDS["ER"][0], "2026-11-22", "fact")
 
 
 def _machines(folder: Path) -> Iterator[Row]:

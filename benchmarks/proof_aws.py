@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from emulator_drift import judge
 from nexus_llm.cloud.emulator import ACCOUNT, REGION, running_emulator, without_aws
-from nexus_llm.cloud.emulator_gaps import judge
 from nexus_llm.cloud.emulator_missing import ALL_PATCHES
 from nexus_llm.cloud.stack_life import StackLife, begun, regional_clients
 from nexus_llm.cloud.taking_down import TakingDown

@@ -1,16 +1,17 @@
-"""One AWS provider that all `terraform test` runs of this process share, instead of some forty starts of 700 MB.
+"""One AWS provider that many runs of terraform in this process share, instead of some forty starts of 700 MB.
 
 Terraform starts a provider for every walk over its graph: nine times in a test of two runs, and reads its whole schema
 the first time. Terraform can use one that runs already, as for debugging a provider (Terraform's plugin development
 documentation, "Debugging Providers", read 2026-11): `-debug` makes the provider print how to reach it. A kms test
 then takes 1.8 instead of 4.7 s of CPU, the 32 runs of serving 18 instead of 60 (2 cores, 2026-11-22).
 
-Only for mocked runs: an attached provider has one configuration, and aliases would overwrite each other's.
+Only where one provider is configured: an attached one has one configuration, and aliases would overwrite each other's.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 from pathlib import Path
 
@@ -22,10 +23,14 @@ WORD = "TF_REATTACH_PROVIDERS="
 
 
 @functools.cache
-def attached_provider(binary: Path) -> dict[str, str]:
-    """The environment in which terraform finds the running provider; empty where it did not start: then it is slow."""
+def attached_provider(binary: Path, account: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:
+    """The environment in which terraform finds the running provider; empty where it did not start: then it is slow.
+
+    The provider itself looks for credentials and endpoints in its own environment: `account` comes on top of ours.
+    """
     shell = subprocess.Popen(
         ["sh", "-c", STARTED, str(binary)],
+        env={**os.environ, **dict(account)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terraform_here import INFRA, initialise, terraform
+from terraform_here import INFRA, attached_environment, initialise, terraform
 
 ENVIRONMENTS = ("small", "standard", "regulated")
 # A plan needs keys to exist and nobody to answer: no data source is read, and nothing is there yet.
@@ -101,13 +101,15 @@ def plan(name: str, infra: Path) -> dict[str, Any]:
     folder = infra / "stages" / command.stage
     for file, content in _inputs(name, infra).items():
         (folder / file).write_text(content, encoding="utf-8")
+    attached = {} if name.startswith("platform-") else attached_environment()  # a platform has a copy: two providers
     if not (folder / ".terraform").exists():
-        initialise(folder, backend=True)
+        initialise(folder, backend=True, environment=attached)
     options = ("-input=false", "-refresh=false", "-lock=false", "-no-color", "-out=offline.tfplan")
     more = WITHOUT_DATABASE if name == "serving-gpu" else ()
-    done = terraform(folder, "plan", *options, *command.options, *more)
+    done = terraform(folder, "plan", *options, *command.options, *more, environment=attached)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown: dict[str, Any] = json.loads(terraform(folder, "show", "-json", "offline.tfplan").stdout)
+    told = terraform(folder, "show", "-json", "offline.tfplan", environment=attached)
+    shown: dict[str, Any] = json.loads(told.stdout)
     return shown
 
 

@@ -9,57 +9,74 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nexus_llm.cloud.call_recording import RecordingApp
-from nexus_llm.deploy.authorization import Call
+from call_needs import Call
+from heard_calls import RecordingApp
+from nexus_llm.cloud.emulator_missing import ALL_PATCHES
+from nexus_llm.cloud.emulator_patches import Answer, Memory, Moto, Patch, PatchedApplication, json_answer, missing
+from nexus_llm.cloud.emulator_patches import Call as Request
+
+if TYPE_CHECKING:
+    from nexus_llm.artifacts import Artifact
+    from nexus_llm.cloud.sagemaker_transform import TransformPlan
+    from nexus_llm.recipe import Recipe
 
 NAME = "nexus-rehearsal"
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
 BUCKET = f"{NAME}-data-{ACCOUNT}"
 JOB, RUNNING_JOB = "demo-0123456789-1", "demo-0123456789-2"
-_MONITOR = {"MonitorArn": f"arn:aws:ce::{ACCOUNT}:anomalymonitor/1", "MonitorName": "m", "MonitorType": "DIMENSIONAL"}
-_SUBSCRIPTION = {
-    "SubscriptionArn": f"arn:aws:ce::{ACCOUNT}:anomalysubscription/1",
-    "SubscriptionName": "s",
-    "Frequency": "IMMEDIATE",
-    "MonitorArnList": [_MONITOR["MonitorArn"]],
-    "Subscribers": [{"Type": "SNS", "Address": f"arn:aws:sns:{REGION}:{ACCOUNT}:{NAME}-alerts"}],
-}
-# Operations that moto 5.2 does not know, by their target.
-LACKING: dict[str, Any] = {
-    "AWSBudgetServiceGateway.DescribeSubscribersForNotification": {
-        "Subscribers": [{"SubscriptionType": "SNS", "Address": f"arn:aws:sns:{REGION}:{ACCOUNT}:{NAME}-alerts"}]
-    },
-    "AWSGlue.UpdateJob": {"JobName": "nexus-data-demo"},
-    "AWSInsightsIndexService.CreateAnomalyMonitor": {"MonitorArn": _MONITOR["MonitorArn"]},
-    "AWSInsightsIndexService.CreateAnomalySubscription": {"SubscriptionArn": _SUBSCRIPTION["SubscriptionArn"]},
-    "AWSInsightsIndexService.DeleteAnomalyMonitor": {},
-    "AWSInsightsIndexService.DeleteAnomalySubscription": {},
-    "AWSInsightsIndexService.GetAnomalyMonitors": {"AnomalyMonitors": [_MONITOR]},
-    "AWSInsightsIndexService.GetAnomalySubscriptions": {"AnomalySubscriptions": [_SUBSCRIPTION]},
-    "AWSInsightsIndexService.ListTagsForResource": {"ResourceTags": []},
-    "AnyScaleFrontendService.ListTagsForResource": {"Tags": {}},
-    "CodeDeploy_20141006.CreateDeploymentConfig": {"deploymentConfigId": "1"},
-    "CodeDeploy_20141006.DeleteDeploymentConfig": {},
-    "CodeDeploy_20141006.DeleteApplication": {},
-    "CodeDeploy_20141006.GetDeploymentConfig": {
-        "deploymentConfigInfo": {
-            "deploymentConfigId": "1",
-            "deploymentConfigName": f"{NAME}-api",
-            "computePlatform": "ECS",
-            "trafficRoutingConfig": {"type": "AllAtOnce"},
+APPLICATION, RUN = "00frunning", "00frun"
+VAULT, POINT = f"{NAME}-rehearsed", f"arn:aws:backup:{REGION}:{ACCOUNT}:recovery-point:1"
+
+
+def _always(document: dict[str, Any]) -> Callable[[Request, Memory, Moto], Answer]:
+    return lambda call, memory, moto: json_answer(document)
+
+
+def _tracking_server(call: Request, memory: Memory, moto: Moto) -> Answer:
+    key = ("mlflow", call.document["TrackingServerName"])
+    arn = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:mlflow-tracking-server/{key[1]}"
+    if call.name.startswith("Create"):
+        memory[key] = call.document | {
+            "TrackingServerArn": arn,
+            "TrackingServerStatus": "Created",
+            "IsActive": "Active",
         }
-    },
-    "SageMaker.StopTrainingJob": {},
-}
+    elif call.name.startswith("Delete"):
+        memory.pop(key, None)
+    elif key not in memory:
+        return missing("ResourceNotFound", key[1])
+    return json_answer(memory.get(key, {"TrackingServerArn": arn}))
+
+
+def _recovery_points(call: Request, memory: Memory, moto: Moto) -> Answer:
+    """One, in the vault that has some, until it is deleted."""
+    if call.name.startswith("DELETE"):
+        memory["deleted",] = True
+        return json_answer({})
+    has_one = VAULT in call.name and ("deleted",) not in memory
+    return json_answer({"RecoveryPoints": [{"RecoveryPointArn": POINT}] if has_one else []})
+
+
+# What moto does not know and nothing but a recording needs: what is asked counts here, not what comes of it.
+STAND_INS = (
+    Patch("glue", "UpdateJob", "", (), _always({"JobName": "nexus-data-demo"})),
+    Patch("glue", "BatchStopJobRun", "", (), _always({"Errors": []})),
+    Patch("sagemaker", "Stop(Training|Processing|Transform)Job", "", (), _always({})),
+    Patch("sagemaker", "(Create|Describe|Delete)MlflowTrackingServer", "", (), _tracking_server),
+    Patch("emr-serverless", r"DELETE /applications/[^/]+/jobruns/[^/]+", "", (), _always({"jobRunId": RUN})),
+    Patch("backup", r"(GET|DELETE) /backup-vaults/[^/]+/recovery-points.*", "", (), _recovery_points),
+    *ALL_PATCHES,
+)
 
 
 @dataclass
@@ -95,15 +112,13 @@ def emulated_account() -> Iterator[Account]:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
-    from nexus_llm.cloud.emulator_patches import PatchedApplication
-
     class Quiet(MotoRequestHandler):
         def log(self, type: str, message: str, *args: Any) -> None:
             """Nothing: a line a request is too much to read."""
 
     account = Account("")
-    moto = PatchedApplication(DomainDispatcherApplication(create_backend_app))
-    app = RecordingApp(_completed(moto), account.calls.append, lambda call: account.refused(call))  # noqa: PLW0108
+    moto = PatchedApplication(DomainDispatcherApplication(create_backend_app), STAND_INS)
+    app = RecordingApp(moto, account.calls.append, lambda call: account.refused(call))  # noqa: PLW0108
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     account.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -117,23 +132,8 @@ def emulated_account() -> Iterator[Account]:
         thread.join()
 
 
-def _completed(moto: Callable[..., Any]) -> Callable[..., Any]:
-    """moto, and a fixed answer to what it lacks: what is asked counts here, not what comes of it."""
-
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        lacking = LACKING.get(str(environ.get("HTTP_X_AMZ_TARGET", "")))
-        if lacking is None:
-            return moto(environ, start_response)
-        start_response("200 OK", [("content-type", "application/x-amz-json-1.1")])
-        return [json.dumps(lacking).encode()]
-
-    return answer
-
-
 def furnish(account: Account) -> None:
     """Makes what an account with the platform has: bucket, roles, queue, log, finished job. Nobody hears it."""
-    from moto.sagemaker.models import sagemaker_backends
-
     s3, batch, iam, logs = (_client(account, one) for one in ("s3", "batch", "iam", "logs"))
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     s3.put_object(Bucket=BUCKET, Key="nexus/jobs/wheels.zip", Body=b"PK")
@@ -156,9 +156,33 @@ def furnish(account: Account) -> None:
     logs.create_log_stream(logGroupName="/aws/sagemaker/TrainingJobs", logStreamName=f"{JOB}/algo-1")
     for job in (JOB, RUNNING_JOB):
         _client(account, "sagemaker").create_training_job(**_training_body(job))
-    # Jobs of moto are finished when they begin.
-    sagemaker_backends[ACCOUNT][REGION].training_jobs[RUNNING_JOB].training_job_status = "InProgress"
+    _still_running(account)
     account.calls.clear()
+
+
+def _still_running(account: Account) -> None:
+    """One job of each service that can be stopped: moto's are finished when they begin."""
+    from moto.emrserverless.models import emrserverless_backends
+    from moto.sagemaker.models import sagemaker_backends
+
+    from nexus_llm.cloud.sagemaker_processing import evaluation_job
+    from nexus_llm.cloud.sagemaker_transform import transform_job
+
+    sagemaker, emr = _client(account, "sagemaker"), _client(account, "emr-serverless")
+    sagemaker.create_processing_job(**evaluation_job(_recipe(), {}, "running"))
+    sagemaker.create_transform_job(**transform_job(_recipe(), _transform_plan(_package("running")), instance_type="t"))
+    kept = sagemaker_backends[ACCOUNT][REGION]
+    kept.training_jobs[RUNNING_JOB].training_job_status = "InProgress"
+    for processing in kept.processing_jobs.values():
+        processing.processing_job_status = "InProgress"
+    for transform in kept.transform_jobs.values():
+        transform.transform_job_status = "InProgress"
+    made = emr.create_application(name=f"{NAME}-spark", releaseLabel="emr-7.9.0", type="SPARK")["applicationId"]
+    emr.start_job_run(applicationId=made, executionRoleArn=role("emr"))
+    runs = emrserverless_backends[ACCOUNT][REGION].job_runs
+    (runs[APPLICATION],) = ([one] for one in runs[made])
+    for one in runs[APPLICATION]:
+        one.application_id, one.id, one.state = APPLICATION, RUN, "RUNNING"
 
 
 def role(name: str) -> str:
@@ -176,19 +200,19 @@ def deeds(folder: Path) -> dict[str, Callable[[], Any]]:
         "an artifact comes and goes": lambda: _artifact(folder),
         "train on SageMaker": lambda: _train(folder),
         "attach": _attach,
+        "evaluate on SageMaker": lambda: _evaluate(folder),
+        "answer a file of requests": _transform,
+        "a pipeline's recipe": _pipeline,
+        "list": _list,
         "stop": _stop,
     }
 
 
 def model_fetched(account: Account, bucket: str, key: str, folder: Path) -> list[Call]:
     """The calls with which a serving task brings a packaged model from its bucket."""
-    from nexus_llm.artifacts import ArtifactStore
     from nexus_llm.cli.fetch_model import fetch_model
 
-    name = key.rpartition("/")[2]
-    with ArtifactStore(folder / "made").draft("package", name, stage_version=1, recipe={}, inputs={}) as draft:
-        (draft.folder / "weights.bin").write_bytes(b"0" * 64)
-        made = draft.finish(facts={}).folder
+    made = _made(folder, key.rpartition("/")[2]).folder
     s3 = _client(account, "s3")
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     for path in sorted(one for one in made.rglob("*") if one.is_file()):
@@ -276,8 +300,88 @@ def _attach() -> None:
         raise StorageError(unread, fix="give the caller the action")
 
 
+def _evaluate(folder: Path) -> None:
+    from nexus_llm.cloud.launcher import run_to_end
+    from nexus_llm.cloud.sagemaker import StoredBucket
+    from nexus_llm.cloud.sagemaker_processing import ProcessingJobs, SageMakerEvaluation
+    from nexus_llm.ports import SilentProgress
+
+    jobs, key = ProcessingJobs(_launching()), f"{time.monotonic_ns():016x}"
+    service = SageMakerEvaluation(jobs, SilentProgress(), StoredBucket())
+    run_to_end(jobs, service.start(_recipe(), {"package": _made(folder, key)}, key), SilentProgress())
+
+
+def _transform() -> None:
+    from nexus_llm.cloud.launcher import run_to_end
+    from nexus_llm.cloud.sagemaker import StoredBucket
+    from nexus_llm.cloud.sagemaker_transform import TransformJobs, model_body, transform_job, upload_package
+    from nexus_llm.ports import SilentProgress
+
+    jobs = TransformJobs(_launching())
+    with tempfile.TemporaryDirectory() as scratch:
+        package = _made(Path(scratch), f"{time.monotonic_ns():016x}")
+        plan = _transform_plan(package)
+        upload_package(package, plan.model_data, bucket=StoredBucket())
+    jobs.make_model(model_body(_recipe(), plan))
+    run_to_end(jobs, jobs.submit(transform_job(_recipe(), plan, instance_type="ml.m5.2xlarge")), SilentProgress())
+
+
+def _transform_plan(package: Artifact) -> TransformPlan:
+    from nexus_llm.cloud.sagemaker_transform import plan_transform
+
+    places = {"source": f"s3://{BUCKET}/questions/", "target": f"s3://{BUCKET}/answers/"}
+    return plan_transform(_recipe(), package, image="serve:1", run=1, **places)
+
+
+def _pipeline() -> None:
+    from nexus_llm.cloud.sagemaker import StoredBucket, upload_recipe
+    from nexus_llm.cloud.sagemaker_pipeline import recipe_prefix
+
+    upload_recipe(_recipe(), recipe_prefix(_recipe()), bucket=StoredBucket())
+
+
+def _list() -> None:
+    from nexus_llm.cloud.job_search import our_jobs
+
+    kinds = {full_id.partition("/")[0] for full_id, _ in our_jobs(_launching())}
+    assert kinds >= {"training", "processing", "transform", "glue"}, kinds
+
+
 def _stop() -> None:
-    _training_jobs().stop(RUNNING_JOB)
+    from nexus_llm.cloud.job_search import launcher_of
+    from nexus_llm.cloud.sagemaker_processing import evaluation_job
+
+    evaluation = evaluation_job(_recipe(), {}, "running")["ProcessingJobName"]
+    transform = _transform_plan(_package("running")).name
+    jobs = (f"training/{RUNNING_JOB}", f"processing/{evaluation}", f"transform/{transform}", "batch/8f1c",
+            f"emr-serverless/{APPLICATION}/{RUN}", "glue/nexus-data-demo/jr_1")  # fmt: skip
+    for job in jobs:
+        launcher, name = launcher_of(job, _launching())
+        launcher.stop(name)
+
+
+def _recipe() -> Recipe:
+    from nexus_llm.recipe import Recipe
+
+    jobs = {"bucket": BUCKET, "role_arn": role("sagemaker"), "image_uri": "train:1"}
+    train = {"launcher": "sagemaker", "sagemaker": jobs}
+    return Recipe.model_validate({"name": "demo", "platform": NAME, "train": train})
+
+
+def _made(folder: Path, key: str) -> Artifact:
+    """A package with some weights."""
+    from nexus_llm.artifacts import ArtifactStore
+
+    with ArtifactStore(folder / "made").draft("package", key, stage_version=1, recipe={}, inputs={}) as draft:
+        (draft.folder / "weights.bin").write_bytes(b"0" * 64)
+        return draft.finish(facts={})
+
+
+def _package(key: str) -> Artifact:
+    """One of which only the name counts."""
+    from nexus_llm.artifacts import Artifact, Manifest
+
+    return Artifact(Path(), Manifest(kind="package", key=key, id="id", inputs={}, recipe={}, files=(), facts={}))
 
 
 def _training_jobs() -> Any:
@@ -294,7 +398,7 @@ def _training_body(name: str) -> dict[str, Any]:
         "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/out"},
         "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
         "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
-        "Tags": [{"Key": "project", "Value": "nexus-llm"}],
+        "Tags": [{"Key": "project", "Value": "nexus-llm"}, {"Key": "platform", "Value": NAME}],
     }
 
 

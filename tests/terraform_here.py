@@ -68,10 +68,16 @@ def copy_of_infra(folder: Path) -> Path:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What terraform said in `folder` with a mocked provider, after `init` where it was not initialised yet."""
-    attached = attached_provider(provider) if (provider := _provider()) else {}
+    attached = attached_environment()
     if not (folder / ".terraform").exists():
         initialise(folder, environment=attached)
     return terraform(folder, *arguments, environment=attached)
+
+
+def attached_environment(account: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What leads terraform to one running provider, which looks for AWS as `account` says; empty where none starts."""
+    provider = _provider()
+    return attached_provider(provider, tuple(sorted((account or {}).items()))) if provider else {}
 
 
 def mocked(copy: Path, stage: str, test: str) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ pytest.importorskip("boto3", reason="needs the aws extra: pip install boto3")
 
 import boto3
 
-from nexus_llm.cloud.call_recording import RecordingApp, call_of, refusal
-from nexus_llm.deploy.authorization import Call
+from call_needs import Call
+from heard_calls import RecordingApp, call_of, refusal
 
 REGION = "eu-central-1"
 ROLE = "arn:aws:iam::123456789012:role/nexus-glue"

@@ -136,11 +136,6 @@ def glue_that_answers(*states: Any) -> Scripted:
                 token="t",
             ),
         ),
-        (
-            "batch",
-            "RegisterJobDefinition",
-            data_requests.batch_job(PLAN, image="nexus:1", execution_role_arn=ROLE, cpus=64, memory_mib=131_072),
-        ),
         ("batch", "SubmitJob", data_requests.batch_run(PLAN, queue="large", definition="nexus-data-demo:3")),
     ],
 )
@@ -238,11 +233,8 @@ def test_an_emr_run_is_started_on_a_new_application_and_read_back(account: Any) 
     assert application["releaseLabel"] == data_requests.EMR_RELEASE
 
 
-def test_a_batch_definition_is_registered_as_written(account: Any) -> None:
-    body = data_requests.batch_job(PLAN, image="nexus:1", execution_role_arn=ROLE, cpus=64, memory_mib=131_072)
-    made = account("batch").register_job_definition(**body)
-    (found,) = account("batch").describe_job_definitions(jobDefinitions=[made["jobDefinitionArn"]])["jobDefinitions"]
-    command = found["containerProperties"]["command"]
+def test_a_batch_job_runs_the_same_script_on_one_machine() -> None:
+    command = data_requests.batch_run(PLAN, queue="large", definition="d")["containerOverrides"]["command"]
     assert command[:3] == ["python", "-m", "nexus_llm.cli.glue_job"]
     assert command[command.index("--RECIPE") + 1] == PLAN.recipe
     assert command[-2:] == ["--ENGINE", "embedded"]

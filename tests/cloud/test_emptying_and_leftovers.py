@@ -129,6 +129,41 @@ def test_leftovers_are_priced_by_the_hour_and_a_key_that_waits_costs_nothing(cli
     assert found.not_asked == []
 
 
+def test_a_job_that_runs_is_left_over_and_one_that_ended_is_not(clients: Any) -> None:
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.glue.models import glue_backends
+    from moto.sagemaker.models import sagemaker_backends
+
+    sagemaker, machines = clients("sagemaker", REGION), {"InstanceType": "ml.g5.12xlarge", "InstanceCount": 2}
+    for name, owner in (("running", "nexus-small"), ("ended", "nexus-small"), ("of-others", "nexus-smaller")):
+        sagemaker.create_training_job(
+            TrainingJobName=name,
+            RoleArn="arn:aws:iam::123456789012:role/r",
+            AlgorithmSpecification={"TrainingImage": "train:1", "TrainingInputMode": "File"},
+            OutputDataConfig={"S3OutputPath": "s3://models/out"},
+            ResourceConfig={**machines, "VolumeSizeInGB": 30},
+            StoppingCondition={"MaxRuntimeInSeconds": 3600},
+            Tags=[{"Key": "platform", "Value": owner}],
+        )
+    for name in ("running", "of-others"):  # moto's jobs are finished when they begin
+        sagemaker_backends[DEFAULT_ACCOUNT_ID][REGION].training_jobs[name].training_job_status = "InProgress"
+    glue, workers = clients("glue", REGION), {"WorkerType": "G.2X", "NumberOfWorkers": 5}
+    command, ours = {"Name": "glueetl"}, {"platform": "nexus-small"}
+    glue.create_job(Name="data", Role="r", Command=command, Tags=ours, ExecutionProperty={"MaxConcurrentRuns": 2})
+    first, second = (glue.start_job_run(JobName="data", **workers)["JobRunId"] for _ in range(2))
+    for run in glue_backends[DEFAULT_ACCOUNT_ID][REGION].jobs["data"].job_runs:
+        run.max_capacity, run.status = None, "SUCCEEDED" if run.job_run_id == first else "RUNNING"
+
+    left = {one.id: one for one in rescan("nexus-small", [REGION], clients, PRICING).left}
+    assert {one.kind for one in left.values()} == {"training job", "Glue run"}
+    assert len(left) == 2
+    (job,) = (one for one in left.values() if one.kind == "training job")
+    assert (job.id.rpartition("/")[2], job.note) == ("running", "InProgress: nexus jobs stop training/running")
+    hourly = PRICING.table.lookup("sagemaker", "ml.g5.12xlarge training", REGION).usd
+    assert job.usd_per_hour == pytest.approx(2 * hourly)
+    assert left[f"data/{second}"].usd_per_hour == pytest.approx(10 * 0.44)
+
+
 def test_a_service_that_refuses_to_answer_is_named_and_the_others_are_asked(clients: Any) -> None:
     from botocore.exceptions import ClientError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from nexus_llm.cloud.emulator_gaps import GAPS, Gap, judge
+from emulator_drift import judge
+from nexus_llm.cloud.emulator_gaps import GAPS, Gap
 
 ONE = Gap("1-platform", "aws_thing", "colour", "moto forgets it")
 

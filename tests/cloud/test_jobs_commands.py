@@ -112,6 +112,36 @@ def test_an_evaluation_runs_there_is_found_again_listed_and_imported_anywhere(tm
     assert f"{row['id']} was Completed already" in nexus("jobs", "stop", row["id"]).stdout
 
 
+def test_a_dry_run_shows_the_very_request_or_what_is_made_before_it_and_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_yaml(RECIPE))
+    boto3.client("s3").put_object(Bucket="models", Key="text/a.txt", Body=b"words")
+    places = ("--image", "serve:1", "--input", "s3://models/in/", "--output", "s3://models/out/")
+    asked = {"evaluate": ("jobs", "evaluate", str(path)), "transform": ("jobs", "transform", str(path), *places)}
+    asked = {word: (*words, "--dry-run", "--root", str(tmp_path / "root")) for word, words in asked.items()}
+    for words in asked.values():
+        shown = json.loads(nexus(*words).stdout)
+        assert (shown["made_first"], shown["job"]) == (["model", "data", "train", "package"], None)
+
+    inputs = {kind: made(tmp_path / "inputs", kind, kind) for kind in ("model", "data", "package")}
+    monkeypatch.setattr(jobs, "_packaged", lambda *_, **__: (inputs, []))
+    shown = json.loads(nexus(*asked["evaluate"]).stdout)
+    assert json.loads(nexus(*asked["transform"]).stdout)["job"]["TransformOutput"]["S3OutputPath"] == places[-1]
+    assert not (tmp_path / "root").exists()
+    sagemaker = boto3.client("sagemaker")
+    assert shown["job"]["ProcessingJobName"] not in str(sagemaker.list_processing_jobs())
+    assert sagemaker.list_transform_jobs()["TransformJobSummaries"] == []
+
+    service = SageMakerEvaluation(ProcessingJobs(account(None, NeverInterrupted())), SilentProgress(), StoredBucket())
+    name = service.start(RECIPE, inputs, shown["key"])
+    began = sagemaker.describe_processing_job(ProcessingJobName=name)
+    assert {field: began[field] for field in ("ProcessingJobName", "ProcessingInputs", "ProcessingOutputConfig")} == {
+        field: shown["job"][field] for field in ("ProcessingJobName", "ProcessingInputs", "ProcessingOutputConfig")
+    }
+
+
 def test_the_list_says_what_a_job_cost_or_why_nobody_knows(tmp_path: Path) -> None:
     glue = boto3.client("glue")
     glue.create_job(

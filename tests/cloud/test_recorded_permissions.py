@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("moto.server", reason="needs the dev extra: pip install 'moto[s3]' flask")
 pytest.importorskip("s3fs", reason="needs the aws extra: pip install s3fs")
 
-from nexus_llm.deploy.authorization import Call, UnknownActionError, needs
-from nexus_llm.deploy.policies import Place, documents, general, recordings
+from call_needs import Call, general, needs
+from nexus_llm.deploy.authorization import UnknownActionError
+from nexus_llm.deploy.policies import Place, documents, recordings
 from nexus_llm.deploy.policy_evaluation import is_allowed, listed
 from nexus_llm.errors import NexusError
 from permission_rehearsal import ACCOUNT, NAME, REGION, Account, deeds, emulated_account, furnish, surroundings

@@ -25,11 +25,12 @@ from nexus_llm.cloud.account import Account, Watch, open_account
 from nexus_llm.cloud.aws_errors import error_code
 from nexus_llm.cloud.emptying import emptied, holders, refuse_data
 from nexus_llm.cloud.emulator import ACCOUNT, REGION, Emulator, entered, running_emulator
+from nexus_llm.cloud.emulator_patches import PatchedApplication
 from nexus_llm.cloud.launcher import follow
 from nexus_llm.cloud.leftovers import rescan
 from nexus_llm.cloud.rehearsal_balancer import running_balancer
 from nexus_llm.cloud.rehearsal_data import put_sources
-from nexus_llm.cloud.rehearsal_faults import Disturbing, Fault, met
+from nexus_llm.cloud.rehearsal_faults import Fault, met
 from nexus_llm.cloud.rehearsal_jobs import RunningJobs
 from nexus_llm.cloud.sagemaker_training import TrainingJobs
 from nexus_llm.cloud.stack_life import regional_clients
@@ -92,7 +93,7 @@ def faults() -> list[Fault]:
 @pytest.fixture
 def emulator(jobs: RunningJobs, faults: list[Fault]) -> Iterator[Emulator]:
     def wrap(app: Any) -> Any:
-        return Disturbing(jobs.wrap(app), faults, sleep=lambda seconds: None)
+        return PatchedApplication(jobs.wrap(app), [one.patch(sleep=lambda seconds: None) for one in faults])
 
     with running_emulator(wrap=wrap) as running, entered(running):
         yield running

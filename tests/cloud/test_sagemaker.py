@@ -415,7 +415,7 @@ def test_moto_accepts_the_job_and_the_fake_answers_alike(tmp_path: Path, moto_ac
     world = World(tmp_path)
     for clients in (world.account.client, moto_account):
         jobs = TrainingJobs(account_of(clients, region=REGION, sleep=world.slept.append))
-        assert jobs.answer(NAME) is None
+        assert jobs.find(NAME) is None
         service = SageMakerTrainService(lambda _, jobs=jobs: jobs, world.bar, world.bucket)
         artifacts = {kind: load(folder) for kind, folder in world.inputs.items()}
         assert service.start(RECIPE, artifacts, KEY, jobs) == NAME
@@ -442,10 +442,10 @@ def test_each_call_is_what_botocores_stubber_expects() -> None:
         stub.add_client_error("create_training_job", "ResourceInUse", "Training job names must be unique")
         jobs.submit({**_body(NAME), "RoleArn": SETTINGS["role_arn"] + "-long-enough"})
         stub.add_client_error("describe_training_job", "ValidationException", "Requested resource not found.")
-        assert jobs.answer(NAME) is None
+        assert jobs.find(NAME) is None
         stub.add_client_error("describe_training_job", "ValidationException", "1 validation error detected")
         with pytest.raises(TrainingError, match="1 validation error"):
-            jobs.answer(NAME)
+            jobs.find(NAME)
         stub.assert_no_pending_responses()
 
 

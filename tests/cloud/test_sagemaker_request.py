@@ -21,7 +21,7 @@ from nexus_llm.cloud.sagemaker_request import (  # noqa: E402
     refuse_secrets,
     training_job,
 )
-from nexus_llm.cloud.spot_bill import BUSY_INTERRUPTIONS_PER_HOUR, restarting_bill  # noqa: E402
+from nexus_llm.cloud.spot_bill import restarting_hours  # noqa: E402
 from nexus_llm.errors import RecipeError  # noqa: E402
 from nexus_llm.recipe import Recipe  # noqa: E402
 from nexus_llm.train.metrics_line import FIELDS, METRIC_DEFINITIONS, metrics_line, parse_metrics_line  # noqa: E402
@@ -152,35 +152,32 @@ def test_what_would_fail_or_cost_too_much_is_refused(changes: dict[str, Any], wo
 
 def test_the_refusal_of_spot_without_checkpoints_names_the_bill() -> None:
     with pytest.raises(RecipeError) as caught:
-        check(recipe_with(checkpoints=False), usd_per_hour=1.5)
-    assert "24 h of work take 92 h on average, 3.8 times the bill, $139 instead of $36" in caught.value.what
+        check(recipe_with(checkpoints=False))
+    assert "24 h of work take 92 h on average, 3.8 times the bill" in caught.value.what
     assert "checkpoints=true" in caught.value.fix
-    assert restarting_bill(hours=1e6).expected_hours == float("inf")
+    assert restarting_hours(1e6) == float("inf")
 
 
 @given(hours=st.floats(0.1, 200), rate=st.floats(1e-4, 1))
 def test_a_restarting_job_is_never_cheaper_and_grows_with_hours_and_rate(hours: float, rate: float) -> None:
-    bill = restarting_bill(hours=hours, interruptions_per_hour=rate, usd_per_hour=2)
-    assert bill.expected_hours >= hours
-    assert bill.expected_usd == pytest.approx(2 * bill.expected_hours)
-    assert restarting_bill(hours=2 * hours, interruptions_per_hour=rate).factor >= bill.factor
-    assert restarting_bill(hours=hours, interruptions_per_hour=2 * rate).expected_hours >= bill.expected_hours
+    expected = restarting_hours(hours, interruptions_per_hour=rate)
+    assert expected >= hours
+    assert restarting_hours(2 * hours, interruptions_per_hour=rate) >= 2 * expected
+    assert restarting_hours(hours, interruptions_per_hour=2 * rate) >= expected
 
 
 def test_the_formula_is_what_many_drawn_jobs_take() -> None:
     import numpy as np
 
     rng = np.random.default_rng(7)
-    hours, rate = 4.0, BUSY_INTERRUPTIONS_PER_HOUR
+    hours, rate = 4.0, 0.47  # of a busy week: see spot_bill.py
     taken = []
     for _ in range(4000):
         total = 0.0
         while (attempt := rng.exponential(1 / rate)) < hours:
             total += attempt
         taken.append(total + hours)
-    assert np.mean(taken) == pytest.approx(
-        restarting_bill(hours=hours, interruptions_per_hour=rate).expected_hours, rel=0.05
-    )
+    assert np.mean(taken) == pytest.approx(restarting_hours(hours, interruptions_per_hour=rate), rel=0.05)
 
 
 def test_attempts_share_their_checkpoints_and_other_inputs_do_not() -> None:

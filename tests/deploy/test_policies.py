@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from nexus_llm.deploy.authorization import Action, Call, Need, Reference, UnknownActionError, needs
+from call_needs import Call, general, needs, needs_document
+from nexus_llm.deploy.authorization import Action, Need, Reference, UnknownActionError
 from nexus_llm.deploy.policies import (
     Place,
     Recordings,
     Role,
     documents,
-    general,
-    needs_document,
     needs_of,
     place_needs,
     recordings,

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeo
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
+SPENDING = ("aws_budgets_budget", "aws_ce_anomaly_subscription")
 # One period's samples of an alarm's metrics, when all is well and when it is not, by the end of the alarm's name.
 Samples = dict[str, list[float]]
 GOOD_AND_BAD: dict[str, tuple[Samples, Samples]] = {
@@ -177,11 +178,20 @@ def test_every_alarm_names_its_page_and_the_page_names_it(
     made: list[dict[str, Any]], alarms: dict[str, MetricAlarm], runbooks: list[Runbook]
 ) -> None:
     every: list[MetricAlarm | CompositeAlarm] = [*alarms.values(), *composite_alarms(made)]  # type: ignore[arg-type]
-    for alarm in every:
-        found = re.search(r" Runbook: docs/runbooks/([a-z-]+)\.md$", alarm.description)
-        assert found, alarm.name
-        pages = [one.name for one in runbooks if one.answers(alarm.name)]
-        assert found[1] in pages, alarm.name
+    told = {alarm.name: alarm.description for alarm in every}
+    rules = [one for one in made if one["type"] == "aws_cloudwatch_event_rule"]
+    told |= {one["values"]["name"]: one["values"]["description"] for one in rules}
+    assert len(told) == len(every) + len(rules)
+    for name, description in told.items():
+        found = re.search(r" Runbook: docs/runbooks/([a-z-]+)\.md$", description)
+        assert found, name
+        assert found[1] in [one.name for one in runbooks if one.answers(name)], name
+
+
+def test_what_aws_writes_about_spending_has_a_page_too(made: list[dict[str, Any]], runbooks: list[Runbook]) -> None:
+    found = {one["values"]["name"] for one in made if one["type"] in SPENDING}
+    assert len(found) == 2
+    assert {page.name for name in found for page in runbooks if page.answers(name)} == {"cost-overrun"}
 
 
 def test_every_alarm_that_a_page_names_is_made(
@@ -190,6 +200,7 @@ def test_every_alarm_that_a_page_names_is_made(
     rules = {f"slo-{one.name}-{tier.severity}" for one in OBJECTIVES for tier in TIERS}
     rules |= {"engine-down", "engine-restarts", "cache-full"}
     composites = {one.name for one in composite_alarms(made)}  # type: ignore[arg-type]
+    rules |= {one["values"]["name"] for one in made if one["type"] in (*SPENDING, "aws_cloudwatch_event_rule")}
     for page in runbooks:
         for pattern in page.alarms:
             one = Runbook(page.name, (pattern,), {}, (), ())

@@ -67,6 +67,28 @@ def test_each_fault_of_an_image_is_found() -> None:
         assert faults(sound.replace(before, after)) != [], after
 
 
+def test_the_train_image_has_what_the_pipeline_s_steps_ask_for() -> None:
+    from nexus_llm.cli.processing_job import STAGES
+    from nexus_llm.cli.train_job import COMMAND
+    from nexus_llm.cloud.sagemaker_pipeline import pipeline_definition
+    from nexus_llm.recipe import Recipe
+
+    text = (CONTAINERS / "train" / "Dockerfile").read_text(encoding="utf-8")
+    last = text[text.rindex("\nFROM ") :]
+    (extras,) = [one.partition("=")[2].split(",") for one in instructions(last, "ARG") if one.startswith("EXTRAS=")]
+    assert json.loads(instructions(last, "ENTRYPOINT")[0])[1:] == list(COMMAND[1:])
+    jobs = {"bucket": "b", "role_arn": "arn:aws:iam::123456789012:role/r", "image_uri": "train:1"}
+    source = {"type": "files", "path": "s3://b/text/", "name": "own"}
+    recipe = {"name": "demo", "data": {"sources": [source]}, "train": {"launcher": "sagemaker", "sagemaker": jobs}}
+    steps = pipeline_definition(Recipe.model_validate(recipe))["Steps"]
+    words = [one["Arguments"]["AppSpecification"]["ContainerArguments"] for one in steps if one["Type"] == "Processing"]
+    assert sorted(words) == sorted([one] for one in STAGES)
+    # Which extra's packages each step imports; the data step reads s3:// by itself.
+    asked = {"data": {"aws"}, "package": {"train"}, "evaluate": {"train"}, "train": {"train"}}
+    assert set(asked) == {"train", *STAGES}
+    assert set().union(*asked.values()) <= set(extras)
+
+
 def package(name: str, version: str, **more: Any) -> dict[str, Any]:
     return {"metadata": {"name": name, "version": version, **more}}
 

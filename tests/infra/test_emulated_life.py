@@ -1,7 +1,7 @@
 """A platform's life on the emulator: made, killed half-way, locked, changed behind our back, taken down to a receipt.
 
 The stages are tiny, the code is the one of `nexus aws up|status|down`. The real stages live and die in
-`make proof-aws`, which takes minutes. One test is one life: each start of terraform costs seconds.
+`make proof-aws`, which takes minutes. One test is one life, with one provider: each start of it costs seconds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from terraform_here import binary
+from terraform_here import attached_environment, binary
 from tiny_infra import tiny_infra
 
 pytest.importorskip("moto", reason="needs the extra: pip install 'nexus-llm-platform[rehearse]'")
 
 from nexus_llm.cli import run_command
-from nexus_llm.cloud import stack_life
+from nexus_llm.cloud import stack_life, terraform
 from nexus_llm.cloud.emulator import ACCOUNT, REGION, Emulator, running_emulator, without_aws
 from nexus_llm.cloud.stack_life import StackLife, begun, regional_clients
 from nexus_llm.cloud.terraform import Terraform
@@ -57,6 +57,11 @@ def account(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         monkeypatch.delenv(name)
     for name, value in emulator.environment.items():
         monkeypatch.setenv(name, value)
+    if not os.environ.get("NEXUS_PROOF"):
+        for name, value in attached_environment(emulator.environment).items():
+            monkeypatch.setenv(name, value)
+        kept = tuple(one for one in terraform._FOREIGN if one != "TF_REATTACH_PROVIDERS")
+        monkeypatch.setattr(terraform, "_FOREIGN", kept)
     infra = tiny_infra(tmp_path)
     monkeypatch.setattr(stack_life, "infra_folder", lambda: infra)
     monkeypatch.chdir(tmp_path)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from call_needs import needs
 from infrastructure_controls import above_the_ceiling, ceiling_of
 from infrastructure_plans import Resource, resources
-from nexus_llm.deploy.authorization import Need, needs
+from nexus_llm.deploy.authorization import Need
 from nexus_llm.deploy.policies import recordings
 from nexus_llm.deploy.policy_evaluation import is_allowed
 from terraform_here import INFRA, copy_of_infra, run

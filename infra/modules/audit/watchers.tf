@@ -12,6 +12,7 @@ module "findings" {
   source      = "../event-alert"
   name        = "${var.name}-guardduty"
   description = "GuardDuty found something of severity 7 or more."
+  runbook     = "key-leak"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.guardduty"]

@@ -54,6 +54,7 @@ module "failed" {
   source      = "../event-alert"
   name        = "${var.name}-batch-failed"
   description = "A job in a Batch queue of ${var.name} failed after its last attempt."
+  runbook     = "failed-job"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.batch"]

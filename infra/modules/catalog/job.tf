@@ -103,6 +103,7 @@ module "failed" {
   source      = "../event-alert"
   name        = "${var.name}-glue-failed"
   description = "The Glue job ${aws_glue_job.data.name} failed or ran out of time."
+  runbook     = "failed-job"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.glue"]

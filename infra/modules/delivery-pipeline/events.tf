@@ -1,17 +1,14 @@
 # A pipeline has no metric of its failure, but says so as an event.
 
-resource "aws_cloudwatch_event_rule" "failed" {
+module "failed" {
+  source      = "../event-alert"
   name        = "${local.full_name}-failed"
-  description = "An execution of ${local.full_name} failed"
-  event_pattern = jsonencode({
+  description = "An execution of ${local.full_name} failed: nothing new is in service."
+  runbook     = "bad-model-rollback"
+  topic_arn   = var.platform.alerts_topic_arn
+  pattern = jsonencode({
     source      = ["aws.codepipeline"]
     detail-type = ["CodePipeline Pipeline Execution State Change"]
     detail      = { pipeline = [local.full_name], state = ["FAILED"] }
   })
-}
-
-resource "aws_cloudwatch_event_target" "failed" {
-  rule      = aws_cloudwatch_event_rule.failed.name
-  target_id = "alerts"
-  arn       = var.platform.alerts_topic_arn
 }

@@ -44,6 +44,7 @@ module "failed" {
   source      = "../event-alert"
   name        = "${var.name}-emr-failed"
   description = "A Spark job on EMR Serverless failed."
+  runbook     = "failed-job"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.emr-serverless"]

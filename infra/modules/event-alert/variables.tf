@@ -12,6 +12,11 @@ variable "description" {
   type        = string
 }
 
+variable "runbook" {
+  description = "Page of docs/runbooks/ that says what to do, without its ending."
+  type        = string
+}
+
 variable "pattern" {
   description = "EventBridge pattern as JSON text."
   type        = string

@@ -40,6 +40,7 @@ module "critical_findings" {
   source      = "../event-alert"
   name        = "${var.name}-image-findings"
   description = "A scan found a critical vulnerability in an image of ${var.name}."
+  runbook     = "bad-model-rollback"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.ecr"]

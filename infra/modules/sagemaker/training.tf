@@ -52,6 +52,7 @@ module "failed" {
   source      = "../event-alert"
   name        = "${var.name}-sagemaker-failed"
   description = "A training job of ${var.name} failed."
+  runbook     = "failed-job"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.sagemaker"]
@@ -65,6 +66,7 @@ module "pipeline_failed" {
   source      = "../event-alert"
   name        = "${var.name}-pipeline-failed"
   description = "An execution of the pipeline ${var.name}-pipeline failed."
+  runbook     = "failed-job"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.sagemaker"]

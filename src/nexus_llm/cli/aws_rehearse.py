@@ -102,16 +102,18 @@ def _life(recipe: Path, overrides: tuple[str, ...], folder: Path, openings: Port
     from nexus_llm.cli.rehearsal_life import Life
     from nexus_llm.cli.train_job import COMMAND
     from nexus_llm.cloud.emulator import REGION, entered, running_emulator
+    from nexus_llm.cloud.emulator_patches import PatchedApplication
     from nexus_llm.cloud.rehearsal_balancer import running_balancer
-    from nexus_llm.cloud.rehearsal_faults import Disturbing, planned_faults
+    from nexus_llm.cloud.rehearsal_faults import planned_faults
     from nexus_llm.cloud.rehearsal_jobs import RunningJobs
     from nexus_llm.cloud.rehearsal_service import Service
 
     jobs, faults = RunningJobs(folder / "jobs", REGION, COMMAND), planned_faults()
     python = (sys.executable, "-m")
     with contextlib.ExitStack() as stack:
+        patches = tuple(one.patch() for one in faults)
         emulator = stack.enter_context(
-            running_emulator(region=REGION, wrap=lambda app: Disturbing(jobs.wrap(app), faults))
+            running_emulator(region=REGION, wrap=lambda app: PatchedApplication(jobs.wrap(app), patches))
         )
         stack.enter_context(entered(emulator))
         stack.callback(jobs.stop)

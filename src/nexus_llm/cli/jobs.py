@@ -13,6 +13,9 @@ from nexus_llm.cli.options import AsJson, DryRun, Overrides, RecipePath, Root, c
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
     from nexus_llm.cloud.launcher import JobState
+    from nexus_llm.pipeline import Workspace
+    from nexus_llm.ports import Ports
+    from nexus_llm.recipe import Recipe
 
 Job = Annotated[str, typer.Argument(help="A job's id, as nexus jobs list names it.", metavar="ID")]
 Region = Annotated[str | None, typer.Option("--region", help="AWS region; else what the environment says.")]
@@ -104,31 +107,33 @@ def evaluate(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
     as_json: AsJson = False,
+    dry_run: DryRun = False,
     root: Root = Path(),
 ) -> int:
     """Run a recipe's evaluation as a SageMaker processing job, and import it."""
     from nexus_llm import storage
     from nexus_llm.cli.job_account import account
     from nexus_llm.cli.train_remote import keep
-    from nexus_llm.cloud.local import provenance
     from nexus_llm.cloud.sagemaker import StoredBucket
-    from nexus_llm.cloud.sagemaker_processing import ProcessingJobs, SageMakerEvaluation
-    from nexus_llm.pipeline import execute, plan, stages
+    from nexus_llm.cloud.sagemaker_processing import ProcessingJobs, SageMakerEvaluation, evaluation_job
+    from nexus_llm.pipeline import plan, stages
     from nexus_llm.recipe import load_recipe
 
     wanted = load_recipe(recipe, overrides=tuple(overrides))
     place, openings = workspace(root), ports()
-    made = execute(
-        wanted, place, openings, line=stages(until="package"), provenance=provenance(command_line())
-    ).artifacts
+    made, missing = _packaged(wanted, place, openings, dry_run=dry_run)
     step = plan(wanted, place, openings, line=stages())[-1]
+    inputs = {kind: made[kind] for kind in step.stage.needs if kind in made}
+    if dry_run:
+        body = None if missing else evaluation_job(wanted, inputs, step.key)
+        print_json({"key": step.key, "is_made": step.artifact is not None, "made_first": missing, "job": body})
+        return 0
     evaluation = step.artifact
     if evaluation is None:
         jobs = ProcessingJobs(account(wanted.train.sagemaker.region, openings.interrupt))
         service = SageMakerEvaluation(jobs, openings.progress, StoredBucket())
         scratch = place.root / "artifacts" / f".incoming-{step.key}"
         try:
-            inputs = {kind: made[kind] for kind in step.stage.needs}
             manifest = service.evaluate(wanted, inputs, step.key, scratch)
             evaluation = keep(manifest, scratch, place=place, facts={})
         finally:
@@ -157,19 +162,19 @@ def transform(
     from nexus_llm.cli.job_account import account
     from nexus_llm.cloud import sagemaker_transform as requests
     from nexus_llm.cloud.launcher import run_to_end
-    from nexus_llm.cloud.local import provenance
     from nexus_llm.cloud.sagemaker import StoredBucket
-    from nexus_llm.pipeline import execute, stages
     from nexus_llm.recipe import load_recipe
 
     wanted = load_recipe(recipe, overrides=tuple(overrides))
     openings = ports()
-    line = stages(until="package")
-    made = execute(wanted, workspace(root), openings, line=line, provenance=provenance(command_line())).artifacts
+    made, missing = _packaged(wanted, workspace(root), openings, dry_run=dry_run)
+    if missing:
+        print_json({"made_first": missing, "model": None, "job": None})
+        return 0
     plan = requests.plan_transform(wanted, made["package"], image=image, source=source, target=target, run=number)
     model, body = requests.model_body(wanted, plan), requests.transform_job(wanted, plan, instance_type=instance_type)
     if dry_run:
-        print_json({"model": model, "job": body})
+        print_json({"made_first": [], "model": model, "job": body})
         return 0
     jobs = requests.TransformJobs(account(wanted.train.sagemaker.region, openings.interrupt))
     requests.upload_package(made["package"], plan.model_data, bucket=StoredBucket())
@@ -180,6 +185,21 @@ def transform(
     else:
         print(f"answers    {target}")
     return 0
+
+
+def _packaged(
+    recipe: Recipe, place: Workspace, openings: Ports, *, dry_run: bool
+) -> tuple[dict[str, Artifact], list[str]]:
+    """The artifacts up to the package, made here where they are not there yet; a dry run names those instead."""
+    from nexus_llm.cloud.local import provenance
+    from nexus_llm.pipeline import execute, plan, stages
+
+    line = stages(until="package")
+    if dry_run:
+        steps = plan(recipe, place, openings, line=line)
+        found = {step.stage.kind: step.artifact for step in steps if step.artifact}
+        return found, [step.stage.kind for step in steps if step.artifact is None]
+    return execute(recipe, place, openings, line=line, provenance=provenance(command_line())).artifacts, []
 
 
 def _row(name: str, state: JobState, region: str | None) -> dict[str, Any]:

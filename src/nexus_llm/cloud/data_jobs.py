@@ -238,9 +238,14 @@ def batch_state(job: Mapping[str, Any]) -> JobState:
 def _dpu_seconds(run: Mapping[str, Any]) -> float:
     if run.get("DPUSeconds"):
         return float(run["DPUSeconds"])
-    of_workers = data_requests.GLUE_DPUS.get(str(run.get("WorkerType")), 0) * int(run.get("NumberOfWorkers", 0))
     seconds = float(run.get("ExecutionTime", 0))
-    return float(run.get("MaxCapacity") or of_workers) * max(seconds, _GLUE_MINIMUM_SECONDS) if seconds else 0.0
+    return dpus(run) * max(seconds, _GLUE_MINIMUM_SECONDS) if seconds else 0.0
+
+
+def dpus(run: Mapping[str, Any]) -> float:
+    """Data processing units that a run of Glue holds while it runs."""
+    of_workers = data_requests.GLUE_DPUS.get(str(run.get("WorkerType")), 0) * int(run.get("NumberOfWorkers", 0))
+    return float(run.get("MaxCapacity") or of_workers)
 
 
 def _emr_unbilled(run: Mapping[str, Any], *, is_known: bool) -> str:

@@ -175,41 +175,6 @@ def emr_run(plan: CloudDataPlan, *, application_id: str, token: str) -> dict[str
     return body
 
 
-def batch_job(
-    plan: CloudDataPlan, *, image: str, execution_role_arn: str, cpus: int, memory_mib: int
-) -> dict[str, Any]:
-    """The body of Batch's RegisterJobDefinition for one large machine: the embedded engine in our container."""
-    return {
-        "jobDefinitionName": plan.name,
-        "type": "container",
-        "platformCapabilities": ["EC2"],
-        "containerProperties": {
-            "image": image,
-            "command": batch_command(plan),
-            "jobRoleArn": plan.role_arn,
-            "executionRoleArn": execution_role_arn,
-            "resourceRequirements": [
-                {"type": "VCPU", "value": str(cpus)},
-                {"type": "MEMORY", "value": str(memory_mib)},
-            ],
-            "readonlyRootFilesystem": False,
-            "logConfiguration": {"logDriver": "awslogs", "options": {"awslogs-stream-prefix": plan.name}},
-        },
-        # A host that AWS takes away is no fault of the job; one of its own is (docs: "Automated job retries").
-        "retryStrategy": {
-            "attempts": 3,
-            "evaluateOnExit": [
-                {"onStatusReason": "Host EC2*", "action": "RETRY"},
-                {"onExitCode": "75", "action": "RETRY"},
-                {"onReason": "*", "action": "EXIT"},
-            ],
-        },
-        "timeout": {"attemptDurationSeconds": plan.timeout_minutes * 60},
-        "propagateTags": True,
-        "tags": dict(plan.tags),
-    }
-
-
 def batch_command(plan: CloudDataPlan) -> list[str]:
     """What the container runs: `nexus data` itself would leave the artifact on a disk that ends with the job."""
     arguments = [word for pair in sorted(job_arguments(plan).items()) for word in pair]

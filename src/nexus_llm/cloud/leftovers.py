@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nexus_llm.cloud.aws_errors import error_of
+from nexus_llm.cloud.data_jobs import dpus
 from nexus_llm.cost.money import HOURS_PER_MONTH, Unit
 from nexus_llm.cost.service_bill import Pricing
 from nexus_llm.deploy.receipt import Leftover
@@ -18,9 +19,12 @@ Clients = Callable[[str, str], Any]
 _NOTHING = {
     "ecs:task-definition": "deregistered ones stay listed and cost nothing",
     "ec2:security-group-rule": "goes with its group",
-    "glue:job": "a definition costs nothing without runs; `nexus data` makes one for each recipe",
-    "sagemaker:training-job": "the record of a job that ended stays and costs nothing",
+    "batch:job": "AWS terminates it when its queue is deleted (Batch API reference, DeleteJobQueue, read 2026-11)",
+    "sagemaker:model": "names an image and files in a bucket; it costs nothing by itself",
 }
+_UNDER_WAY = ("InProgress", "Stopping")  # of SageMaker's jobs; the record of one that ended stays and costs nothing
+_GLUE_UNDER_WAY = frozenset({"RUNNING", "STARTING", "STOPPING", "WAITING"})
+_NEWEST_RUNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def _kind(arn: str) -> str:
     ('ec2:natgateway', 'sns')
     """
     _, _, service, _, _, rest = arn.split(":", 5)
-    kind = rest.replace(":", "/").split("/")[0]
+    kind = rest.replace(":", "/").strip("/").split("/")[0]  # EMR Serverless' begin with a slash
     return service if kind == rest else f"{service}:{kind}"
 
 
@@ -215,6 +219,34 @@ def _applications(emr: Any, name: str) -> Iterator[_Found]:
             yield _Found(one["arn"], one["state"].lower(), is_free=not is_started)
 
 
+def _jobs(word: str) -> Callable[[Any, str], Iterator[_Found]]:
+    """SageMaker's jobs of one kind that still run. They are named after recipes, so their tags say whose they are."""
+
+    def ask(sagemaker: Any, name: str) -> Iterator[_Found]:
+        kind = word.lower()
+        for status in _UNDER_WAY:
+            for one in _pages(sagemaker, f"list_{kind}_jobs", f"{word}JobSummaries", StatusEquals=status):
+                arn, job = one[f"{word}JobArn"], one[f"{word}JobName"]
+                if {"Key": "platform", "Value": name} not in _pages(sagemaker, "list_tags", "Tags", ResourceArn=arn):
+                    continue
+                found = getattr(sagemaker, f"describe_{kind}_job")(**{f"{word}JobName": job})
+                machines = found.get("ResourceConfig") or found.get(f"{word}Resources", {})
+                machines = machines.get("ClusterConfig", machines)
+                sku, count = f"{machines.get('InstanceType')} {kind}", float(machines.get("InstanceCount", 1))
+                yield _Found(arn, f"{status}: nexus jobs stop {kind}/{job}", ("sagemaker", sku, count, Unit.HOUR))
+
+    return ask
+
+
+def _glue_runs(glue: Any, name: str) -> Iterator[_Found]:
+    """Runs that have not ended. A job's definition stays and costs nothing: `nexus data` makes one for each recipe."""
+    for job in _pages(glue, "list_jobs", "JobNames", Tags={"platform": name}):
+        for run in glue.get_job_runs(JobName=job, MaxResults=_NEWEST_RUNS)["JobRuns"]:
+            if run["JobRunState"] in _GLUE_UNDER_WAY:
+                price = ("glue", "dpu", dpus(run), Unit.DPU_HOUR)
+                yield _Found(f"{job}/{run['Id']}", f"nexus jobs stop glue/{job}/{run['Id']}", price)
+
+
 def _databases(rds: Any, name: str) -> Iterator[_Found]:
     for one in _pages(rds, "describe_db_instances", "DBInstances"):
         if _is_ours(one["DBInstanceIdentifier"], name):
@@ -257,6 +289,12 @@ _SEARCHES = (
     ),
     _Search("ECS service", "ecs", "ecs:ListServices", "ecs:service", _services),
     _Search("SageMaker endpoint", "sagemaker", "sagemaker:ListEndpoints", "sagemaker:endpoint", _endpoints),
+    _Search("training job", "sagemaker", "sagemaker:ListTrainingJobs", "sagemaker:training-job", _jobs("Training")),
+    _Search(
+        "processing job", "sagemaker", "sagemaker:ListProcessingJobs", "sagemaker:processing-job", _jobs("Processing")
+    ),
+    _Search("transform job", "sagemaker", "sagemaker:ListTransformJobs", "sagemaker:transform-job", _jobs("Transform")),
+    _Search("Glue run", "glue", "glue:ListJobs", "glue:job", _glue_runs),
     _Search(
         "EMR application", "emr-serverless", "emr-serverless:ListApplications",
         "emr-serverless:applications", _applications,

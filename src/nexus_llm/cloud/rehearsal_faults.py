@@ -5,21 +5,18 @@ Source of the answers: docs.aws.amazon.com, "Common errors" of each service's AP
 
 from __future__ import annotations
 
-import io
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from nexus_llm.cloud.account import READ_SECONDS
-from nexus_llm.cloud.call_recording import call_of, error_answer, refusal
-from nexus_llm.cloud.emulator_patches import Wsgi
+from nexus_llm.cloud.emulator_patches import Answer, Call, Memory, Moto, Patch, json_answer
 from nexus_llm.deploy.rehearsal import FaultMet
 
 Kind = Literal["denied", "throttled", "silent"]
 _SILENCE_SECONDS = READ_SECONDS + 3
-_MOST_BYTES = 2**20  # of a body that is read to know the call; calls that are disturbed are smaller
 
 
 @dataclass
@@ -28,7 +25,7 @@ class Fault:
 
     kind: Kind
     service: str
-    """IAM's prefix."""
+    """As requests are signed for it; IAM calls these the same."""
     operation: str
     expected: str
     """What has to come of it."""
@@ -37,19 +34,42 @@ class Fault:
     """Calls that pass before."""
     met: int = 0
     _seen: int = field(default=0, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def call(self) -> str:
         """As IAM names it."""
         return f"{self.service}:{self.operation}"
 
-    def strikes(self) -> bool:
+    def patch(self, sleep: Callable[[float], None] = time.sleep) -> Patch:
+        """What makes an emulator answer so, some of the times that it is asked."""
+
+        def answer(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+            if not self._strikes():
+                return moto(call)
+            if self.kind == "denied":
+                words = f"User: rehearsed is not authorized to perform: {self.call}"
+                return self._error("AccessDeniedException", words, 400)
+            if self.kind == "silent":
+                sleep(_SILENCE_SECONDS)
+            return self._error("ThrottlingException", "Rate exceeded", 503)
+
+        return Patch(self.service, self.operation, "a bad day of AWS, on purpose", (), answer)
+
+    def _strikes(self) -> bool:
         """Whether this call is disturbed; counts it."""
-        self._seen += 1
-        if self._seen <= self.after or self.met >= self.times:
-            return False
-        self.met += 1
-        return True
+        with self._lock:
+            self._seen += 1
+            is_struck = self._seen > self.after and self.met < self.times
+            self.met += is_struck
+            return is_struck
+
+    def _error(self, code: str, words: str, status: int) -> Answer:
+        if self.service != "ec2":
+            return json_answer({"__type": code, "message": words, "Message": words}, status)
+        error = f"<Error><Code>RequestLimitExceeded</Code><Message>{words}</Message></Error>"
+        body = f"<Response><Errors>{error}</Errors></Response>"
+        return Answer(status, body.encode(), (("Content-Type", "application/xml"),))
 
 
 def planned_faults() -> tuple[Fault, ...]:
@@ -62,45 +82,6 @@ def planned_faults() -> tuple[Fault, ...]:
         Fault("silent", "sagemaker", "DescribeTrainingJob",
               f"the client gives up after {READ_SECONDS:.0f} s and asks again; the job goes on", after=3),
     )  # fmt: skip
-
-
-class Disturbing:
-    """A WSGI application before the emulator's that answers some calls as AWS does on bad days."""
-
-    def __init__(self, app: Wsgi, faults: Sequence[Fault], *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._app, self._faults, self._sleep = app, faults, sleep
-        self._lock = threading.Lock()
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if all(one.met >= one.times for one in self._faults):
-            return self._app(environ, start_response)
-        length = int(environ.get("CONTENT_LENGTH") or 0)
-        body = b""
-        if 0 < length <= _MOST_BYTES:
-            body = environ["wsgi.input"].read(length)
-            environ["wsgi.input"] = io.BytesIO(body)
-        call = call_of(environ, body)
-        with self._lock:
-            fault = next(
-                (
-                    one
-                    for one in self._faults
-                    if call and (one.service, one.operation) == (call.service, call.operation) and one.strikes()
-                ),
-                None,
-            )
-        if call is None or fault is None:
-            return self._app(environ, start_response)
-        if fault.kind == "denied":
-            answer = refusal(environ, call, fault.call)
-        else:
-            if fault.kind == "silent":
-                self._sleep(_SILENCE_SECONDS)
-            code = "RequestLimitExceeded" if call.service == "ec2" else "ThrottlingException"
-            answer = error_answer(environ, call, "503 Service Unavailable", code, "Rate exceeded")
-        status, headers, content = answer
-        start_response(status, headers)
-        return [content]
 
 
 def met(faults: Iterable[Fault]) -> list[FaultMet]:

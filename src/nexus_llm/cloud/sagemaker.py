@@ -88,11 +88,11 @@ class SageMakerTrainService:
         places = {kind: f"{base}/{one.kind}/{one.key}-{one.id}" for kind, one in inputs.items()}
         for attempt in range(1, MAX_ATTEMPTS + 1):
             plan = plan_job(recipe, key=key, input_ids=ids, locations=places, attempt=attempt)
-            found = jobs.answer(plan.name)
+            found = jobs.find(plan.name)
             if found is None:
                 self._upload(recipe, plan, inputs)
                 return jobs.submit(training_job(recipe, plan))
-            if self._is_ours(found, plan):
+            if self._is_ours(found.answer, plan):
                 return plan.name
         raise TrainingError(
             f"{MAX_ATTEMPTS} SageMaker jobs of recipe {recipe.name} for train {key} have failed",

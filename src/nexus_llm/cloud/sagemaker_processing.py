@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 from nexus_llm import storage
 from nexus_llm.artifacts import MANIFEST, Artifact, Manifest, file_sha256, stable_hash
-from nexus_llm.cloud.aws_errors import error_code
 from nexus_llm.cloud.job_log import LogStreams
-from nexus_llm.cloud.launcher import JobState, Launcher, Outcome, Usage, job_tags, run_to_end
+from nexus_llm.cloud.launcher import JobState, Outcome, Usage, job_tags, run_to_end
 from nexus_llm.cloud.sagemaker import MAX_ATTEMPTS, Bucket, upload_once, upload_recipe
-from nexus_llm.cloud.sagemaker_errors import explained, is_missing, no_such_job
+from nexus_llm.cloud.sagemaker_jobs import SageMakerJobs
 from nexus_llm.cloud.sagemaker_request import ENVIRONMENT, check, job_name, volume_of
 from nexus_llm.errors import ArtifactError, NexusError, StorageError, TrainingError, TryAgainError
 from nexus_llm.ports import Progress
@@ -72,54 +71,13 @@ def processing_job(recipe: Recipe, plan: ProcessingPlan) -> dict[str, Any]:
     }
 
 
-class ProcessingJobs(Launcher):
+class ProcessingJobs(SageMakerJobs):
     """SageMaker's processing jobs, by their names; transform jobs differ from them in words only."""
 
     service: ClassVar[str] = "processing"
     label: ClassVar[str] = "SageMaker processing job"
     describe_call: ClassVar[str] = "sagemaker:DescribeProcessingJob"
     word: ClassVar[str] = "Processing"
-    """As in the names of the calls and of their fields."""
-
-    def submit(self, body: Mapping[str, Any]) -> str:
-        """Starts a job; one of that name that exists already is the same job."""
-        name = str(body[f"{self.word}JobName"])
-        with self.explained(f"sagemaker:Create{self.word}Job", name):
-            try:
-                self._call("create", **body)
-            except Exception as error:
-                if error_code(error) != "ResourceInUse":
-                    raise
-        return name
-
-    def find(self, job: str) -> JobState | None:
-        """As `describe`; None where SageMaker knows none of that name."""
-        with self.explained(self.describe_call, job):
-            try:
-                return self._state(self._call("describe", **{f"{self.word}JobName": job}))
-            except Exception as error:
-                if is_missing(error):
-                    return None
-                raise
-
-    def describe(self, job: str) -> JobState:
-        """See `Launcher.describe`."""
-        try:
-            return self._state(self._call("describe", **{f"{self.word}JobName": job}))
-        except Exception as error:
-            if is_missing(error):
-                raise no_such_job(self.service, job, self.account.region) from error
-            raise
-
-    def stop(self, job: str) -> None:
-        """See `Launcher.stop`."""
-        if self.state(job).state == "InProgress":
-            with self.explained(f"sagemaker:Stop{self.word}Job", job):
-                self._call("stop", **{f"{self.word}JobName": job})
-
-    def explained(self, call: str, name: str, *, fix: str | None = None) -> explained:
-        """See `Launcher.explained`."""
-        return explained(call, name, region=self.account.region, fix=fix)
 
     def ended_badly(self, job: str, state: JobState) -> NexusError:
         """See `Launcher.ended_badly`."""
@@ -128,11 +86,8 @@ class ProcessingJobs(Launcher):
             return TryAgainError(what, fix="run the same command again")
         return TrainingError(what, fix=f"read its log: {state.log}")
 
-    def _call(self, verb: str, **body: Any) -> dict[str, Any]:
-        client = self.account.client("sagemaker")
-        return dict(getattr(client, f"{verb}_{self.service}_job")(**body) or {})
-
-    def _state(self, found: Mapping[str, Any]) -> JobState:
+    def told(self, found: Mapping[str, Any]) -> JobState:
+        """See `SageMakerJobs.told`."""
         name, status = str(found[f"{self.word}JobName"]), str(found[f"{self.word}JobStatus"])
         streams = LogStreams(f"/aws/sagemaker/{self.word}Jobs", f"{name}/")
         started, ended = found.get(f"{self.word}StartTime"), found.get(f"{self.word}EndTime")
@@ -156,6 +111,24 @@ class ProcessingJobs(Launcher):
         )
 
 
+def evaluation_job(recipe: Recipe, inputs: Mapping[str, Artifact], key: str, *, attempt: int = 1) -> dict[str, Any]:
+    """The body of CreateProcessingJob for the evaluation `key` of these inputs.
+
+    Raises:
+        RecipeError: `train.sagemaker` lacks what a job needs.
+    """
+    settings, ids = recipe.train.sagemaker, stable_hash({kind: one.id for kind, one in inputs.items()})[:8]
+    base = f"s3://{settings.bucket}/nexus"
+    places = {kind: f"{base}/inputs/{one.kind}/{one.key}-{one.id}/" for kind, one in inputs.items()}
+    plan = ProcessingPlan(
+        "evaluate",
+        inputs={"recipe": f"{base}/evaluate/{key}-{ids}/recipe/", **places},
+        outputs={"evaluate": f"{base}/evaluate/{key}-{ids}/{attempt}/"},
+        tags=job_tags(recipe, key) | settings.tags,
+    )
+    return {"ProcessingJobName": job_name(f"{recipe.name}-evaluate", key, attempt), **processing_job(recipe, plan)}
+
+
 @dataclass(frozen=True)
 class SageMakerEvaluation:
     """The evaluate stage as a processing job: inputs up, result down."""
@@ -172,34 +145,24 @@ class SageMakerEvaluation:
         Raises:
             NexusError: the job failed, or left something else.
         """
-        name = self._start(recipe, inputs, key)
+        name = self.start(recipe, inputs, key)
         state = run_to_end(self.jobs, name, self.progress)
         return fetch_output(state, folder, kind="evaluate", key=key)
 
-    def _start(self, recipe: Recipe, inputs: Mapping[str, Artifact], key: str) -> str:
-        settings = recipe.train.sagemaker
-        ids = stable_hash({kind: one.id for kind, one in inputs.items()})[:8]
-        run = f"s3://{settings.bucket}/nexus/evaluate/{key}-{ids}"
-        base = f"s3://{settings.bucket}/nexus/inputs"
-        places = {kind: f"{base}/{one.kind}/{one.key}-{one.id}/" for kind, one in inputs.items()}
+    def start(self, recipe: Recipe, inputs: Mapping[str, Artifact], key: str) -> str:
+        """The name of the job that makes the evaluation `key`: started before, or now, with what it reads uploaded."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            name = job_name(f"{recipe.name}-evaluate", key, attempt)
-            output = f"{run}/{attempt}/"
+            body = evaluation_job(recipe, inputs, key, attempt=attempt)
+            name, places = str(body["ProcessingJobName"]), _input_urls(body)
             found = self.jobs.find(name)
-            if found and self._is_ours(found, output):
+            if found and self._is_ours(found, _output_urls(body)["evaluate"]):
                 return name
             if found:
                 continue
-            upload_recipe(recipe, f"{run}/recipe/", bucket=self.bucket)
+            upload_recipe(recipe, places["recipe"], bucket=self.bucket)
             for kind, artifact in inputs.items():
                 upload_once(artifact, places[kind], bucket=self.bucket, progress=self.progress)
-            plan = ProcessingPlan(
-                "evaluate",
-                inputs={"recipe": f"{run}/recipe/", **places},
-                outputs={"evaluate": output},
-                tags=job_tags(recipe, key) | settings.tags,
-            )
-            return self.jobs.submit({"ProcessingJobName": name, **processing_job(recipe, plan)})
+            return self.jobs.submit(body)
         raise TrainingError(
             f"{MAX_ATTEMPTS} processing jobs of recipe {recipe.name} for evaluate {key} have failed",
             fix="look at the last one's log; another name of the recipe starts from attempt 1",
@@ -207,7 +170,7 @@ class SageMakerEvaluation:
 
     def _is_ours(self, found: JobState, output: str) -> bool:
         """Whether a job of that name has made, or will make, what is asked for."""
-        if output not in _output_urls(found).values():
+        if output not in _output_urls(found.answer).values():
             return False  # of other inputs
         return found.outcome == "waiting" or (
             found.outcome == "done" and self.bucket.size(output + MANIFEST) is not None
@@ -220,7 +183,7 @@ def fetch_output(state: JobState, folder: Path, *, kind: str, key: str | None = 
     Raises:
         TrainingError: there is none, or it is not what it should be.
     """
-    url = _output_urls(state).get(kind)
+    url = _output_urls(state.answer).get(kind)
     if url is None:
         raise TrainingError(f"that processing job makes no {kind}", fix="nexus jobs list names the jobs")
     url = url.rstrip("/")
@@ -245,8 +208,12 @@ def fetch_output(state: JobState, folder: Path, *, kind: str, key: str | None = 
     return manifest
 
 
-def _output_urls(state: JobState) -> dict[str, str]:
-    outputs = state.answer.get("ProcessingOutputConfig", {}).get("Outputs", [])
+def _input_urls(body: Mapping[str, Any]) -> dict[str, str]:
+    return {one["InputName"]: one["S3Input"]["S3Uri"] for one in body["ProcessingInputs"]}
+
+
+def _output_urls(body: Mapping[str, Any]) -> dict[str, str]:
+    outputs = body.get("ProcessingOutputConfig", {}).get("Outputs", [])
     return {one["OutputName"]: one["S3Output"]["S3Uri"] for one in outputs}
 
 

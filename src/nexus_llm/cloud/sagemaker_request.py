@@ -14,7 +14,7 @@ from typing import Any
 
 from nexus_llm.artifacts import stable_hash
 from nexus_llm.cloud.launcher import job_tags
-from nexus_llm.cloud.spot_bill import QUIET_INTERRUPTIONS_PER_HOUR, restarting_bill
+from nexus_llm.cloud.spot_bill import QUIET_INTERRUPTIONS_PER_HOUR, restarting_hours
 from nexus_llm.errors import RecipeError
 from nexus_llm.recipe import Recipe
 from nexus_llm.recipe.train import SageMakerRecipe, TrainRecipe
@@ -126,8 +126,8 @@ def training_job(recipe: Recipe, plan: TrainJobPlan) -> dict[str, Any]:
     return body
 
 
-def check(recipe: Recipe, *, usd_per_hour: float | None = None) -> None:
-    """Refuses what would fail there, or cost more than anybody wants. The price of one machine makes the bill concrete.
+def check(recipe: Recipe) -> None:
+    """Refuses what would fail there, or cost more than anybody wants.
 
     Raises:
         RecipeError: a field is missing, or two of them do not go together.
@@ -144,7 +144,7 @@ def check(recipe: Recipe, *, usd_per_hour: float | None = None) -> None:
             f"train.sagemaker.role_arn {settings.role_arn} is no role's ARN",
             fix="it looks like arn:aws:iam::123456789012:role/NAME",
         )
-    _check_spot(settings, usd_per_hour)
+    _check_spot(settings)
     _check_machines(recipe.train)
     if len(settings.tags) > MAX_TAGS - _OWN_TAGS or any(name.lower().startswith("aws:") for name in settings.tags):
         raise RecipeError(
@@ -175,18 +175,16 @@ def instance_family(instance_type: str) -> str:
     return instance_type.removeprefix("ml.").partition(".")[0]
 
 
-def _check_spot(settings: SageMakerRecipe, usd_per_hour: float | None) -> None:
+def _check_spot(settings: SageMakerRecipe) -> None:
     if not settings.spot:
         return
     if not settings.checkpoints:
         hours = settings.max_run_hours
-        price = None if usd_per_hour is None else usd_per_hour * settings.instance_count
-        bill = restarting_bill(hours=hours, usd_per_hour=price)
-        usd = "" if price is None else f", ${bill.expected_usd:,.0f} instead of ${hours * price:,.0f}"
+        expected = restarting_hours(hours)
         raise RecipeError(
             "train.sagemaker: spot without checkpoints starts from zero after every interruption: at only "
             f"{QUIET_INTERRUPTIONS_PER_HOUR} an hour (the quietest zone of Wu et al. 2024) {hours:g} h of work take "
-            f"{bill.expected_hours:,.0f} h on average, {bill.factor:,.1f} times the bill{usd}",
+            f"{expected:,.0f} h on average, {expected / hours:,.1f} times the bill",
             fix="--set train.sagemaker.checkpoints=true, or --set train.sagemaker.spot=false",
         )
     if settings.warm_pool_minutes:

@@ -1,18 +1,14 @@
-"""SageMaker's training jobs behind the port `Launcher`: the job's name is enough to go on from another machine.
-
-Source: docs.aws.amazon.com, SageMaker API reference (CreateTrainingJob, DescribeTrainingJob, StopTrainingJob), read
-2026-11.
-"""
+"""SageMaker's training jobs: what their states mean. The job's name is enough to go on from another machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from nexus_llm.cloud.aws_errors import error_code
 from nexus_llm.cloud.job_log import LogStreams
-from nexus_llm.cloud.launcher import JobState, Launcher, Outcome, Usage
-from nexus_llm.cloud.sagemaker_errors import ended_badly, explained, is_missing, no_such_job
+from nexus_llm.cloud.launcher import JobState, Outcome, Usage
+from nexus_llm.cloud.sagemaker_errors import ended_badly
+from nexus_llm.cloud.sagemaker_jobs import SageMakerJobs
 from nexus_llm.errors import NexusError
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
@@ -34,49 +30,17 @@ STATE_WORDS = {
 }
 
 
-class TrainingJobs(Launcher):
+class TrainingJobs(SageMakerJobs):
     """SageMaker's training jobs of one account and region, by their names."""
 
     service: ClassVar[str] = "training"
     label: ClassVar[str] = "SageMaker"
     describe_call: ClassVar[str] = "sagemaker:DescribeTrainingJob"
+    word: ClassVar[str] = "Training"
 
-    def submit(self, body: Mapping[str, Any]) -> str:
-        """Starts a job; one of that name that exists already is the same job, started by somebody else just now.
-
-        Raises:
-            NexusError: AWS refuses; see `sagemaker_errors`.
-        """
-        name = str(body["TrainingJobName"])
-        with self.explained("sagemaker:CreateTrainingJob", name):
-            try:
-                self.account.client("sagemaker").create_training_job(**body)
-            except Exception as error:
-                if error_code(error) != "ResourceInUse":
-                    raise
-        return name
-
-    def answer(self, job: str) -> dict[str, Any] | None:
-        """All that DescribeTrainingJob says; None where SageMaker knows none of that name."""
-        with self.explained(self.describe_call, job):
-            return self._ask(job)
-
-    def describe(self, job: str) -> JobState:
-        """See `Launcher.describe`."""
-        found = self._ask(job)
-        if found is None:
-            raise no_such_job("training", job, self.account.region)
+    def told(self, found: Mapping[str, Any]) -> JobState:
+        """See `SageMakerJobs.told`."""
         return job_state(found)
-
-    def stop(self, job: str) -> None:
-        """Asks a job to save and end."""
-        if self.state(job).answer["TrainingJobStatus"] == "InProgress":
-            with self.explained("sagemaker:StopTrainingJob", job):
-                self.account.client("sagemaker").stop_training_job(TrainingJobName=job)
-
-    def explained(self, call: str, name: str, *, fix: str | None = None) -> explained:
-        """See `Launcher.explained`."""
-        return explained(call, name, region=self.account.region, fix=fix)
 
     def ended_badly(self, job: str, state: JobState) -> NexusError:
         """See `Launcher.ended_badly`."""
@@ -85,14 +49,6 @@ class TrainingJobs(Launcher):
     def command(self, verb: str, job: str) -> str:
         """See `Launcher.command`."""
         return f"nexus train {verb} {job}"
-
-    def _ask(self, job: str) -> dict[str, Any] | None:
-        try:
-            return dict(self.account.client("sagemaker").describe_training_job(TrainingJobName=job))
-        except Exception as error:
-            if is_missing(error):
-                return None
-            raise
 
 
 def job_state(found: Mapping[str, Any]) -> JobState:

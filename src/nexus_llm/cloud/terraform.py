@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nexus_llm.cloud.terraform_refusals import refusal
+from nexus_llm.cloud.training_processes import new_lines
 from nexus_llm.errors import DeploymentError, TryAgainError
 from nexus_llm.ports import Interrupt, NeverInterrupted, Progress, SilentProgress
 
 INSTALL = "https://developer.hashicorp.com/terraform/install"
-_POLL_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 20.0  # after the second signal: time to write the state to a bucket
 # What a user set for other work must not change what is planned here.
 _FOREIGN = ("TF_CLI_ARGS", "TF_VAR_", "TF_WORKSPACE", "TF_DATA_DIR", "TF_LOG", "TF_REATTACH_PROVIDERS")
@@ -156,12 +154,12 @@ class Terraform:
         found: list[dict[str, Any]] = []
         reason = None
         try:
-            with log.open("rb") as lines:
-                for event in _events(lines, process):
-                    if (asked := self.interrupt.requested()) and reason is None:
-                        reason = asked
-                        process.send_signal(signal.SIGINT)
-                    self._tell(event, found)
+            for line in new_lines(log, process):
+                if (asked := self.interrupt.requested()) and reason is None:
+                    reason = asked
+                    process.send_signal(signal.SIGINT)
+                if line and line.strip():
+                    self._tell(_event(line), found)
         finally:
             _end(process)
         self.progress.finish()
@@ -185,7 +183,7 @@ class Terraform:
             self.progress.advance(0, note=resource)
         elif kind == "diagnostic" and event["diagnostic"]["severity"] == "error":
             found.append(event["diagnostic"])
-        elif kind is None and event:
+        elif kind is None:
             found.append({"summary": str(event.get("@message", event))})
 
 
@@ -213,28 +211,11 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def _events(lines: IO[bytes], process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """The lines as they are written, until the process has ended; an empty event while nothing happens."""
-    rest = b""
-    while True:
-        has_ended = process.poll() is not None
-        read = lines.read()
-        *complete, rest = (rest + read).split(b"\n")
-        for line in complete:
-            if line.strip():
-                yield _event(line)
-        if has_ended and not read:
-            return
-        if not read:
-            yield {}
-            time.sleep(_POLL_SECONDS)
-
-
-def _event(line: bytes) -> dict[str, Any]:
+def _event(line: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except ValueError:
-        return {"@message": line.decode(errors="replace")}
+        return {"@message": line}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -250,8 +231,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _text(value: str | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else value
-
-
-def own_environment() -> dict[str, str]:
-    """This process' environment, for `Terraform(environment=…)`."""
-    return dict(os.environ)

@@ -34,7 +34,7 @@ _BY_THE_HOUR = {
 _BY_THE_MONTH = {
     "aws_kms_key": ("kms", "key"),
     "aws_cloudwatch_metric_alarm": ("cloudwatch", "alarm"),
-    "aws_cloudwatch_composite_alarm": ("cloudwatch", "alarm"),
+    "aws_cloudwatch_composite_alarm": ("cloudwatch", "composite-alarm"),
     "aws_cloudwatch_dashboard": ("cloudwatch", "dashboard"),
     "aws_secretsmanager_secret": ("secrets-manager", "secret"),
 }

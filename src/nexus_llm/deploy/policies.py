@@ -25,8 +25,6 @@ _ANYWHERE = "*"
 # Actions that end something or open it: only where the thing is tagged as the platform's. Terraform tags what it makes
 # while it makes it, so what lacks the tag is somebody else's.
 _KEPT_TO_TAG = re.compile(r"ec2:(Delete|Release|Terminate|Stop)\w+|kms:(?!TagResource|PutKeyPolicy)\w+")
-_MARKERS = ("nexus-data-",)  # names of jobs that follow from a recipe
-_AWS_OWN = ("/aws", "aws-service-role/", "default", "token.actions.githubusercontent.com", "NETWORK")
 # Actions that could be kept to a resource, and why they are not.
 WIDE: Mapping[str, str] = {
     "ec2:DisassociateRouteTable": "the request names an association, of which AWS has no ARN",
@@ -100,38 +98,6 @@ def needs_of(document: Mapping[str, Sequence[Sequence[str]]]) -> list[Need]:
         for action, found in document.items()
         for one in found
     ]
-
-
-def needs_document(needs: Iterable[Need]) -> dict[str, list[list[str]]]:
-    """The other way round, sorted."""
-    found: dict[str, list[list[str]]] = defaultdict(list)
-    for need in sorted(set(needs)):
-        found[need.action].append([need.resource, *(need.condition if need.condition[0] else ())])
-    return dict(found)
-
-
-def general(need: Need, reference: Reference, *, name: str, account: str, regions: Sequence[str]) -> Need:
-    """A need of one rehearsal as that of every platform: names become NAME-*, ids and names of jobs become *."""
-    key, value = need.condition
-    for region in regions:
-        value = value.replace(region, "REGION")
-    if need.resource == "*":
-        return Need(need.action, "*", (key, value))
-    known = reference.of(need.action)
-    for form in (*known.required, *known.optional):
-        pattern = re.escape(form.replace("${Partition}", "aws"))
-        names = re.findall(r"\\\$\\\{(\w+)\\\}", pattern)
-        found = re.fullmatch(re.sub(r"\\\$\\\{\w+\\\}", "(.*)", pattern), need.resource)
-        if found is None:
-            continue
-        given = dict(zip(names, found.groups(), strict=True))
-        fixed = {"Partition": "aws", "Region": "REGION", "Account": "ACCOUNT"}
-        filled = {part: fixed.get(part) or _general_word(word, name, account) for part, word in given.items()}
-        arn = form.replace("${Partition}", "aws")
-        for part, word in filled.items():
-            arn = arn.replace(f"${{{part}}}", word)
-        return Need(need.action, arn, (key, value))
-    raise AssertionError(f"{need.resource} is of no kind that {need.action} takes")
 
 
 def documents(role: str, heard: Recordings, place: Place) -> list[dict[str, Any]]:
@@ -298,18 +264,3 @@ def _document(statements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _characters(document: Mapping[str, Any]) -> int:
     return len(json.dumps(document, separators=(",", ":")))
-
-
-def _general_word(word: str, name: str, account: str) -> str:
-    """What a part of an ARN is for every platform."""
-    plain, underscored = name, name.replace("-", "_")
-    for marker, general_marker in ((plain, "NAME"), (underscored, "UNDERSCORED")):
-        before, found, after = word.partition(marker)
-        if found:
-            return before + general_marker + (after[0] + "*" if after else "")
-    for marker in _MARKERS:
-        if word.startswith(marker):
-            return f"{marker}*"
-    if word.startswith(_AWS_OWN):
-        return word.replace(account, "ACCOUNT")
-    return "*"

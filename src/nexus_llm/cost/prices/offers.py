@@ -61,6 +61,7 @@ RULES = (
     OfferRule("AmazonCloudWatch", r"TimedStorage-ByteHrs", "cloudwatch", "log-storage", Unit.GB_MONTH),
     OfferRule("AmazonCloudWatch", r"CW:MetricMonitorUsage", "cloudwatch", "metric", Unit.MONTH),
     OfferRule("AmazonCloudWatch", r"CW:AlarmMonitorUsage", "cloudwatch", "alarm", Unit.MONTH),
+    OfferRule("AmazonCloudWatch", r"CW:CompositeAlarmMonitorUsage", "cloudwatch", "composite-alarm", Unit.MONTH),
     OfferRule("AmazonCloudWatch", r"DashboardsUsageHour", "cloudwatch", "dashboard", Unit.MONTH, is_global=True),
     OfferRule("AWSDataTransfer", r"DataTransfer-Out-Bytes", "data-transfer", "internet-out", Unit.GB),
     OfferRule("AWSDataTransfer", r"DataTransfer-Regional-Bytes", "data-transfer", "between-zones", Unit.GB),

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 from xml.etree import ElementTree
 
-from nexus_llm.deploy.authorization import Call
+from call_needs import Call
 
 # Signing name → prefix in IAM, where they differ (Service Authorization Reference, read 2026-11).
 _PREFIXES = {"monitoring": "cloudwatch", "tagging": "tag"}
@@ -197,7 +197,7 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 def _xml(body: bytes) -> list[tuple[str, str]]:
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314 - it comes from a program of ours, on this machine
+        root = ElementTree.fromstring(body)
     except ElementTree.ParseError:
         return []
     return list(_leaves(root, ""))
