@@ -125,7 +125,7 @@ class Life:
             date=datetime.now(UTC).date().isoformat(),
             machine=f"{available_cores()} cores, {processor_name()}",
             emulator=f"moto {importlib.metadata.version('moto')}",
-            shortened=f"{MAX_STEPS} training steps of one row, at most 3 MiB of each source, no database",
+            shortened=f"{MAX_STEPS} training steps of one row, at most 1 MiB of each source, no database",
             usd_per_month=round(sum(self.platform.usd_per_month.values()), 2),
             rests_on_patches=self.platform.rests_on_patches(),
             known_gaps=list(known_gaps()),

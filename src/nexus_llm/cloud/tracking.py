@@ -12,10 +12,11 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nexus_llm.errors import MissingExtraError
 from nexus_llm.ports import RunStart, SilentTracker, Tracker, TrackingStatus
+from nexus_llm.recipe.train import TrackingRecipe
 
 QUEUE_STEPS = 10_000  # a few MB; a tracker that is so far behind will not catch up
 FINISH_SECONDS = 30.0  # for the last values to be written; a server that hangs must not keep the process
@@ -101,7 +102,7 @@ class BackgroundTracker:
 
 
 def tracker_for(
-    tracking: TrackingWishes, *, runs: Path, environment: Mapping[str, str], warn: Callable[[str], None]
+    tracking: TrackingRecipe, *, runs: Path, environment: Mapping[str, str], warn: Callable[[str], None]
 ) -> Tracker:
     """All trackers that a recipe's `train.tracking` asks for, behind one that never gets in the way.
 
@@ -126,22 +127,6 @@ def tracker_for(
     if not wanted:
         return SilentTracker()
     return SeveralTrackers(*(BackgroundTracker(inner, name=name, warn=warn) for name, inner in wanted))
-
-
-class TrackingWishes(Protocol):
-    """What `train.tracking` of a recipe says."""
-
-    @property
-    def mlflow(self) -> bool: ...
-
-    @property
-    def mlflow_uri(self) -> str | None: ...
-
-    @property
-    def tensorboard(self) -> bool: ...
-
-    @property
-    def wandb_project(self) -> str | None: ...
 
 
 def flattened(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
