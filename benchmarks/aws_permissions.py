@@ -3,6 +3,7 @@
     python benchmarks/aws_permissions.py jobs calls.jsonl            # seconds: boto3 and s3fs against moto
     python benchmarks/aws_permissions.py preflight calls.jsonl       # seconds: an account looked at
     python benchmarks/aws_permissions.py down calls.jsonl            # seconds: emptied, and looked for what is left
+    python benchmarks/aws_permissions.py objectives calls.jsonl      # a minute: alarms of objectives, the dashboard
     python benchmarks/aws_permissions.py terraform calls.jsonl       # 20 minutes: all stages made and destroyed
     python benchmarks/aws_permissions.py write calls.jsonl --reference iam-definition.json
 
@@ -51,6 +52,7 @@ TITLES = {
 # What no recording shows, by role; what Terraform could not do on the emulator is added by itself.
 GAPS = {
     "up": [
+        "recovery points of Aurora are deleted as cluster snapshots: only those of S3 were heard",
         "updates of things that exist: only making, reading and destroying was recorded",
         "kms:PutKeyPolicy and kms:TagResource are asked for before a key has a tag: not kept to the platform's keys",
     ],
@@ -220,12 +222,25 @@ def _hear_network(account: Account, infra: Path) -> Iterator[dict[str, Any]]:
     own |= {"availability_zones": PLATFORM["availability_zones"], **PLATFORM["network"]}
     topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:{NAME}-alerts"
     key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/00000000-0000-0000-0000-000000000001"
-    module = own | {"source": "../../modules/network", "kms_key_arn": key, "alerts_topic_arn": topic}
-    folder = infra / "stages" / "network"
+    yield from _hear_module(account, infra, "network", own | {"kms_key_arn": key, "alerts_topic_arn": topic})
+
+
+def hear_objectives(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of calls of the role `up` for the burn rates' alarms and the dashboard alone, which `terraform` makes too:
+    what only they ask need not wait for all else to be recorded again."""
+    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:{NAME}-alerts"
+    platform = {"name": NAME, "region": REGION, "account_id": ACCOUNT, "alerts_topic_arn": topic}
+    given = {"platform": platform, "cluster_name": NAME, "service_name": f"{NAME}-api"}
+    yield from _hear_module(account, copy_of_infra(folder), "serving-objectives", given)
+
+
+def _hear_module(account: Account, infra: Path, name: str, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One module made and destroyed as a stage of its own."""
+    folder = infra / "stages" / name
     folder.mkdir()
-    (folder / "versions.tf").write_text((infra / "modules/network/versions.tf").read_text())
-    (folder / "main.tf.json").write_text(json.dumps({"module": {"network": module}}))
-    _stage(infra, "network", {}, tags=True)
+    (folder / "versions.tf").write_text((infra / "modules" / name / "versions.tf").read_text())
+    (folder / "main.tf.json").write_text(json.dumps({"module": {name: given | {"source": f"../../modules/{name}"}}}))
+    _stage(infra, name, {}, tags=True)
     yield from _terraform(account, folder, "apply")
     yield from _terraform(account, folder, "destroy", *APPROVED, "-refresh=false")
 
@@ -331,7 +346,13 @@ def _unheard(account: Account, service: str, operation: str, **parameters: Any) 
     return answer
 
 
-HEARD = {"jobs": hear_jobs, "preflight": hear_preflight, "down": hear_down, "terraform": hear_terraform}
+HEARD = {
+    "jobs": hear_jobs,
+    "preflight": hear_preflight,
+    "down": hear_down,
+    "objectives": hear_objectives,
+    "terraform": hear_terraform,
+}
 
 
 def rows_of(role: str, calls: list[Call]) -> Iterator[dict[str, Any]]:

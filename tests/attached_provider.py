@@ -30,7 +30,7 @@ def attached_provider(binary: Path, account: tuple[tuple[str, str], ...] = ()) -
     """
     shell = subprocess.Popen(
         ["sh", "-c", STARTED, str(binary)],
-        env={**os.environ, **dict(account)},
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | dict(account),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

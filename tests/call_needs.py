@@ -218,7 +218,8 @@ def general(need: Need, reference: Reference, *, name: str, account: str, region
     if need.resource == "*":
         return Need(need.action, "*", (key, value))
     known = reference.of(need.action)
-    for form in (*known.required, *known.optional):
+    # A recovery point's form has a literal `*` for the account.
+    for form in (one.replace(":*:", ":${Account}:") for one in (*known.required, *known.optional)):
         pattern = re.escape(form.replace("${Partition}", "aws"))
         names = re.findall(r"\\\$\\\{(\w+)\\\}", pattern)
         found = re.fullmatch(re.sub(r"\\\$\\\{\w+\\\}", "(.*)", pattern), need.resource)
@@ -226,6 +227,7 @@ def general(need: Need, reference: Reference, *, name: str, account: str, region
             continue
         given = dict(zip(names, found.groups(), strict=True))
         fixed = {"Partition": "aws", "Region": "REGION", "Account": "ACCOUNT"}
+        fixed |= {part: given[part] for part in ("Vendor", "ResourceType") if part in given}  # IAM takes no `*` there
         filled = {part: fixed.get(part) or _general_word(word, name, account) for part, word in given.items()}
         arn = form.replace("${Partition}", "aws")
         for part, word in filled.items():

@@ -75,3 +75,29 @@ def test_a_bucket_that_denies_clear_text_can_be_used_and_shows_its_whole_policy(
         assert json.loads(s3.get_bucket_policy(Bucket="some-bucket")["Policy"]) == policy
     with running_emulator() as emulator:  # a new one is empty
         assert boto3.session.Session().client("s3", endpoint_url=emulator.url).list_buckets()["Buckets"] == []
+
+
+def test_an_alarm_of_alarms_is_kept_and_given_back() -> None:
+    pytest.importorskip("moto", reason="needs the extra: pip install 'nexus-llm-platform[rehearse]'")
+    from urllib.parse import urlencode
+    from urllib.request import Request, urlopen
+
+    from nexus_llm.cloud.emulator import REGION, running_emulator
+
+    with running_emulator() as emulator:
+
+        def ask(action: str, **parameters: str) -> str:  # as Terraform's provider does; boto3 speaks another protocol
+            scope = f"AWS4-HMAC-SHA256 Credential=k/20261122/{REGION}/monitoring/aws4_request"
+            body = urlencode({"Action": action, "Version": "2010-08-01", **parameters}).encode()
+            headers = {"Authorization": scope, "Content-Type": "application/x-www-form-urlencoded"}
+            with urlopen(Request(emulator.url, data=body, headers=headers)) as answer:
+                return str(answer.read().decode())
+
+        made = {"AlarmName": "page", "AlarmRule": 'ALARM("a") AND ALARM("b")', "AlarmActions.member.1": "topic"}
+        ask("PutCompositeAlarm", **made, **{"Tags.member.1.Key": "platform", "Tags.member.1.Value": "nexus"})
+        named = {"AlarmNames.member.1": "page", "AlarmTypes.member.1": "CompositeAlarm"}
+        told = ask("DescribeAlarms", **named)
+        assert '<AlarmRule>ALARM("a") AND ALARM("b")</AlarmRule>' in told
+        assert "<AlarmActions><member>topic</member></AlarmActions>" in told
+        ask("DeleteAlarms", **named)
+        assert "page" not in ask("DescribeAlarms", **named)

@@ -115,6 +115,7 @@ def test_an_evaluation_runs_there_is_found_again_listed_and_imported_anywhere(tm
 def test_a_dry_run_shows_the_very_request_or_what_is_made_before_it_and_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NEXUS_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_yaml(RECIPE))
     boto3.client("s3").put_object(Bucket="models", Key="text/a.txt", Body=b"words")

@@ -6,12 +6,14 @@ moto has no method for these calls, so they are done on its own memory, and refu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qs
 
-from nexus_llm.cloud.emulator_patches import PATCHES, Answer, Call, Memory, Moto, Patch, json_answer, missing
+from nexus_llm.cloud.emulator_patches import PATCHES, XML, Answer, Call, Memory, Moto, Patch, json_answer, missing
 
 _ACCOUNT = "123456789012"
 
@@ -56,6 +58,35 @@ def _delete_model_package_group(call: Call, memory: Memory, moto: Moto) -> Answe
             return json_answer(said, 400)
         one.model_package_groups.pop(name, None)
     return json_answer({})
+
+
+def _composite_alarm(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    """Among moto's own alarms, which know rules: it reads, tags and deletes these as the others."""
+    asked = parse_qs(call.body.decode())
+    listed = {
+        name: [asked[key][0] for key in sorted(asked) if key.startswith(f"{name}.member.")]
+        for name in ("AlarmActions", "OKActions")
+    }
+    numbers = sorted(key.split(".")[2] for key in asked if re.fullmatch(r"Tags\.member\.\d+\.Key", key))
+    region = re.search(r"/(?P<name>[\w-]+)/monitoring/", call.environ["HTTP_AUTHORIZATION"])
+    from moto.backends import get_backend
+
+    none = dict.fromkeys(("namespace", "metric_name", "comparison_operator", "statistic"))
+    get_backend("cloudwatch")[_ACCOUNT][region["name"] if region else ""].put_metric_alarm(
+        name=asked["AlarmName"][0],
+        rule=asked["AlarmRule"][0],
+        description=asked.get("AlarmDescription", [""])[0],
+        actions_enabled=asked.get("ActionsEnabled", ["true"])[0] == "true",
+        alarm_actions=listed["AlarmActions"],
+        ok_actions=listed["OKActions"],
+        tags=[{name: asked[f"Tags.member.{one}.{name}"][0] for name in ("Key", "Value")} for one in numbers],
+        evaluation_periods=0,
+        period=0,
+        threshold=0.0,
+        dimensions=[],
+        **none,
+    )
+    return Answer(200, b"<PutCompositeAlarmResponse/>", XML)
 
 
 def _deployment_config(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
@@ -145,6 +176,8 @@ def _is_gone(arn: str) -> bool:
 
 
 MISSING = (
+    Patch("monitoring", "PutCompositeAlarm", "moto cannot make alarms of alarms", ("aws_cloudwatch_composite_alarm",),
+          _composite_alarm),
     Patch("emr-serverless", r"DELETE /applications/[^/]+", "moto starts applications by itself, and keeps what runs",
           ("aws_emrserverless_application",), _delete_emr_application),
     Patch("glue", "DeleteConnection", "moto cannot delete connections", ("aws_glue_connection",), _delete_connection),

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 _CONDITIONS_KNOWN = {"StringEquals"}  # what moto 5.2 evaluates; any other condition it takes for "applies"
-_XML = (("Content-Type", "application/xml"),)
+XML = (("Content-Type", "application/xml"),)
 Memory = dict[tuple[str, ...], Any]
 """What the patches remember, (patch, object …) → what was sent."""
 
@@ -142,7 +142,7 @@ def _bucket_document(missing: Answer) -> Callable[[Call, Memory, Moto], Answer]:
             sent = Answer(
                 200,
                 call.body,
-                (*_XML, ("x-amz-transition-default-minimum-object-size", smallest)),
+                (*XML, ("x-amz-transition-default-minimum-object-size", smallest)),
             )
             memory[key] = sent
             return replace(sent, body=b"")
@@ -156,7 +156,7 @@ def _bucket_document(missing: Answer) -> Callable[[Call, Memory, Moto], Answer]:
 
 
 def _no_document(code: str) -> Answer:
-    return Answer(404, f"<Error><Code>{code}</Code><Message>none</Message></Error>".encode(), _XML)
+    return Answer(404, f"<Error><Code>{code}</Code><Message>none</Message></Error>".encode(), XML)
 
 
 def _bucket_policy(call: Call, memory: Memory, moto: Moto) -> Answer:
@@ -268,9 +268,7 @@ def _http_endpoint(call: Call, memory: Memory, moto: Moto) -> Answer:
     if call.name == "EnableHttpEndpoint" or b"EnableHttpEndpoint=true" in call.body:
         memory["http endpoint",] = True
     if call.name == "EnableHttpEndpoint":
-        return Answer(
-            200, b"<EnableHttpEndpointResponse><EnableHttpEndpointResult/></EnableHttpEndpointResponse>", _XML
-        )
+        return Answer(200, b"<EnableHttpEndpointResponse><EnableHttpEndpointResult/></EnableHttpEndpointResponse>", XML)
     answer = moto(call)
     if ("http endpoint",) in memory:
         off, on = (f"<HttpEndpointEnabled>{one}</HttpEndpointEnabled>".encode() for one in ("false", "true"))
@@ -318,7 +316,7 @@ PATCHES = (
     Patch("s3", r"(GET|PUT|DELETE) /[^/?]+\?id&intelligent-tiering", "moto takes it for the making of a bucket",
           ("aws_s3_bucket_intelligent_tiering_configuration",), _bucket_document(_no_document("NoSuchConfiguration"))),
     Patch("s3", r"(GET|PUT) /[^/?]+\?logging", "moto does not see the bucket policy that lets S3 deliver logs",
-          ("aws_s3_bucket_logging",), _bucket_document(Answer(200, b"<BucketLoggingStatus/>", _XML))),
+          ("aws_s3_bucket_logging",), _bucket_document(Answer(200, b"<BucketLoggingStatus/>", XML))),
     Patch("kms", "EnableKeyRotation|GetKeyRotationStatus", "moto forgets the period",
           ("aws_kms_key",), _rotation_period),
     Patch("budgets", "CreateBudget|ListTagsForResource", "moto keeps no tags of budgets",

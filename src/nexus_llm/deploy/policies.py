@@ -28,7 +28,10 @@ _KEPT_TO_TAG = re.compile(r"ec2:(Delete|Release|Terminate|Stop)\w+|kms:(?!TagRes
 # Actions that could be kept to a resource, and why they are not.
 WIDE: Mapping[str, str] = {
     "ec2:DisassociateRouteTable": "the request names an association, of which AWS has no ARN",
+    "rds:DescribeDBClusters": "`nexus aws down` asks for all, to see what is left",
+    "rds:DescribeDBInstances": "`nexus aws down` asks for all, to see what is left",
     "rds:DescribeGlobalClusters": "Terraform asks for all, to see whether the database belongs to one",
+    "sagemaker:ListModelPackages": "the request names a group, and the reference knows only its versions",
 }
 # Who may make roles may do everything, unless each role stands below the ceiling of modules/boundary.
 _BELOW_THE_CEILING = frozenset({"iam:AttachRolePolicy", "iam:CreateRole", "iam:PutRolePolicy"})
