@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,11 @@ from typing import Any
 import pytest
 
 from nexus_llm import cli
-from nexus_llm.cli.cost_budget import budget_of
+from nexus_llm.cli.cost_budget import budget_of, spending_of
 from nexus_llm.cli.cost_inputs import price_file
 from nexus_llm.cloud.launcher import JobState, Usage
 from nexus_llm.cost.recipe_plan import RunBudget
-from nexus_llm.errors import BudgetError, CostError
+from nexus_llm.errors import BudgetError, CostError, UsageError
 from nexus_llm.recipe import load_recipe
 from nexus_llm.serve.access.database import open_database
 from nexus_llm.serve.access.ledger import Admitted, Ledger, Outcome
@@ -175,6 +177,26 @@ def test_a_run_beyond_its_budget_is_refused_before_it_starts(
     assert nexus("run", str(DOMAIN), "--budget-usd", "50") == 5
     assert "is planned to cost 100.01 USD, the budget is 50.00" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_data_alone_is_not_charged_for_the_training_that_it_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert budget_of(load_recipe(DOMAIN), 5.0, until="data").planned.training_usd == 0
+    for words in (["train", "--on", "sagemaker"], ["evaluate"], ["data", "--set", "data.aws.workers=200"]):
+        assert nexus(words[0], str(DOMAIN), *words[1:], "--budget-usd", "1") == 5
+        assert "the budget is 1.00" in capsys.readouterr().err
+
+
+def test_a_job_that_runs_already_is_metered_at_the_rate_of_the_recipe_that_started_it() -> None:
+    spending = spending_of("training", DOMAIN, 30.0)
+    assert spending
+    state = JobState("InProgress", "waiting", started_at=time.time() - 3600)
+    hourly = budget_of(load_recipe(DOMAIN), 1e6).planned.training_usd_per_hour
+    assert spending("training/t", state).words == f"at most {hourly:,.2f} of 30.00 USD"
+    assert spending("training/t", replace(state, started_at=time.time() - 36e3)).is_over
+    assert spending_of("glue", None, None) is None
+    for service, recipe in (("glue", None), ("processing", DOMAIN)):
+        with pytest.raises(UsageError, match="costs an hour"):
+            spending_of(service, recipe, 30.0)
 
 
 def test_aws_itself_ends_each_job_at_its_part_of_the_budget() -> None:

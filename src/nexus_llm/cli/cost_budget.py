@@ -1,14 +1,14 @@
-"""`nexus run --budget-usd`: refused before it starts where it would cost more; a meter and a hard stop afterwards."""
+"""`--budget-usd`: refused before it starts where it would cost more; a meter and a hard stop afterwards."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nexus_llm.cli.cost_inputs import planner, price_table
-from nexus_llm.errors import BudgetError
+from nexus_llm.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,13 +39,16 @@ class Budget:
         """What a job has cost by now: its bill where it has ended, before that all its machines since it began."""
         from nexus_llm.cloud.account import Spending
 
-        is_training = job.startswith("training/")
-        rate = (self.planned.training_usd_per_hour if is_training else self.planned.data_usd_per_hour) or 0.0
+        rate = self.usd_per_hour(job.partition("/")[0]) or 0.0
         hours = max(self.now() - state.started_at, 0.0) / 3600 if state.started_at is not None else 0.0
         billed = None if state.outcome == "waiting" else self.billed(state)
         self._spent[job] = max(rate * hours, self._spent.get(job, 0.0)) if billed is None else billed
         total = sum(self._spent.values())
         return Spending(f"at most {total:,.2f} of {self.usd:,.2f} USD", is_over=total >= self.usd)
+
+    def usd_per_hour(self, service: str) -> float | None:
+        """Of all machines of a service's job; None where the recipe rents none for it."""
+        return self.planned.training_usd_per_hour if service == "training" else self.planned.data_usd_per_hour
 
     def for_data(self, recipe: Recipe) -> Recipe:
         """The recipe whose data job ends at its part of the budget."""
@@ -89,27 +92,56 @@ class BudgetedServices:
         return self.training.train(self.budget.for_training(recipe), inputs, key, folder)
 
 
-def budget_of(recipe: Recipe, usd: float) -> Budget:
-    """The budget of a run that is planned to stay within it.
+def budget_of(recipe: Recipe, usd: float, *, until: str | None = None) -> Budget:
+    """The budget of a run, up to a stage, that is planned to stay within it.
 
     Raises:
         BudgetError: it is planned to cost more.
         CostError: a price, the model's size or the corpus' is missing: a cost that is not known is within no budget.
     """
+    budget = _meter(recipe, usd, stages=("data",) if until == "data" else ("data", "train"))
+    if (planned := budget.planned.planned_usd) > usd:
+        raise BudgetError(
+            f"{recipe.name} is planned to cost {planned:,.2f} USD, the budget is {usd:,.2f}",
+            fix="raise --budget-usd, lower train.max_steps, or train on spot (nexus cost plan shows the parts)",
+        )
+    return budget
+
+
+def spending_of(job_service: str, recipe: Path | None, usd: float | None) -> Callable[[str, JobState], Spending] | None:
+    """The meter of a job that runs already, at the rate of the recipe that started it; None without a budget.
+
+    Raises:
+        UsageError: no recipe tells what such a job costs an hour.
+        CostError: as `budget_of`.
+    """
+    from nexus_llm.recipe import load_recipe
+
+    if usd is None:
+        return None
+    if recipe is None:
+        raise UsageError("--budget-usd alone does not say what the job costs an hour", fix="add --recipe RECIPE")
+    is_training = job_service == "training"
+    loaded = load_recipe(recipe, overrides=("train.launcher=sagemaker",) if is_training else ())
+    budget = _meter(loaded, usd, stages=("train" if is_training else "data",))
+    if job_service in ("processing", "transform") or budget.usd_per_hour(job_service) is None:
+        raise UsageError(
+            f"{recipe} does not say what a {job_service} job costs an hour",
+            fix="leave --budget-usd out, or give the recipe whose data or training job it is",
+        )
+    return budget.spending
+
+
+def _meter(recipe: Recipe, usd: float, *, stages: Container[str]) -> Budget:
     from nexus_llm.cli.job_account import bill
     from nexus_llm.cost.recipe_plan import run_budget
 
     chosen, _ = planner(recipe, price_table(None), is_quick=True)  # training asks for no capacity
-    planned = run_budget(recipe, chosen)
-    if planned.planned_usd > usd:
-        raise BudgetError(
-            f"{recipe.name} is planned to cost {planned.planned_usd:,.2f} USD, the budget is {usd:,.2f}",
-            fix="raise --budget-usd, lower train.max_steps, or train on spot (nexus cost plan shows the parts)",
-        )
+    planned = run_budget(recipe, chosen, stages=stages)
     return Budget(usd, planned, lambda state: bill(state, recipe.cost.region).usd)
 
 
-def with_budget(recipe: Recipe, openings: Ports, usd: float) -> tuple[Ports, Budget]:
+def with_budget(recipe: Recipe, openings: Ports, usd: float, *, until: str | None) -> tuple[Ports, Budget]:
     """Ports whose jobs keep the budget.
 
     Raises:
@@ -119,7 +151,7 @@ def with_budget(recipe: Recipe, openings: Ports, usd: float) -> tuple[Ports, Bud
     from nexus_llm.cli.train_remote import LauncherTrainService
     from nexus_llm.cloud.data_submit import AwsDataService
 
-    budget = budget_of(recipe, usd)
+    budget = budget_of(recipe, usd, until=until)
     progress, interrupt = openings.progress, openings.interrupt
     services = BudgetedServices(
         AwsDataService(lambda region: account(region, interrupt, spending=budget.spending), progress),

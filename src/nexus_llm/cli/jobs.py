@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, DryRun, Overrides, RecipePath, Root, command_line, ports, workspace
+from nexus_llm.cli.options import AsJson, BudgetUsd, DryRun, Overrides, RecipePath, Root, command_line, ports, workspace
+from nexus_llm.cli.train_remote import MeteredBy
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
@@ -58,10 +60,18 @@ def list_jobs(run: Run = None, artifact: Key = None, region: Region = None, as_j
     return 0
 
 
-def attach(job: Job, region: Region = None, as_json: AsJson = False, root: Root = Path()) -> int:
+def attach(
+    job: Job,
+    region: Region = None,
+    budget_usd: BudgetUsd = None,
+    recipe: MeteredBy = None,
+    as_json: AsJson = False,
+    root: Root = Path(),
+) -> int:
     """Watch a job to its end, from any machine, and import its result."""
     from nexus_llm.cli import train_remote
     from nexus_llm.cli.console import SignalInterrupt, console_progress
+    from nexus_llm.cli.cost_budget import spending_of
     from nexus_llm.cli.job_account import account
     from nexus_llm.cloud.job_search import launcher_of
     from nexus_llm.cloud.launcher import run_to_end
@@ -71,7 +81,9 @@ def attach(job: Job, region: Region = None, as_json: AsJson = False, root: Root 
     here = account(region, interrupt)
     launcher, name = launcher_of(job, here)
     if launcher.service == "training":
-        return train_remote.attach(name, region=region, as_json=as_json, root=root)
+        return train_remote.attach(name, region, budget_usd, recipe, as_json=as_json, root=root)
+    if spending := spending_of(launcher.service, recipe, budget_usd):
+        here.watch = replace(here.watch, spending=spending)
     state = run_to_end(launcher, name, console_progress())
     made = _imported(name, state, root) if launcher.service == "processing" else None
     document = _row(launcher.full_id(name), state, None) | {"artifact": None if made is None else _named(made)}

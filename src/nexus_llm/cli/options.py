@@ -19,6 +19,10 @@ Overrides = Annotated[
     list[str], typer.Option("--set", help="Override one field: --set train.max_steps=50", metavar="A.B=C")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
+BudgetUsd = Annotated[
+    float | None,
+    typer.Option("--budget-usd", min=0, help="What jobs on AWS may cost: refused (exit 5) where the plan is above."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; make nothing.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that holds runs/ and artifacts/.", metavar="DIR")]
 

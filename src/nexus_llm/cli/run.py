@@ -13,6 +13,7 @@ from nexus_llm.cli.console import print_json
 from nexus_llm.cli.gate import GATE_EXIT_CODES, print_gate
 from nexus_llm.cli.options import (
     AsJson,
+    BudgetUsd,
     DryRun,
     Overrides,
     RecipePath,
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 Plan = Annotated[bool, typer.Option("--plan", help="Show memory, speed and time of the training; train nothing.")]
 Fit = Annotated[
     bool, typer.Option("--fit", help="Take fewer rows in a pass, more passes, and checkpointing, until it fits.")
-]
-Budget = Annotated[
-    float | None,
-    typer.Option("--budget-usd", min=0, help="Refuse (exit 5) a run that is planned to cost more; AWS ends it there."),
 ]
 _VERBS = {
     "data": "Read, clean, deduplicate, split and tokenise the text.",
@@ -57,7 +54,7 @@ def run(
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
     as_json: AsJson = False,
     dry_run: DryRun = False,
-    budget_usd: Budget = None,
+    budget_usd: BudgetUsd = None,
     root: Root = Path(),
 ) -> int:
     """Run every stage of a recipe; what is already made is skipped."""
@@ -76,12 +73,15 @@ def _train_command() -> Any:
         plan: Plan = False,
         fit: Fit = False,
         on: On = None,
+        budget_usd: BudgetUsd = None,
         root: Root = Path(),
     ) -> int:
         changes = (*overrides, *launcher_overrides(on))
         if plan:
             return _show_train_plan(recipe, changes, as_json=as_json, fit=fit, root=root)
-        return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until="train", fit=fit)
+        return _run(
+            recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until="train", fit=fit, budget_usd=budget_usd
+        )
 
     return command
 
@@ -108,9 +108,11 @@ def _stage_command(verb: str) -> Any:
         overrides: Overrides = [],  # noqa: B006
         as_json: AsJson = False,
         dry_run: DryRun = False,
+        budget_usd: BudgetUsd = None,
         root: Root = Path(),
     ) -> int:
-        return _run(recipe, tuple(overrides), as_json=as_json, dry_run=dry_run, root=root, until=verb)
+        changes = tuple(overrides)
+        return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until=verb, budget_usd=budget_usd)
 
     return command
 
@@ -136,7 +138,7 @@ def _run(
     openings = replace(ports(), tracker=tracker(recipe, runs=place.root / "runs"))
     line = stages(until=until)
     if budget_usd is not None:
-        openings = _metered(recipe, openings, budget_usd)
+        openings = _metered(recipe, openings, budget_usd, until=until)
     if fit:
         recipe = _fitted(recipe, place, openings)
     if dry_run:
@@ -152,11 +154,11 @@ def _run(
     return GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
 
 
-def _metered(recipe: Recipe, openings: Ports, budget_usd: float) -> Ports:
+def _metered(recipe: Recipe, openings: Ports, budget_usd: float, *, until: str | None) -> Ports:
     """Ports whose jobs show what they have cost, and end at the budget."""
     from nexus_llm.cli.cost_budget import with_budget
 
-    openings, budget = with_budget(recipe, openings, budget_usd)
+    openings, budget = with_budget(recipe, openings, budget_usd, until=until)
     print(f"planned: {budget.planned.planned_usd:,.2f} of {budget_usd:,.2f} USD", file=sys.stderr)
     return openings
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, Root, workspace
+from nexus_llm.cli.options import AsJson, BudgetUsd, Root, workspace
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact, Manifest
@@ -25,6 +25,9 @@ Launcher = Literal["local", "container-rehearsal", "sagemaker"]
 On = Annotated[Launcher | None, typer.Option("--on", help="Where to train; overrides train.launcher of the recipe.")]
 Job = Annotated[str, typer.Argument(help="Name of a SageMaker training job.", metavar="JOB")]
 Region = Annotated[str | None, typer.Option("--region", help="AWS region; else what the environment says.")]
+MeteredBy = Annotated[
+    Path | None, typer.Option("--recipe", help="With --budget-usd: says what the job costs an hour.", metavar="RECIPE")
+]
 
 
 def register(train: typer.Typer) -> None:
@@ -86,14 +89,22 @@ def training_jobs(
     return TrainingJobs(account(region, interrupt, shows_lines=False, spending=spending))
 
 
-def attach(job: Job, region: Region = None, as_json: AsJson = False, root: Root = Path()) -> int:
+def attach(
+    job: Job,
+    region: Region = None,
+    budget_usd: BudgetUsd = None,
+    recipe: MeteredBy = None,
+    as_json: AsJson = False,
+    root: Root = Path(),
+) -> int:
     """Watch a SageMaker job to its end, from any machine, and import its result."""
     from nexus_llm.cli.console import SignalInterrupt, console_progress
+    from nexus_llm.cli.cost_budget import spending_of
     from nexus_llm.cloud.sagemaker import StoredBucket, job_facts
 
     interrupt = SignalInterrupt()
     interrupt.install()
-    jobs = training_jobs(region, interrupt)
+    jobs = training_jobs(region, interrupt, spending_of("training", recipe, budget_usd))
     description, made = attach_and_import(
         job, jobs=jobs, progress=console_progress(), bucket=StoredBucket(), place=workspace(root)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -130,16 +130,16 @@ class RunBudget:
         return self.data_usd + self.training_usd
 
 
-def run_budget(recipe: Recipe, planner: Planner) -> RunBudget:
-    """What `nexus run` will pay for: the data stage's AWS job and the SageMaker job, both at the price table's rate,
-    restarts on spot included.
+def run_budget(recipe: Recipe, planner: Planner, *, stages: Container[str] = ("data", "train")) -> RunBudget:
+    """What these stages of a run will pay for: the data stage's AWS job and the SageMaker job, both at the price
+    table's rate, restarts on spot included.
 
     Raises:
         CostError: a price is missing, or how much the data job reads.
     """
     cost = recipe.cost
     data: tuple[float, float | None] = (0.0, None)
-    if recipe.data.engine in ("glue", "emr-serverless", "batch"):
+    if "data" in stages and recipe.data.engine in ("glue", "emr-serverless", "batch"):
         if not cost.data_gb:
             raise CostError(
                 f"cost.data_gb is 0, so nobody knows what the {recipe.data.engine} job will cost",
@@ -147,7 +147,7 @@ def run_budget(recipe: Recipe, planner: Planner) -> RunBudget:
             )
         found = data_plan(recipe.data, cost.data_gb, Pricing(planner.table, cost.region, cost.discount_share))
         data = found.bill.usd, found.bill.usd / found.hours
-    training = recipe_training(recipe, planner)
+    training = recipe_training(recipe, planner) if "train" in stages else None
     if training is None:
         return RunBudget(*data, 0.0, None)
     return RunBudget(*data, training.usd, training.usd / training.billed_hours)
