@@ -1,11 +1,17 @@
 """How far the capacity model is off on this machine: our own server measured, half of it fitted, the rest predicted.
 
-    python benchmarks/cost_calibration.py --model PACKAGED_FOLDER [--repeats 5] [--small] [--note TEXT]
+    python benchmarks/cost_calibration.py --model PACKAGED_FOLDER [--repeats 5] [--minutes 30] [--small] [--note TEXT]
 
 Starts `nexus serve` on the packaged model (SmolLM2-135M-Instruct, OpenVINO), runs what `nexus cost calibrate` runs, and
 stores the result as JSON and as a page with plots. The same measurements are then explained by a scheduler that is
-wrong for this server (nobody joins a running batch), fitted anew: that must fail. Needs quiet cores: the client shares
-them with the server. Needs the `serve` extra.
+wrong for this server (nobody joins a running batch), fitted anew: that must fail, else the check tells nothing. Needs
+quiet cores: the client shares them with the server. Needs the `serve` extra.
+
+One round is every point once, about 10 minutes on two cores: half of them the grid (24 closed loops), a tenth the
+saturated server, the rest the four open loops. The result is written after each round. The claim needs five: up to the
+fourth the errors are told and the verdict is "inconclusive". `--minutes` begins no round that would not end in time.
+Every load test is kept in `--kept` as soon as it has ended, so a run that was stopped, or given few minutes at a time,
+goes on where it was: the same five rounds, whenever they were measured. Another machine or model needs another folder.
 """
 
 from __future__ import annotations
@@ -20,25 +26,32 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from nexus_llm.cli.cost_calibrate import server_measure
-from nexus_llm.cost.capacity.calibration import Experiment, calibrate, with_other_batching
+from nexus_llm.cli.options import cache_folder
+from nexus_llm.cost.capacity.calibrate import Observed
+from nexus_llm.cost.capacity.calibration import Calibration, Experiment, LoadTest, Measure, calibrate, with_other_batching
+from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.quantities import EngineLimits
 from nexus_llm.svg import linear_scale, logarithmic_ticks, picture
 
 RESULTS = Path(__file__).parent / "results"
 READY_SECONDS = 900
+CLAIMED_REPEATS = 5
 # The OpenVINO engine as `nexus serve` sets it up: 64 requests at once, 512 tokens a step, blocks of 32. SmolLM2-135M
 # keeps 30 layers x 3 heads x 64 x 2 values of 2 bytes a token, so its GiB holds 46,000.
 LIMITS = EngineLimits(kv_cache_tokens=46_000, max_sequences=64, max_batched_tokens=512, kv_block_tokens=32)
-FULL = Experiment(open_requests=150, repeats=5, saturation_concurrency=64)
+FULL = Experiment(open_requests=150, saturation_concurrency=64)
 SMALL = Experiment(
     concurrencies=(1, 4), input_tokens=(32, 128), output_tokens=(8, 16), requests_per_place=2, open_requests=20,
     open_output_tokens=16, load_shares=(0.6,), saturation_concurrency=8,
@@ -66,28 +79,55 @@ PLOTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="a packaged model folder")
-    parser.add_argument("--repeats", type=int, default=FULL.repeats)
-    parser.add_argument("--small", action="store_true", help="a few minutes, to see that it works; measures nothing")
+    parser.add_argument("--repeats", type=int, default=CLAIMED_REPEATS)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round that would not end by then")
+    parser.add_argument("--small", action="store_true", help="a minute a round, to see that it works; claims nothing")
+    parser.add_argument("--kept", type=Path, help="folder of the load tests that have ended [default: in the cache]")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    shape = SMALL if arguments.small else FULL
-    experiment = Experiment(**{**_fields(shape), "repeats": 1 if arguments.small else arguments.repeats})
+    shape, suffix = (SMALL, "_small") if arguments.small else (FULL, "")
+    kept = arguments.kept or cache_folder() / f"cost_calibration{suffix}"
+    same_ground(kept, {"hardware": _hardware(), "model": str(arguments.model.resolve()), "limits": asdict(LIMITS)})
+    began = time.monotonic()
     with _server(arguments.model) as url:
-        found = calibrate(
-            server_measure(url, None, api_key="none"),
-            experiment,
-            LIMITS,
-            given=("max_sequences", "max_batched_tokens", "kv_cache_tokens", "kv_block_tokens"),
-            source=f"benchmarks/cost_calibration.py, {experiment.repeats} repeats",
-            tell=lambda test, measured: print(test, measured, file=sys.stderr, flush=True),
-        )
+        measure = remembered(server_measure(url, None, api_key="none"), kept)
+        for repeats in range(1, arguments.repeats + 1):
+            round_began = time.monotonic()
+            found = calibrate(  # all rounds so far: those before this one are remembered
+                measure,
+                replace(shape, repeats=repeats),
+                LIMITS,
+                given=("max_sequences", "max_batched_tokens", "kv_cache_tokens", "kv_block_tokens"),
+                source=f"benchmarks/cost_calibration.py, {repeats} repeats",
+                tell=lambda test, measured: print(test, measured, file=sys.stderr, flush=True),
+            )
+            result = judged(found, repeats, note=arguments.note)
+            stem = f"cost_calibration_{platform.machine()}-{os.cpu_count()}-cores_{result['date']}{suffix}"
+            arguments.out.mkdir(exist_ok=True)
+            (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+            (arguments.out / f"{stem}.html").write_text(page(result), encoding="utf-8")
+            told = {name: result[name] for name in ("repeats", "verdict", "hardware", "wrong_scheduler")}
+            print(json.dumps(told | {"errors": result["calibration"]["errors"]}, indent=2), flush=True)
+            now = time.monotonic()
+            if now - began + (now - round_began) > arguments.minutes * 60:
+                break
+
+
+def judged(found: Calibration, repeats: int, *, note: str) -> dict[str, Any]:
+    """The result with its verdict: holds, fails, or inconclusive where repeats are too few for the claim."""
     wrong = with_other_batching(found, "static")
-    result = {
+    verdict = "holds" if found.is_trustworthy else "fails"
+    if repeats < CLAIMED_REPEATS:
+        verdict = "inconclusive"
+    if wrong.is_trustworthy:
+        verdict = "fails"  # whatever passes this check, the right scheduler is not why
+    return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
-        "note": arguments.note,
-        "repeats": experiment.repeats,
+        "hardware": _hardware(),
+        "note": note,
+        "repeats": repeats,
+        "verdict": verdict,
         "calibration": found.as_json(),
         "wrong_scheduler": {
             "what": "static batching: nobody joins a running batch, fitted to the same points",
@@ -95,13 +135,37 @@ def main() -> None:
             "is_trustworthy": wrong.is_trustworthy,
         },
     }
-    stem = f"cost_calibration_{platform.machine()}-{os.cpu_count()}-cores_{result['date']}"
-    stem += "_small" if arguments.small else ""
-    arguments.out.mkdir(exist_ok=True)
-    (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-    (arguments.out / f"{stem}.html").write_text(page(result), encoding="utf-8")
-    print(json.dumps({name: result[name] for name in ("hardware", "note", "wrong_scheduler")}, indent=2))
-    print(json.dumps(result["calibration"]["errors"], indent=2))
+
+
+def remembered(measure: Measure, folder: Path) -> Measure:
+    """The same function, that measures no load test twice: each is a file in the folder once it has ended."""
+
+    def one(test: LoadTest) -> Observed:
+        path = folder / f"{zlib.crc32(repr(test).encode()):08x}.npz"
+        if not path.exists():
+            found = measure(test)
+            demand = {f"demand_{name}": getattr(found.demand, name) for name in Demand.__dataclass_fields__}
+            arrays = {name: getattr(found, name) for name in ("ttft", "tpot", "e2e", "seconds")}
+            with path.with_suffix(".part").open("wb") as stream:
+                np.savez(stream, test=repr(test), **demand, **arrays)
+            path.with_suffix(".part").rename(path)
+        kept = np.load(path)
+        assert str(kept["test"]) == repr(test), f"{path} is another load test: delete it"
+        demand = Demand(*(kept[f"demand_{name}"] for name in Demand.__dataclass_fields__))
+        seconds = float(kept["seconds"])
+        return Observed(demand, test.concurrency, kept["ttft"], kept["tpot"], kept["e2e"], seconds)
+
+    return one
+
+
+def same_ground(folder: Path, ground: Mapping[str, Any]) -> None:
+    """Refuses to mix rounds of different machines, models or limits in one result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = folder / "about.json"
+    if not about.exists():
+        about.write_text(json.dumps(ground))
+    elif json.loads(about.read_text()) != ground:
+        raise SystemExit(f"{folder} was measured on other ground ({about.read_text()}): name another --kept")
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -114,7 +178,11 @@ def page(result: Mapping[str, Any]) -> str:
     )
     points = "".join(_row(point) for point in found["points"])
     plots = "".join(_plot(found["points"], *plot, targets=found["targets"]) for plot in PLOTS)
-    verdict = "Predictions can be trusted." if found["is_trustworthy"] else "Predictions cannot be trusted."
+    verdict = {
+        "holds": "Predictions can be trusted.",
+        "fails": "Predictions cannot be trusted.",
+        "inconclusive": f"Inconclusive: {result['repeats']} of {CLAIMED_REPEATS} repeats.",
+    }[result["verdict"]]
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Calibration of the capacity model</title>
 <style>{STYLE}</style><h1>Calibration of the capacity model</h1>
 <p>{escape(result["hardware"])}, {escape(result["date"])}, {result["repeats"]} repeats. {escape(result["note"])}</p>
@@ -186,14 +254,11 @@ def _server(model: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def _fields(experiment: Experiment) -> dict[str, Any]:
-    return {name: getattr(experiment, name) for name in Experiment.__dataclass_fields__}
-
-
-def _processor() -> str:
+def _hardware() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor()
+    processor = names[0].split(":")[1].strip() if names else platform.processor()
+    return f"{platform.machine()}, {os.cpu_count()} cores, {processor}"
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ def calibrate(
 
     mixed = [test for pair in itertools.zip_longest(to_fit, held_out) for test in pair if test is not None]
     run([*mixed, saturated])
-    saturation = median_statistics([one.statistics() for one in observed[saturated]])["requests_per_second"]
+    # The first round's: the open loops of every later round are then the same, and a run can be gone on with.
+    saturation = observed[saturated][0].statistics()["requests_per_second"]
     run([_open(experiment, share, saturation) for share in experiment.load_shares])
     engine = fit_engine(
         [one for test in to_fit for one in observed[test]],
