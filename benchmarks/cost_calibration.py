@@ -40,7 +40,14 @@ import numpy as np
 from nexus_llm.cli.cost_calibrate import server_measure
 from nexus_llm.cli.options import cache_folder
 from nexus_llm.cost.capacity.calibrate import Observed
-from nexus_llm.cost.capacity.calibration import Calibration, Experiment, LoadTest, Measure, calibrate, with_other_batching
+from nexus_llm.cost.capacity.calibration import (
+    Calibration,
+    Experiment,
+    LoadTest,
+    Measure,
+    calibrate,
+    with_static_batching,
+)
 from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.quantities import EngineLimits
 from nexus_llm.svg import linear_scale, logarithmic_ticks, picture
@@ -116,7 +123,7 @@ def main() -> None:
 
 def judged(found: Calibration, repeats: int, *, note: str) -> dict[str, Any]:
     """The result with its verdict: holds, fails, or inconclusive where repeats are too few for the claim."""
-    wrong = with_other_batching(found, "static")
+    wrong = with_static_batching(found)
     verdict = "holds" if found.is_trustworthy else "fails"
     if repeats < CLAIMED_REPEATS:
         verdict = "inconclusive"

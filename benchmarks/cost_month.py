@@ -47,7 +47,7 @@ def main() -> None:
                 "seconds": seconds,
                 "utilisation": round(point.utilisation, 3),
                 "ttft_p95_seconds": round(point.ttft.p95, 3),
-                "steps": found.work.steps,
+                "steps": found.steps,
             }
         )
         print(rows[-1], flush=True)

@@ -5,7 +5,7 @@
 `silicon_sample.csv` lies in NVIDIA's wheel aiconfigurator-core 0.12.0 (Apache-2.0), in `aiconfigurator_core/systems/`:
 mean time to first token and per output token of closed loops, by card, engine, tensor parallelism, prompt and answer
 length. Fitted are times per output token only: the published times to the first contain the rush at a test's start.
-The rows themselves are not kept here; `src/nexus_llm/cost/capacity/published.csv` holds what was fitted.
+The rows themselves are not kept here; the result holds what was fitted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PLACES = 6
 """Requests of a simulated loop, over its concurrency."""
 TARGET = 0.10
 FEWEST_ROWS = 8
-FEWEST_FITTED_TO_SHIP = 20
+FEWEST_FITTED_TO_TRUST = 20
 """With fewer rows, all at high concurrency, a fit may predict the others well with numbers that no card has (a step of
 31 ms without prompts, or of none at all): it would be wrong elsewhere."""
 
@@ -42,7 +42,6 @@ FEWEST_FITTED_TO_SHIP = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--write-csv", type=Path, help="also write what was fitted, as the package ships it")
     parser.add_argument("--note", default="")
     arguments = parser.parse_args()
     cards = [card(name, rows) for name, rows in groups(arguments.rows) if len(rows) >= FEWEST_ROWS]
@@ -55,11 +54,6 @@ def main() -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"cost_published_{result['date']}.json").write_text(json.dumps(result, indent=2) + "\n")
-    if arguments.write_csv:
-        with arguments.write_csv.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, list(cards[0]))
-            writer.writeheader()
-            writer.writerows(one for one in cards if one["is_shipped"])
     print(json.dumps(result, indent=2))
 
 
@@ -99,7 +93,7 @@ def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
         "fitted_mean_error_share": _round(float(np.mean(errors(rows[0::2], fitted)))),
         "held_out_mean_error_share": _round(float(np.mean(held_out))),
         "held_out_largest_error_share": _round(float(max(held_out))),
-        "is_shipped": len(rows[0::2]) >= FEWEST_FITTED_TO_SHIP and float(np.mean(held_out)) <= TARGET,
+        "is_trusted": len(rows[0::2]) >= FEWEST_FITTED_TO_TRUST and float(np.mean(held_out)) <= TARGET,
         "source": SOURCE,
     }
 

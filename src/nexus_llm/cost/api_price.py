@@ -53,11 +53,6 @@ def monthly_bill(use: ApiUse, traffic: Traffic, table: PriceTable) -> Bill:
     )
 
 
-def models(table: PriceTable) -> tuple[str, ...]:
-    """Every API model that has a price, sorted."""
-    return tuple(sku.removesuffix(" input") for sku in table.skus("api", REGION) if sku.endswith(" input"))
-
-
 def _long_tier(model: str, input_tokens: float, table: PriceTable) -> str:
     """`long-N-` for the highest tier whose N input tokens the mean prompt exceeds; empty below all of them."""
     prefix, suffix = f"{model} long-", "-input"

@@ -7,8 +7,6 @@ is assumed: 95 % stay under 1.25 times, 99 % under 1.5 times the mean, and arriv
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nexus_llm.cost.quantities import (
     EngineLimits,
     LatencyObjective,
@@ -30,20 +28,16 @@ def closed_form_capacity(
     del seed
     most = min(limits.max_sequences, limits.kv_cache_tokens / (traffic.input_tokens + traffic.output_tokens))
     alone = _load(step_time, limits, traffic, 1.0)
-    saturated = _load(step_time, limits, traffic, max(most, 1.0)).requests_per_second if most >= 1 else 0.0
-    if most < 1 or not _keeps(alone, objective):
-        return ReplicaCapacity(
-            replace(alone, requests_per_second=0.0, output_tokens_per_second=0.0), saturated, step_time
-        )
+    if most < 1 or objective.missed(alone):
+        return ReplicaCapacity(alone.as_none, step_time)
     low, high = 1e-3, _mean_below(most)
-    if not _keeps(_load(step_time, limits, traffic, high), objective):
+    if objective.missed(_load(step_time, limits, traffic, high)):
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (
-                (middle, high) if _keeps(_load(step_time, limits, traffic, middle), objective) else (low, middle)
-            )
+            is_missed = objective.missed(_load(step_time, limits, traffic, middle))
+            low, high = (low, middle) if is_missed else (middle, high)
         high = low
-    return ReplicaCapacity(_load(step_time, limits, traffic, high), saturated, step_time)
+    return ReplicaCapacity(_load(step_time, limits, traffic, high), step_time)
 
 
 def _mean_below(most: float) -> float:
@@ -73,15 +67,6 @@ def _load(time: StepTime, limits: EngineLimits, traffic: Traffic, sequences: flo
         utilisation=min(sequences, 1.0),
         mean_sequences=sequences,
     )
-
-
-def _keeps(load: LoadPoint, objective: LatencyObjective) -> bool:
-    pairs = (
-        (load.ttft, objective.ttft_seconds),
-        (load.tpot, objective.tpot_seconds),
-        (load.e2e, objective.e2e_seconds),
-    )
-    return all(bound is None or found.p95 <= bound for found, bound in pairs)
 
 
 def _spread(mean: float) -> Percentiles:

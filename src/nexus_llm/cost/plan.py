@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from nexus_llm.arithmetic import Precision, Shape
 from nexus_llm.cost.day import Day, scaled, steady
@@ -19,7 +19,6 @@ from nexus_llm.cost.quantities import (
     EngineLimits,
     LatencyObjective,
     LoadPoint,
-    Percentiles,
     ReplicaCapacity,
     StepTime,
     Traffic,
@@ -28,10 +27,11 @@ from nexus_llm.cost.service_bill import Pricing, engine_bill, surroundings_bill
 from nexus_llm.errors import CostError
 from nexus_llm.recipe import CostRecipe, Purchase, ScalingRecipe
 
+if TYPE_CHECKING:
+    from nexus_llm.cost.capacity.autoscale import Scaled  # compiles what it needs: only for who simulates
+
 MAX_REQUESTS_PER_MONTH = 1e11
 _REFERENCE_REQUESTS = 1_000_000.0
-
-Bound = Literal["ttft_seconds", "tpot_seconds", "e2e_seconds"]
 
 
 class CapacityModel(Protocol):
@@ -75,26 +75,12 @@ class Option:
         return any(price.is_assumed for price in self.bill.prices)
 
 
-@dataclass(frozen=True, slots=True)
-class SimulatedDay:
-    """What users feel on a day on which machines come and go."""
-
-    requests: int
-    ttft: Percentiles
-    tpot: Percentiles
-    e2e: Percentiles
-    starts: int
-    interruptions: int
-    """Machines that the spot market took."""
-    most_machines: int
-
-
 class DayModel(Protocol):
     """How a day with a scaling policy goes."""
 
     def __call__(
         self, option: Option, limits: EngineLimits, traffic: Traffic, scaling: ScalingRecipe, seed: int
-    ) -> SimulatedDay | None:
+    ) -> Scaled | None:
         """The day of an option; None where it cannot be simulated."""
 
 
@@ -156,7 +142,7 @@ class Planner:
             self._planned[traffic] = self._cheapest(traffic)
         return self._planned[traffic]
 
-    def simulated_day(self, scenario: Scenario) -> SimulatedDay | None:
+    def simulated_day(self, scenario: Scenario) -> Scaled | None:
         """The day of a scenario's cheapest option; None where its machines do not scale, or nobody simulates it."""
         best, scaling = scenario.best, self.cost.scaling
         limits = self._limits(machine(best.machine), best.precision)
@@ -315,20 +301,12 @@ def _check(traffic: Traffic) -> None:
         )
 
 
-def _bounds(load: LoadPoint, objective: LatencyObjective) -> list[tuple[Bound, float | None, float]]:
-    return [
-        ("ttft_seconds", objective.ttft_seconds, load.ttft.p95),
-        ("tpot_seconds", objective.tpot_seconds, load.tpot.p95),
-        ("e2e_seconds", objective.e2e_seconds, load.e2e.p95),
-    ]
-
-
 def _missed(found: list[tuple[Machine, Precision, LoadPoint]], objective: LatencyObjective) -> CostError:
     """By how much the nearest of these misses which bounds, and bounds that it would keep."""
     place, precision, load = min(found, key=lambda one: (_excess(one[2], objective), one[0].name))
-    missed = [(name, bound, seconds) for name, bound, seconds in _bounds(load, objective) if bound and seconds > bound]
-    told = ", ".join(f"{name} {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
-    raised = " ".join(f"--set cost.objective.{name}={_above(seconds)}" for name, _, seconds in missed)
+    missed = objective.missed(load)
+    told = ", ".join(f"{name}_seconds {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
+    raised = " ".join(f"--set cost.objective.{name}_seconds={_above(seconds)}" for name, _, seconds in missed)
     return CostError(
         f"no machine keeps the objective; nearest is {place.name}, {precision}: {told} (p95, one request alone)",
         fix=f"{raised}, shorter answers, a smaller model, or other cost.machines",
@@ -337,7 +315,7 @@ def _missed(found: list[tuple[Machine, Precision, LoadPoint]], objective: Latenc
 
 def _excess(load: LoadPoint, objective: LatencyObjective) -> float:
     """How many times over the worst bound the load is."""
-    return max((seconds / bound for _, bound, seconds in _bounds(load, objective) if bound), default=0.0)
+    return max((seconds / bound for _, bound, seconds in objective.missed(load)), default=0.0)
 
 
 def _above(seconds: float) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 Provenance = Literal["measured", "published", "roofline"]
 """Where a throughput comes from. Figures of different provenance are never mixed without a label on each."""
+
+
+_LATENCIES = ("ttft", "tpot", "e2e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class LatencyObjective:
     """Mean gap between an answer's tokens after the first."""
     e2e_seconds: float | None = None
     """From arrival to the last token."""
+
+    def missed(self, latencies: Latencies) -> list[tuple[str, float, float]]:
+        """(`ttft`, `tpot` or `e2e`; the bound; the 95th percentile) of each bound that is missed."""
+        pairs = [(name, getattr(self, f"{name}_seconds"), getattr(latencies, name).p95) for name in _LATENCIES]
+        return [(name, bound, seconds) for name, bound, seconds in pairs if bound is not None and seconds > bound]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,17 @@ class Percentiles:
     p99: float
 
 
+class Latencies(Protocol):
+    """What users feel."""
+
+    @property
+    def ttft(self) -> Percentiles: ...
+    @property
+    def tpot(self) -> Percentiles: ...
+    @property
+    def e2e(self) -> Percentiles: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadPoint:
     """How one replica behaves at one load."""
@@ -86,41 +105,16 @@ class LoadPoint:
     """Share of the time in which a step runs."""
     mean_sequences: float
     """Sequences in the batch, on average over steps."""
-    preemptions_per_request: float = 0.0
-    """How often a sequence lost its cache to an older one and was computed again."""
+
+    @property
+    def as_none(self) -> LoadPoint:
+        """The same latencies at 0 requests a second: the lightest load already misses the objective."""
+        return replace(self, requests_per_second=0.0, output_tokens_per_second=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCapacity:
-    """The largest load at which one replica keeps an objective."""
+    """The largest load at which one replica keeps an objective; `LoadPoint.as_none` where no load does."""
 
     at_objective: LoadPoint
-    saturation_requests_per_second: float
-    """What it finishes when the queue never empties."""
     step_time: StepTime
-
-
-@dataclass(frozen=True, slots=True)
-class NothingMeets:
-    """Why no load keeps an objective: one request alone on an empty replica misses it already."""
-
-    objective: LatencyObjective
-    alone: LoadPoint
-    """The lowest latencies that this replica has, whatever the load."""
-    missed: tuple[str, ...]
-    """Fields of the objective that are missed: `ttft_seconds`, `tpot_seconds`, `e2e_seconds`."""
-    nearest: LatencyObjective
-    """The objective with each missed bound raised to what an empty replica gives: the nearest that can be met."""
-    step_time: StepTime
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """What a card's data sheet says of one accelerator."""
-
-    name: str
-    memory_bytes: float
-    memory_bytes_per_second: float
-    flops_per_second: float
-    """Dense matrix products at the precision that is computed in, without sparsity."""
-    source: str

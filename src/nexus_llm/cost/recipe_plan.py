@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nexus_llm.cost.break_even import BreakEven, break_even
 from nexus_llm.cost.data_processing import DataPlan, data_plan
 from nexus_llm.cost.money import Bill, Price, cents, merged_prices
-from nexus_llm.cost.plan import CapacityModel, Option, Planner, Scenario, SimulatedDay, recipe_objective
+from nexus_llm.cost.plan import CapacityModel, Option, Planner, Scenario, recipe_objective
 from nexus_llm.cost.prices import PriceTable, age_days, age_warnings
 from nexus_llm.cost.quantities import LatencyObjective
 from nexus_llm.cost.sensitivity import Change, sensitivity
@@ -19,6 +19,9 @@ from nexus_llm.cost.shapes import model_size
 from nexus_llm.cost.training import SpotTrace, TrainingPlan, training_plan
 from nexus_llm.errors import CostError
 from nexus_llm.recipe import CostRecipe, Recipe
+
+if TYPE_CHECKING:
+    from nexus_llm.cost.capacity.autoscale import Scaled
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class RecipePlan:
     model: str
     capacity_model: str
     scenarios: tuple[Scenario, ...]
-    days: tuple[SimulatedDay | None, ...]
+    days: tuple[Scaled | None, ...]
     """Of each scenario; None where its machines do not come and go, or the day was not simulated."""
     changes: tuple[Change, ...]
     """Of the first volume."""
@@ -203,7 +206,7 @@ def bill_rows(bill: Bill) -> list[dict[str, Any]]:
     ]
 
 
-def _scenario(scenario: Scenario, cost: CostRecipe, simulated: SimulatedDay | None) -> dict[str, Any]:
+def _scenario(scenario: Scenario, cost: CostRecipe, simulated: Scaled | None) -> dict[str, Any]:
     best = scenario.best
     scaling = None if cost.scaling is None else _scaling(best, simulated)
     return {
@@ -242,7 +245,7 @@ def _notes(option: Option) -> list[str]:
     return found
 
 
-def _scaling(option: Option, simulated: SimulatedDay | None) -> dict[str, Any]:
+def _scaling(option: Option, simulated: Scaled | None) -> dict[str, Any]:
     """Which machines run when, and how a simulated day went."""
     day = option.day
     found: dict[str, Any] = {
@@ -261,12 +264,12 @@ def _scaling(option: Option, simulated: SimulatedDay | None) -> dict[str, Any]:
             "e2e_p95_seconds": round(simulated.e2e.p95, 3),
             "starts": simulated.starts,
             "interruptions": simulated.interruptions,
-            "most_machines": simulated.most_machines,
+            "most_machines": simulated.most_replicas,
         }
     return found
 
 
-def _scaling_notes(option: Option, simulated: SimulatedDay | None, objective: LatencyObjective) -> list[str]:
+def _scaling_notes(option: Option, simulated: Scaled | None, objective: LatencyObjective) -> list[str]:
     found = []
     if option.day.cold_share:
         found.append(
@@ -276,18 +279,11 @@ def _scaling_notes(option: Option, simulated: SimulatedDay | None, objective: La
     if simulated is None:
         found.append("the day with starting machines was not simulated: who comes while one starts may wait longer")
         return found
-    bounds = (
-        ("ttft", simulated.ttft, objective.ttft_seconds),
-        ("tpot", simulated.tpot, objective.tpot_seconds),
-        ("e2e", simulated.e2e, objective.e2e_seconds),
-    )
-    for name, seconds, bound in bounds:
-        if bound is not None and seconds.p95 > bound:
-            found.append(
-                f"while machines start, {name} (p95 of the simulated day) is {seconds.p95:.3g} s instead of {bound:g}: "
-                "lower cost.scaling.target_share, or raise min_replicas"
-            )
-    return found
+    return found + [
+        f"while machines start, {name} (p95 of the simulated day) is {seconds:.3g} s instead of {bound:g}: "
+        "lower cost.scaling.target_share, or raise min_replicas"
+        for name, bound, seconds in objective.missed(simulated)
+    ]
 
 
 def _option(option: Option) -> dict[str, Any]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from nexus_llm.cost.capacity.arrivals import hourly
-from nexus_llm.cost.capacity.autoscale import ScalingPolicy, SpotMarket, autoscale
+from nexus_llm.cost.capacity.autoscale import Scaled, ScalingPolicy, autoscale
 from nexus_llm.cost.capacity.search import capacity, that_fit
 from nexus_llm.cost.day import hourly_rates
-from nexus_llm.cost.plan import Option, SimulatedDay
+from nexus_llm.cost.plan import Option
 from nexus_llm.cost.quantities import (
     EngineLimits,
     LatencyObjective,
-    NothingMeets,
     ReplicaCapacity,
     StepTime,
     Traffic,
@@ -29,18 +26,13 @@ REQUESTS = 4_000  # of each load that is tried: a fifth of the default, for a pl
 def simulated_capacity(
     step_time: StepTime, limits: EngineLimits, traffic: Traffic, objective: LatencyObjective, seed: int
 ) -> ReplicaCapacity:
-    """See `nexus_llm.cost.plan.CapacityModel`; 0 requests a second where a lone request misses or does not fit."""
-    found = capacity(step_time, limits, traffic, objective, seed=seed, requests=REQUESTS)
-    fits = traffic.input_tokens + traffic.output_tokens <= limits.kv_cache_tokens  # the simulation cuts what does not
-    if isinstance(found, ReplicaCapacity) and fits:
-        return found
-    load = found.alone if isinstance(found, NothingMeets) else found.at_objective
-    return ReplicaCapacity(replace(load, requests_per_second=0.0, output_tokens_per_second=0.0), 0.0, step_time)
+    """See `nexus_llm.cost.plan.CapacityModel`."""
+    return capacity(step_time, limits, traffic, objective, seed=seed, requests=REQUESTS)
 
 
 def simulated_day(
     option: Option, limits: EngineLimits, traffic: Traffic, scaling: ScalingRecipe, seed: int
-) -> SimulatedDay | None:
+) -> Scaled | None:
     """See `nexus_llm.cost.plan.DayModel`. None where a day has too many requests, or a machine several engines."""
     rates, _ = hourly_rates(traffic, scaling)
     per_hour = np.array(rates) * 3600
@@ -55,9 +47,6 @@ def simulated_day(
         cold_start_seconds=scaling.cold_start_seconds,
         scale_in_cooldown_seconds=scaling.scale_in_cooldown_seconds,
     )
-    spot = SpotMarket(INTERRUPTIONS_PER_HOUR if option.purchase == "spot" else 0.0)
+    interrupted = INTERRUPTIONS_PER_HOUR if option.purchase == "spot" else 0.0
     demand = that_fit(hourly(per_hour, traffic, seed=seed), limits)
-    found = autoscale(demand, option.step_time, limits, policy, spot=spot, seed=seed)
-    return SimulatedDay(
-        len(demand), found.ttft, found.tpot, found.e2e, found.starts, found.interruptions, found.most_replicas
-    )
+    return autoscale(demand, option.step_time, limits, policy, interruptions_per_hour=interrupted, seed=seed)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nexus_llm.cost.capacity.arrivals import LengthSpread, month, poisson
-from nexus_llm.cost.capacity.autoscale import ScalingPolicy, SpotMarket, autoscale
+from nexus_llm.cost.capacity.autoscale import ScalingPolicy, autoscale
 from nexus_llm.cost.capacity.simulate import Demand, simulate
 from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
 from nexus_llm.errors import UsageError
@@ -26,7 +26,6 @@ def test_one_replica_that_never_scales_is_the_plain_simulation() -> None:
     plain = simulate(demand, STEP, LIMITS)
     assert scaled.e2e.p95 == pytest.approx(float(np.quantile(plain.e2e, 0.95, method="inverted_cdf")), rel=1e-9)
     assert scaled.replica_hours == pytest.approx(scaled.hours, rel=1e-6)
-    assert scaled.busy_hours == pytest.approx(plain.work.busy_seconds / 3600, rel=1e-9)
 
 
 def test_scaling_follows_the_day_and_costs_less_than_the_peak_all_day() -> None:
@@ -36,9 +35,6 @@ def test_scaling_follows_the_day_and_costs_less_than_the_peak_all_day() -> None:
     assert follows.replica_hours < 0.8 * steady.replica_hours
     assert follows.most_replicas >= 3
     assert follows.unanswered == steady.unanswered == 0
-    # The busiest hour of the day has more replicas than the quietest.
-    hour = (follows.times / 3600).astype(int)
-    assert follows.running[hour == 14].mean() > follows.running[hour == 2].mean() + 1
 
 
 def test_one_more_than_needed_is_one_more() -> None:
@@ -64,7 +60,7 @@ def test_interruptions_cost_latency_and_restart_what_was_running_but_lose_nothin
     demand = poisson(2.0, 20_000, CHAT, seed=2)
     policy = ScalingPolicy(1.5, min_replicas=2, max_replicas=4, cold_start_seconds=120)
     calm = autoscale(demand, STEP, LIMITS, policy)
-    stormy = autoscale(demand, STEP, LIMITS, policy, spot=SpotMarket(interruptions_per_hour=4.0), seed=1)
+    stormy = autoscale(demand, STEP, LIMITS, policy, interruptions_per_hour=4.0, seed=1)
     assert stormy.interruptions > 5
     assert stormy.restarted_requests > 0
     assert stormy.unanswered == 0
@@ -72,29 +68,11 @@ def test_interruptions_cost_latency_and_restart_what_was_running_but_lose_nothin
     assert stormy.starts > calm.starts
 
 
-def test_nothing_runs_while_a_trace_says_that_there_is_no_capacity() -> None:
-    demand = poisson(1.0, 3_000, CHAT, seed=2)
-    market = SpotMarket(availability=(2, 2, 0, 0, 2), gap_seconds=300)
-    scaled = autoscale(demand, STEP, LIMITS, ScalingPolicy(5.0, max_replicas=2, cold_start_seconds=60), spot=market)
-    place = ((scaled.times - 1e-6) // 300).astype(int) % 5
-    inside = (scaled.times % 300 > 60) & (scaled.times % 300 < 299)
-    assert (scaled.running[np.isin(place, (2, 3)) & inside] == 0).all()
-    assert scaled.interruptions >= 1
-    assert scaled.ttft.p99 > 300
-    assert scaled.unanswered == 0
-
-
-def test_what_is_never_available_leaves_requests_unanswered_and_says_so() -> None:
-    demand = poisson(1.0, 50, CHAT, seed=2)
-    scaled = autoscale(demand, STEP, LIMITS, ScalingPolicy(5.0), spot=SpotMarket(availability=(0,)))
-    assert scaled.unanswered == 50
-    assert scaled.replica_hours == 0
-
-
 def test_the_same_seed_gives_the_same_bill() -> None:
     demand = poisson(2.0, 2_000, CHAT, seed=2)
-    spot = SpotMarket(interruptions_per_hour=6.0)
-    once, again = (autoscale(demand, STEP, LIMITS, ScalingPolicy(1.0), spot=spot, seed=9) for _ in range(2))
+    once, again = (
+        autoscale(demand, STEP, LIMITS, ScalingPolicy(1.0), interruptions_per_hour=6.0, seed=9) for _ in range(2)
+    )
     assert (once.replica_hours, once.e2e, once.interruptions) == (again.replica_hours, again.e2e, again.interruptions)
 
 

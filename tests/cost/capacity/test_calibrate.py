@@ -14,7 +14,7 @@ from nexus_llm.cost.capacity.calibration import (
     LoadTest,
     Measure,
     calibrate,
-    with_other_batching,
+    with_static_batching,
 )
 from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
@@ -83,7 +83,7 @@ def test_a_server_that_schedules_otherwise_than_is_simulated_fails_the_check(wro
 
 def test_a_simulation_that_schedules_otherwise_than_the_server_fails_the_check() -> None:
     right = calibrated(pretended_server())
-    wrong = with_other_batching(right, "static")
+    wrong = with_static_batching(right)
     assert right.is_trustworthy
     assert not wrong.is_trustworthy
     assert wrong.engine.limits.batching == "static"

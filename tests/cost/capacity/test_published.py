@@ -7,27 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nexus_llm.cost.capacity.published import published, published_engines
-from nexus_llm.errors import UsageError
-
 ROOT = Path(__file__).parents[3]
 ROWS = "facts/cost/llama31_8b_measured_nvidia_aiconfigurator_core_0.12.0.csv"
-
-
-def test_every_published_engine_says_where_it_is_from_and_how_far_it_was_off() -> None:
-    engines = published_engines()
-    assert len(engines) >= 3
-    for one in engines:
-        assert one.step_time.provenance == "published"
-        assert "Apache-2.0" in one.step_time.source
-        assert 0 < one.held_out_mean_error_share <= 0.10
-        assert one.rows_held_out >= 4
-
-
-def test_what_nobody_published_is_refused_with_what_there_is() -> None:
-    assert published("h100_sxm", precision="bfloat16").cards == 1
-    with pytest.raises(UsageError, match="no published load test of 1 x l4"):
-        published("l4", precision="bfloat16")
 
 
 def test_half_of_the_published_rows_of_a_card_predicts_the_other_half() -> None:

@@ -5,16 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nexus_llm.arithmetic import Shape
 from nexus_llm.cost.capacity.arrivals import LengthSpread, month, poisson, recorded
+from nexus_llm.cost.capacity.calibrate import non_negative_least_squares
 from nexus_llm.cost.capacity.search import capacity, saturated_requests_per_second
-from nexus_llm.cost.capacity.step_time import StepSample, fit, kv_capacity_tokens, non_negative_least_squares, roofline
+from nexus_llm.cost.capacity.simulate import simulate
 from nexus_llm.cost.day import hourly_profile
 from nexus_llm.cost.quantities import (
     EngineLimits,
-    Hardware,
     LatencyObjective,
-    NothingMeets,
     ReplicaCapacity,
     StepTime,
     Traffic,
@@ -24,26 +22,20 @@ from nexus_llm.errors import UsageError
 STEP = StepTime(0.02, 1e-4, 5e-4, 1e-6, "measured", "a test")
 LIMITS = EngineLimits(kv_cache_tokens=200_000, max_sequences=32, max_batched_tokens=512)
 CHAT = Traffic(requests_per_month=1e6, input_tokens=200, output_tokens=60)
-LLAMA_8B = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
-L4 = Hardware("L4", 24e9, 300e9, 121e12, "NVIDIA's data sheet")
+SATURATION = saturated_requests_per_second(poisson(1.0, 3_000, CHAT, seed=1), STEP, LIMITS)
 
 
-def found(objective: LatencyObjective, **changes: object) -> ReplicaCapacity:
-    result = capacity(STEP, LIMITS, CHAT, objective, seed=1, requests=3_000, **changes)
-    assert isinstance(result, ReplicaCapacity)
-    return result
+def found(objective: LatencyObjective) -> ReplicaCapacity:
+    return capacity(STEP, LIMITS, CHAT, objective, seed=1, requests=3_000)
 
 
 def test_the_load_that_is_found_keeps_the_objective_and_a_little_more_breaks_it() -> None:
     objective = LatencyObjective(ttft_seconds=0.3, e2e_seconds=6.0)
-    result = found(objective)
-    point = result.at_objective
+    point = found(objective).at_objective
     assert point.ttft.p95 <= 0.3
     assert point.e2e.p95 <= 6.0
-    assert 0 < point.requests_per_second < result.saturation_requests_per_second
-    from nexus_llm.cost.capacity.simulate import simulate
-
-    more = point.requests_per_second + 0.006 * result.saturation_requests_per_second
+    assert 0 < point.requests_per_second < SATURATION
+    more = point.requests_per_second + 0.006 * SATURATION
     beyond = simulate(poisson(more, 3_000, CHAT, seed=1), STEP, LIMITS).load_point()
     assert beyond.ttft.p95 > 0.3 or beyond.e2e.p95 > 6.0
 
@@ -55,18 +47,18 @@ def test_a_stricter_objective_never_allows_more() -> None:
 
 
 def test_without_objective_it_is_95_percent_of_saturation() -> None:
-    result = found(LatencyObjective())
-    assert result.at_objective.requests_per_second == pytest.approx(0.95 * result.saturation_requests_per_second)
+    assert found(LatencyObjective()).at_objective.requests_per_second == pytest.approx(0.95 * SATURATION)
 
 
-def test_what_an_empty_replica_misses_is_named_with_the_nearest_that_could_be_met() -> None:
-    result = capacity(STEP, LIMITS, CHAT, LatencyObjective(ttft_seconds=5.0, tpot_seconds=0.001), seed=1, requests=500)
-    assert isinstance(result, NothingMeets)
-    assert result.missed == ("tpot_seconds",)
-    assert result.nearest.ttft_seconds == 5.0
-    assert 0.02 < result.nearest.tpot_seconds < 0.03
-    nearest = capacity(STEP, LIMITS, CHAT, replace(result.nearest, tpot_seconds=0.04), seed=1, requests=500)
-    assert isinstance(nearest, ReplicaCapacity)
+def test_what_an_empty_replica_misses_no_load_keeps_and_what_it_gives_is_told() -> None:
+    nothing = found(LatencyObjective(ttft_seconds=5.0, tpot_seconds=0.001)).at_objective
+    assert nothing.requests_per_second == nothing.output_tokens_per_second == 0
+    ((name, bound, seconds),) = LatencyObjective(ttft_seconds=5.0, tpot_seconds=0.001).missed(nothing)
+    assert (name, bound) == ("tpot", 0.001)
+    assert 0.02 < seconds < 0.03
+    assert found(LatencyObjective(ttft_seconds=5.0, tpot_seconds=0.04)).at_objective.requests_per_second > 0
+    small = replace(LIMITS, kv_cache_tokens=200)
+    assert capacity(STEP, small, CHAT, LatencyObjective(), seed=1, requests=500).at_objective.requests_per_second == 0
 
 
 def test_saturation_is_what_the_steps_allow() -> None:
@@ -86,23 +78,7 @@ def test_an_objective_that_is_no_time_is_refused(seconds: float) -> None:
         capacity(STEP, LIMITS, CHAT, LatencyObjective(e2e_seconds=seconds), seed=0)
 
 
-def test_a_fit_finds_the_numbers_that_made_the_samples_and_says_how_well() -> None:
-    samples = [
-        StepSample(p, b, b * c, 0.01 + 1e-4 * p + 5e-4 * b + 1e-6 * b * c)
-        for p in (0, 100, 500) for b in (1, 8, 32) for c in (50, 500)
-    ]  # fmt: skip
-    result = fit(samples, source="made up")
-    assert result.step_time.fixed_seconds == pytest.approx(0.01)
-    assert result.step_time.seconds_per_context_token == pytest.approx(1e-6)
-    assert result.mean_error_share < 1e-9
-    noisy = [replace(one, seconds=one.seconds * (1.1 if i % 2 else 0.9)) for i, one in enumerate(samples)]
-    assert 0.05 < fit(noisy, source="made up").mean_error_share < 0.15
-
-
-def test_no_coefficient_of_a_fit_is_negative() -> None:
-    samples = [StepSample(0, b, 100 * b, 0.05 - 1e-3 * b) for b in range(1, 8)]
-    step = fit(samples, source="falls with the batch").step_time
-    assert min(step.fixed_seconds, step.seconds_per_sequence, step.seconds_per_context_token) >= 0
+def test_least_squares_without_negative_numbers_are_those_of_scipy() -> None:
     source = np.random.default_rng(0)
     scipy_optimize = pytest.importorskip("scipy.optimize")
     for _ in range(50):
@@ -110,23 +86,6 @@ def test_no_coefficient_of_a_fit_is_negative() -> None:
         np.testing.assert_allclose(
             non_negative_least_squares(rows, target), scipy_optimize.nnls(rows, target)[0], atol=1e-9
         )
-
-
-def test_a_roofline_says_that_it_is_one_and_reads_all_weights_a_step() -> None:
-    step = roofline(LLAMA_8B, L4, "bfloat16", bandwidth_share=1.0, flops_share=1.0, overhead_seconds=0.0)
-    assert step.provenance == "roofline"
-    assert step.fixed_seconds == pytest.approx(16.06e9 / 300e9, rel=1e-3)
-    assert step.seconds_per_context_token == pytest.approx(131_072 / 300e9)
-    assert step.seconds_per_prefill_token == pytest.approx(2 * 7.5e9 / 121e12, rel=0.01)
-    assert "assumed" in step.source
-    with pytest.raises(UsageError, match="no share"):
-        roofline(LLAMA_8B, L4, "bfloat16", bandwidth_share=1.5)
-
-
-def test_weights_that_do_not_fit_a_card_are_refused() -> None:
-    assert 20_000 < kv_capacity_tokens(LLAMA_8B, L4, "bfloat16") < 45_000
-    with pytest.raises(UsageError, match="do not fit"):
-        kv_capacity_tokens(LLAMA_8B, L4, "float32")
 
 
 @pytest.mark.parametrize("peak", [1.0, 1.5, 3.0, 10.0, 20.0])

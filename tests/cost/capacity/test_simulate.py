@@ -56,8 +56,8 @@ def test_jumping_from_event_to_event_equals_a_plain_loop_over_steps(
     np.testing.assert_allclose(found.first_token_seconds, first, rtol=1e-9)
     np.testing.assert_allclose(found.last_token_seconds, last, rtol=1e-9)
     assert found.preemptions == sum(one.preemptions for one in fleet)
-    assert found.work.steps == sum(one.steps for one in fleet)
-    assert math.isclose(found.work.busy_seconds, sum(one.busy for one in fleet), rel_tol=1e-9)
+    assert found.steps == sum(one.steps for one in fleet)
+    assert math.isclose(found.busy_seconds, sum(one.busy for one in fleet), rel_tol=1e-9)
 
 
 def test_a_full_cache_preempts_and_everybody_is_answered_all_the_same() -> None:
@@ -91,25 +91,6 @@ def test_a_closed_loop_equals_a_plain_loop_over_steps(
     np.testing.assert_allclose(found.last_token_seconds, last, rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
-@given(requests, step_times, engines)
-def test_work_is_conserved(demand: Demand, time: StepTime, limits: EngineLimits) -> None:
-    found = simulate(demand, time, limits)
-    work = found.work
-    seconds = (
-        work.steps * time.fixed_seconds
-        + work.prefill_tokens * time.seconds_per_prefill_token
-        + work.sequence_steps * time.seconds_per_sequence
-        + work.context_tokens * time.seconds_per_context_token
-    )
-    assert math.isclose(work.busy_seconds, seconds, rel_tol=1e-9)
-    if not found.preemptions:
-        assert work.prefill_tokens == demand.input_tokens.sum()
-        assert work.sequence_steps == (demand.output_tokens - 1).sum()
-    assert (found.ttft > 0).all()
-    assert (found.last_token_seconds >= found.first_token_seconds).all()
-
-
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.9])
 def test_single_token_requests_one_at_a_time_wait_as_queueing_theory_says(load: float) -> None:
     """M/D/1: mean wait = load x service / (2 (1 - load)) (Pollaczek 1930)."""
@@ -131,12 +112,10 @@ def test_more_load_is_never_faster() -> None:
     assert utilisation == sorted(utilisation)
 
 
-def test_two_replicas_are_faster_than_one_and_the_shorter_queue_beats_taking_turns() -> None:
+def test_two_replicas_are_faster_than_one() -> None:
     demand = poisson(20.0, 20_000, CHAT, seed=5)
     one = simulate(demand, STEP, ROOMY).load_point().e2e.p95
-    turns = simulate(demand, STEP, ROOMY, replicas=2, routing="round_robin").load_point().e2e.p95
-    shorter = simulate(demand, STEP, ROOMY, replicas=2).load_point().e2e.p95
-    assert shorter < turns < one
+    assert simulate(demand, STEP, ROOMY, replicas=2).load_point().e2e.p95 < one
 
 
 def test_a_batch_that_nobody_may_join_is_much_slower() -> None:

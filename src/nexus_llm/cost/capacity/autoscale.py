@@ -8,7 +8,7 @@ replicas themselves are simulated request by request (`simulate`), and so is wha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,48 +51,24 @@ class ScalingPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class SpotMarket:
-    """How capacity is taken away. Both may be given."""
-
-    interruptions_per_hour: float = 0.0
-    """Of one replica, at random."""
-    availability: tuple[int, ...] = ()
-    """How many replicas can run at all, one number each `gap_seconds`, over and over: a recorded trace."""
-    gap_seconds: float = 300.0
-
-    def available(self, now: float, most: int) -> int:
-        """Replicas that can run at `now`."""
-        if not self.availability:
-            return most
-        return min(most, self.availability[int(now / self.gap_seconds) % len(self.availability)])
-
-
-@dataclass(frozen=True, slots=True)
 class Scaled:
     """What a policy comes to under one demand."""
 
+    requests: int
     hours: float
     replica_hours: float
     """Paid for: from each start until its stop, cold start and draining included."""
-    ready_hours: float
-    busy_hours: float
-    utilisation: float
-    """Busy over paid."""
     ttft: Percentiles
     tpot: Percentiles
     e2e: Percentiles
     starts: int
     interruptions: int
+    """Replicas that the spot market took."""
     restarted_requests: int
     """Answers that an interruption cut and that began anew elsewhere."""
     unanswered: int
-    """At the end, because no replica was to be had."""
+    """At the end: more came than all replicas could take."""
     most_replicas: int
-    times: NDArray[np.float64] = field(repr=False)
-    """Ends of the periods, seconds."""
-    running: NDArray[np.int64] = field(repr=False)
-    """Replicas paid for at those times."""
-    ready: NDArray[np.int64] = field(repr=False)
 
 
 def autoscale(
@@ -101,21 +77,22 @@ def autoscale(
     limits: EngineLimits,
     policy: ScalingPolicy,
     *,
-    spot: SpotMarket | None = None,
+    interruptions_per_hour: float = 0.0,
     seed: int = 0,
 ) -> Scaled:
-    """The whole demand under a policy; it begins with the replicas that the first period needs, ready.
+    """The whole demand under a policy; it begins with the replicas that the first period needs, ready. On spot each
+    replica is taken away at random, so often an hour.
 
     Raises:
         UsageError: a policy that cannot be, and as `simulate`.
     """
     check(demand, step_time, limits)
-    _check(policy, spot or SpotMarket())
+    _check(policy, interruptions_per_hour)
     of = engine(step_time, limits)
     requests = new_requests(
         demand.arrived_seconds, demand.input_tokens, demand.output_tokens, admission_seconds=limits.admission_seconds
     )
-    fleet = _Fleet(new_replicas(policy.max_replicas, of), requests, of, policy, spot or SpotMarket(), seed)
+    fleet = _Fleet(new_replicas(policy.max_replicas, of), requests, of, policy, interruptions_per_hour / 3600, seed)
     fleet.run(demand)
     return fleet.result(demand)
 
@@ -124,20 +101,26 @@ class _Fleet:
     """The control loop. Everything that users feel happens in compiled code; this decides once a period."""
 
     def __init__(
-        self, replicas: Replicas, requests: Requests, of: Engine, policy: ScalingPolicy, spot: SpotMarket, seed: int
+        self,
+        replicas: Replicas,
+        requests: Requests,
+        of: Engine,
+        policy: ScalingPolicy,
+        interruptions_per_second: float,
+        seed: int,
     ) -> None:
-        self.replicas, self.requests, self.of, self.policy, self.spot = replicas, requests, of, policy, spot
+        self.replicas, self.requests, self.of, self.policy = replicas, requests, of, policy
+        self.interruptions_per_second = interruptions_per_second
         self.rows = replicas.rows[:-1]
         count = policy.max_replicas
         self.source = np.random.default_rng(seed)
         self.starting = np.full(count, math.inf)  # when it is ready
         self.ends = np.full(count, math.inf)  # when the market takes it
         self.since = np.zeros(count)
-        self.paid = self.ready_seconds = self.now = 0.0
-        self.starts = self.interruptions = self.restarted = 0
+        self.paid = self.now = 0.0
+        self.starts = self.interruptions = self.restarted = self.most = 0
         self._target = 0
         self.wanted_at: list[float] = [0.0] * (count + 1)  # when so many were last wanted
-        self.history: list[tuple[float, int, int]] = []
 
     def run(self, demand: Demand) -> None:
         """Period by period, until everything is answered or can never be."""
@@ -157,33 +140,22 @@ class _Fleet:
     def _period(self, end: float, arrivals: int) -> None:
         while True:
             # A whole number would have everything compiled once more, for another type.
-            event = float(min(self.starting.min(), self.ends.min(), self._market_change(), end))
-            run_until(self.replicas, self.requests, self.of, event, False)
+            event = float(min(self.starting.min(), self.ends.min(), end))
+            run_until(self.replicas, self.requests, self.of, event)
             self._account(event)
             self._happen(event)
             if event >= end:
                 break
         self._scale(self._needed(arrivals), ready_now=False)
-        states = self._states()
-        self.history.append((end, int((states != OFF).sum()), int((states == READY).sum())))
-
-    def _market_change(self) -> float:
-        if not self.spot.availability:
-            return math.inf
-        return (math.floor(self.now / self.spot.gap_seconds + 1e-9) + 1) * self.spot.gap_seconds
+        self.most = max(self.most, int((self._states() != OFF).sum()))
 
     def _account(self, event: float) -> None:
-        self.ready_seconds += float((self.rows["state"] == READY).sum()) * (event - self.now)
         self.now = event
         for r in np.flatnonzero((self._states() == OFF) & (self.since > 0)):
             self._stop_paying(int(r))  # it was draining and is empty now
 
     def _happen(self, now: float) -> None:
         for r in np.flatnonzero(self.ends <= now):
-            self._interrupt(int(r), now)
-        available = self.spot.available(now, self.policy.max_replicas)
-        alive = np.flatnonzero(self._states() != OFF)
-        for r in alive[available:]:
             self._interrupt(int(r), now)
         for r in np.flatnonzero(self.starting <= now):
             self.starting[r] = math.inf
@@ -210,12 +182,11 @@ class _Fleet:
             self.wanted_at[count] = self.now
         states = self._states()
         alive = np.flatnonzero((states == READY) | (states == _STARTING))
-        room = self.spot.available(self.now, self.policy.max_replicas) - int((states != OFF).sum())
-        for r in np.flatnonzero(states == OFF)[: max(0, min(wanted - len(alive), room))]:
+        for r in np.flatnonzero(states == OFF)[: max(0, wanted - len(alive))]:
             self.starts += 1
             self.since[r] = max(self.now, 1e-12)
             self.starting[r] = self.now if ready_now else self.now + self.policy.cold_start_seconds
-            rate = self.spot.interruptions_per_hour / 3600
+            rate = self.interruptions_per_second
             self.ends[r] = self.now + self.source.exponential(1 / rate) if rate else math.inf
             if ready_now:
                 self.starting[r], self.rows["state"][r] = math.inf, READY
@@ -246,14 +217,10 @@ class _Fleet:
         """Everything, once it is over."""
         first, last = self.requests.rows["first"], self.requests.rows["last"]
         gaps = np.where(demand.output_tokens > 1, demand.output_tokens - 1, np.nan)
-        busy = float(self.rows["busy"].sum())
-        times, running, ready = (np.array(column) for column in zip(*self.history, strict=True))
         return Scaled(
+            requests=len(demand),
             hours=self.now / 3600,
             replica_hours=self.paid / 3600,
-            ready_hours=self.ready_seconds / 3600,
-            busy_hours=busy / 3600,
-            utilisation=min(1.0, busy / self.paid) if self.paid else 0.0,
             ttft=percentiles(first - demand.arrived_seconds),
             tpot=percentiles((last - first) / gaps),
             e2e=percentiles(last - demand.arrived_seconds),
@@ -261,14 +228,11 @@ class _Fleet:
             interruptions=self.interruptions,
             restarted_requests=self.restarted,
             unanswered=int(np.isnan(last).sum()),
-            most_replicas=int(running.max()),
-            times=times,
-            running=running,
-            ready=ready,
+            most_replicas=self.most,
         )
 
 
-def _check(policy: ScalingPolicy, spot: SpotMarket) -> None:
+def _check(policy: ScalingPolicy, interruptions_per_hour: float) -> None:
     if not 0 <= policy.min_replicas <= policy.max_replicas or policy.max_replicas < 1 or policy.spare < 0:
         raise UsageError(
             f"from {policy.min_replicas} to {policy.max_replicas} replicas and {policy.spare} spare is no policy",
@@ -276,5 +240,5 @@ def _check(policy: ScalingPolicy, spot: SpotMarket) -> None:
         )
     if min(policy.target_requests_per_second, policy.period_seconds) <= 0 or policy.cold_start_seconds < 0:
         raise UsageError(f"{policy} cannot be", fix="a target and a period above 0, and no negative time")
-    if spot.interruptions_per_hour < 0 or spot.gap_seconds <= 0:
-        raise UsageError(f"{spot.interruptions_per_hour} interruptions an hour cannot be", fix="0 or more")
+    if interruptions_per_hour < 0:
+        raise UsageError(f"{interruptions_per_hour} interruptions an hour cannot be", fix="0 or more")

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nexus_llm.cost.capacity.simulate import Demand, Floats, Simulated, simulate, simulate_closed
-from nexus_llm.cost.capacity.step_time import non_negative_least_squares, step_time
 from nexus_llm.cost.quantities import EngineLimits, Provenance, StepTime
 from nexus_llm.errors import UsageError
 
@@ -79,7 +78,6 @@ def fit_engine(
     limits: EngineLimits,
     *,
     batched_tokens: Iterable[int] = (),
-    sequences: Iterable[int] = (),
     statistics: Sequence[str] = FITTED,
     fits_admission: bool = True,
     source: str,
@@ -87,8 +85,8 @@ def fit_engine(
 ) -> FittedEngine:
     """The engine that explains the points best.
 
-    `batched_tokens` and `sequences` are limits to try instead of those in `limits`. Limits that the points never
-    reached cannot be told apart: then the first of the candidates stays.
+    `batched_tokens` are limits to try instead of the one in `limits`. Those that the points never reached cannot be
+    told apart: then the first of the candidates stays.
 
     Raises:
         UsageError: fewer than two points: five numbers cannot be told from one.
@@ -96,11 +94,8 @@ def fit_engine(
     if len(points) < 2:
         raise UsageError(f"{len(points)} measured points cannot tell a step time", fix="measure a larger grid")
     best: FittedEngine | None = None
-    tried_batched, tried_sequences = list(batched_tokens), list(sequences)
-    for batched, most in itertools.product(
-        tried_batched or [limits.max_batched_tokens], tried_sequences or [limits.max_sequences]
-    ):
-        tried = replace(limits, max_batched_tokens=max(batched, most), max_sequences=most)
+    for batched in list(batched_tokens) or [limits.max_batched_tokens]:
+        tried = replace(limits, max_batched_tokens=max(batched, limits.max_sequences))
         problem = _Problem(points, tried, statistics, fits_admission)
         numbers, loss = problem.solve(_FIRST_GUESS if best is None else _numbers(best))
         if best is None or loss < best.loss * 0.98:  # a tie is no reason to prefer the later one
@@ -188,6 +183,37 @@ class _Problem:
             known = (name for name in self.statistics if not math.isnan(measured[name]))
             ratios += [told[name] / measured[name] for name in known]
         return np.array(ratios)
+
+
+def step_time(coefficients: Floats, *, provenance: Provenance, source: str) -> StepTime:
+    """The step time of four numbers in the order of its fields."""
+    fixed, prefill, sequence, context = (float(value) for value in coefficients[:4])
+    return StepTime(fixed, prefill, sequence, context, provenance, source)
+
+
+def non_negative_least_squares(rows: Floats, target: Floats) -> Floats:
+    """The x ≥ 0 with the least |rows·x − target|², for a handful of columns.
+
+    Its positive entries are the plain least-squares solution over their own columns, so trying all sets of columns
+    finds it (Lawson and Hanson 1974, chapter 23).
+
+    >>> non_negative_least_squares(np.array([[1.0, 1.0], [1.0, 2.0]]), np.array([2.0, 1.0])).round(6).tolist()
+    [1.5, 0.0]
+    """
+    columns = rows.shape[1]
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)  # seconds beside millions of tokens
+    scaled = rows / scale
+    best, least = np.zeros(columns), float(target @ target)
+    for size in range(1, columns + 1):
+        for chosen in itertools.combinations(range(columns), size):
+            part = scaled[:, chosen]
+            found = np.linalg.lstsq(part, target, rcond=None)[0]
+            error = float(((part @ found - target) ** 2).sum())
+            if (found >= 0).all() and error < least * (1 - 1e-12):
+                best, least = np.zeros(columns), error
+                best[list(chosen)] = found
+    solution: Floats = best / scale
+    return solution
 
 
 def _loss(told: Floats) -> float:

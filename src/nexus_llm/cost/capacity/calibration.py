@@ -192,18 +192,13 @@ def calibrate(
     return Calibration(engine, points, _found_by(given, engine), observed)
 
 
-def with_engine(calibration: Calibration, engine: FittedEngine) -> Calibration:
-    """The same measurements beside what another engine predicts."""
-    points = tuple(compared(test, repeats, engine) for test, repeats in calibration.observed.items())
-    return replace(calibration, engine=engine, points=points)
-
-
-def with_other_batching(calibration: Calibration, batching: Literal["continuous", "static"]) -> Calibration:
-    """The same experiment explained, as well as it can be, by an engine that batches otherwise: it has to fail."""
+def with_static_batching(calibration: Calibration) -> Calibration:
+    """The same experiment explained, as well as it can be, by an engine whose batches nobody joins: it has to fail."""
     fitted = [one for test, repeats in calibration.observed.items() if test.kind == "fitted" for one in repeats]
     found = calibration.engine
-    limits = replace(found.limits, batching=batching)
-    return with_engine(calibration, fit_engine(fitted, limits, source=found.step_time.source))
+    engine = fit_engine(fitted, replace(found.limits, batching="static"), source=found.step_time.source)
+    points = tuple(compared(test, repeats, engine) for test, repeats in calibration.observed.items())
+    return replace(calibration, engine=engine, points=points)
 
 
 def compared(test: LoadTest, repeats: Sequence[Observed], engine: FittedEngine) -> Point:

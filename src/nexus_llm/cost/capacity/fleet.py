@@ -21,21 +21,18 @@ from nexus_llm.cost.capacity.scheduler_state import (
 
 
 @njit(cache=True, nogil=True)
-def run_until(
-    replicas: Replicas, requests: Requests, of: Engine, until: float, is_round_robin: bool
-) -> None:  # pragma: no cover - compiled
+def run_until(replicas: Replicas, requests: Requests, of: Engine, until: float) -> None:
     """Routes what arrives by `until` and runs all replicas up to then.
 
-    A request goes to the ready replica with the fewest unfinished requests, the first of equals; or to each in turn.
-    Where none is ready it waits at the door.
+    A request goes to the ready replica with the fewest unfinished requests, the first of equals. Where none is ready it
+    waits at the door.
     """
     count = len(replicas.rows) - 1
     ready = 0
     for r in range(count):
         ready += replicas.rows[r].state == READY
     while ready > 0 and replicas.rows[count].head != NOBODY:
-        request = dequeue(replicas, requests, count)
-        _give(replicas, requests, request, is_round_robin)
+        _give(replicas, requests, dequeue(replicas, requests, count))
     while not of.is_closed and requests.following[0] < len(requests.rows):
         request = int(requests.following[0])
         now = requests.rows[request].visible
@@ -45,11 +42,11 @@ def run_until(
         if ready == 0:
             enqueue(replicas, requests, count, request)
             continue
-        if ready > 1 and not is_round_robin:
+        if ready > 1:
             for r in range(count):
                 if replicas.rows[r].state == READY and replicas.rows[r].quiet <= now:
                     replicas.rows[r].quiet = advance(replicas, requests, r, of, now)
-        _give(replicas, requests, request, is_round_robin)
+        _give(replicas, requests, request)
     for r in range(count):
         if replicas.rows[r].state != OFF:
             replicas.rows[r].quiet = advance(replicas, requests, r, of, until)
@@ -58,9 +55,7 @@ def run_until(
 
 
 @njit(cache=True, nogil=True)
-def fill_closed_loop(
-    replicas: Replicas, requests: Requests, concurrency: int, admission_seconds: float
-) -> None:  # pragma: no cover - compiled
+def fill_closed_loop(replicas: Replicas, requests: Requests, concurrency: int, admission_seconds: float) -> None:
     """Sends the first requests of a closed loop on one replica, all at once; the rest follows from their ends."""
     for request in range(min(concurrency, len(requests.rows))):
         requests.rows[request].arrived = 0.0
@@ -70,21 +65,16 @@ def fill_closed_loop(
 
 
 @njit(cache=True, nogil=True)
-def take_away(
-    replicas: Replicas, requests: Requests, r: int, of: Engine, now: float
-) -> int:  # pragma: no cover - compiled
+def take_away(replicas: Replicas, requests: Requests, r: int, of: Engine, now: float) -> int:
     """Ends a replica at once: all that it had starts anew elsewhere, its answers so far lost. How many those are."""
     row, count = replicas.rows[r], len(replicas.rows) - 1
-    lost = 0
+    lost = int(outstanding(replicas, r))
     for slot in range(row.decoding):
         _start_anew(replicas, requests, count, int(replicas.decode[r, slot].request), now)
-        lost += 1
     for i in range(row.prefilling):
         _start_anew(replicas, requests, count, int(replicas.fill[r, i].request), now)
-        lost += 1
     while row.head != NOBODY:
         _start_anew(replicas, requests, count, dequeue(replicas, requests, r), now)
-        lost += 1
     row.state = OFF
     row.clock = now
     if row.step_end > now:
@@ -102,24 +92,19 @@ def take_away(
 
 
 @inner
-def _give(
-    replicas: Replicas, requests: Requests, request: int, is_round_robin: bool
-) -> None:  # pragma: no cover - compiled
+def _give(replicas: Replicas, requests: Requests, request: int) -> None:
     chosen, fewest = NOBODY, NEVER
     for r in range(len(replicas.rows) - 1):
         if replicas.rows[r].state == READY:
-            load = replicas.rows[r].given if is_round_robin else outstanding(replicas, r)
+            load = outstanding(replicas, r)
             if load < fewest:
                 chosen, fewest = r, load
-    replicas.rows[chosen].given += 1
     replicas.rows[chosen].quiet = 0.0
     enqueue(replicas, requests, chosen, request)
 
 
 @inner
-def _start_anew(
-    replicas: Replicas, requests: Requests, door: int, request: int, now: float
-) -> None:  # pragma: no cover - compiled
+def _start_anew(replicas: Replicas, requests: Requests, door: int, request: int, now: float) -> None:
     requests.rows[request].generated = 0
     requests.rows[request].first = math.nan
     requests.rows[request].visible = now

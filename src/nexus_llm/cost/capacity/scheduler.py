@@ -21,9 +21,7 @@ from nexus_llm.cost.capacity.scheduler_state import NEVER, NOBODY, Engine, Repli
 
 
 @inner
-def advance(
-    replicas: Replicas, requests: Requests, r: int, of: Engine, until: float
-) -> float:  # pragma: no cover - compiled
+def advance(replicas: Replicas, requests: Requests, r: int, of: Engine, until: float) -> float:
     """Runs the steps of replica `r` that end by `until`. Requests that arrive by then must be in its queue.
 
     What comes out is a time before which no request of it ends, whoever else arrives elsewhere.
@@ -53,21 +51,21 @@ def advance(
 
 
 @inner
-def outstanding(replicas: Replicas, r: int) -> int:  # pragma: no cover - compiled
+def outstanding(replicas: Replicas, r: int) -> int:
     """Requests that replica `r` has and has not finished."""
     row = replicas.rows[r]
     return int(row.waiting + row.decoding + row.prefilling)
 
 
 @inner
-def _is_full(replicas: Replicas, r: int, of: Engine) -> bool:  # pragma: no cover - compiled
+def _is_full(replicas: Replicas, r: int, of: Engine) -> bool:
     row = replicas.rows[r]
     running = row.decoding + row.prefilling
     return bool(running >= of.max_sequences or (of.is_static and running > 0))
 
 
 @inner
-def _may_let_in(replicas: Replicas, requests: Requests, r: int, of: Engine) -> bool:  # pragma: no cover - compiled
+def _may_let_in(replicas: Replicas, requests: Requests, r: int, of: Engine) -> bool:
     """Whether the first of the queue might get in now: then a step must be looked at closely."""
     row = replicas.rows[r]
     head = row.head
@@ -77,14 +75,12 @@ def _may_let_in(replicas: Replicas, requests: Requests, r: int, of: Engine) -> b
 
 
 @inner
-def _blocks(tokens: int, block: int) -> int:  # pragma: no cover - compiled
+def _blocks(tokens: int, block: int) -> int:
     return (tokens + block - 1) // block
 
 
 @inner
-def _steps_to_jump(
-    replicas: Replicas, requests: Requests, r: int, of: Engine, until: float
-) -> int:  # pragma: no cover - compiled
+def _steps_to_jump(replicas: Replicas, requests: Requests, r: int, of: Engine, until: float) -> int:
     """Pure decoding steps until something happens; 0 where not one ends by `until`, -1 where the cache is full."""
     row = replicas.rows[r]
     steps = row.next_finish - row.counter
@@ -109,7 +105,7 @@ def _steps_to_jump(
 
 
 @inner
-def _quiet_until(replicas: Replicas, requests: Requests, r: int, of: Engine) -> float:  # pragma: no cover - compiled
+def _quiet_until(replicas: Replicas, requests: Requests, r: int, of: Engine) -> float:
     """When, at the earliest, decoding comes to an end of a request, a full cache or a request to let in."""
     row = replicas.rows[r]
     steps = _steps_that_fit(replicas, r, of, row.next_finish - row.counter)
@@ -123,7 +119,7 @@ def _quiet_until(replicas: Replicas, requests: Requests, r: int, of: Engine) -> 
 
 
 @inner
-def _steps_that_fit(replicas: Replicas, r: int, of: Engine, steps: int) -> int:  # pragma: no cover - compiled
+def _steps_that_fit(replicas: Replicas, r: int, of: Engine, steps: int) -> int:
     """As many of the steps as the free blocks of the cache allow."""
     row = replicas.rows[r]
     left = row.free
@@ -137,13 +133,13 @@ def _steps_that_fit(replicas: Replicas, r: int, of: Engine, steps: int) -> int: 
 
 
 @inner
-def _duration(steps: int, first: float, growth: float) -> float:  # pragma: no cover - compiled
+def _duration(steps: int, first: float, growth: float) -> float:
     """Seconds of steps of which the first takes `first` and each next one `growth` more."""
     return steps * first + growth * (steps * (steps - 1) / 2)
 
 
 @inner
-def _steps_within(gap: float, first: float, growth: float, most: int) -> int:  # pragma: no cover - compiled
+def _steps_within(gap: float, first: float, growth: float, most: int) -> int:
     """The most steps, up to `most`, that end within `gap` seconds."""
     if gap >= _duration(most, first, growth):
         return most
@@ -158,9 +154,7 @@ def _steps_within(gap: float, first: float, growth: float, most: int) -> int:  #
 
 
 @inner
-def _jump(
-    replicas: Replicas, requests: Requests, r: int, of: Engine, steps: int
-) -> None:  # pragma: no cover - compiled
+def _jump(replicas: Replicas, requests: Requests, r: int, of: Engine, steps: int) -> None:
     row = replicas.rows[r]
     sequences = row.decoding
     read = steps * float(row.context) + sequences * (steps * (steps - 1) / 2)
@@ -174,15 +168,13 @@ def _jump(
     row.context += steps * sequences
     row.clock += seconds
     row.busy += seconds
-    row.decoded += steps * sequences
-    row.context_read += read
     row.sequence_steps += steps * sequences
     if row.counter == row.next_finish:
         _finish_decoded(replicas, requests, r, of)
 
 
 @inner
-def _begin_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
+def _begin_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:
     """Decides what the next step does: makes room, deals out tokens, lets requests in."""
     row = replicas.rows[r]
     had_room = _make_room(replicas, requests, r, of)
@@ -222,14 +214,11 @@ def _begin_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> N
     seconds = of.fixed + of.per_prefill * tokens + of.per_sequence * sequences + of.per_context * cached
     row.step_end = row.clock + seconds
     row.busy += seconds
-    row.prefilled += tokens
-    row.decoded += sequences
-    row.context_read += cached
     row.sequence_steps += sequences + row.prefilling
 
 
 @inner
-def _make_room(replicas: Replicas, requests: Requests, r: int, of: Engine) -> bool:  # pragma: no cover - compiled
+def _make_room(replicas: Replicas, requests: Requests, r: int, of: Engine) -> bool:
     """Takes the blocks that this step's tokens need; whether it did so without taking them from somebody."""
     row = replicas.rows[r]
     phase = row.counter % of.block
@@ -242,7 +231,7 @@ def _make_room(replicas: Replicas, requests: Requests, r: int, of: Engine) -> bo
 
 
 @inner
-def _preempt_newest(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
+def _preempt_newest(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:
     """The sequence that was let in last goes back to the front of the queue."""
     row = replicas.rows[r]
     if row.prefilling > 0:  # whoever still reads its prompt came after all who decode
@@ -269,9 +258,7 @@ def _preempt_newest(replicas: Replicas, requests: Requests, r: int, of: Engine) 
 
 
 @inner
-def _leave(
-    replicas: Replicas, requests: Requests, r: int, of: Engine, slot: int
-) -> None:  # pragma: no cover - compiled
+def _leave(replicas: Replicas, requests: Requests, r: int, of: Engine, slot: int) -> None:
     """Gives back what a decoding sequence holds of the cache."""
     row = replicas.rows[r]
     request = replicas.decode[r, slot].request
@@ -283,12 +270,10 @@ def _leave(
 
 
 @inner
-def _remove_slot(replicas: Replicas, r: int, slot: int) -> None:  # pragma: no cover - compiled
+def _remove_slot(replicas: Replicas, r: int, slot: int) -> None:
     row = replicas.rows[r]
     last = row.decoding - 1
-    replicas.decode[r, slot].request = replicas.decode[r, last].request
-    replicas.decode[r, slot].finish = replicas.decode[r, last].finish
-    replicas.decode[r, slot].admitted = replicas.decode[r, last].admitted
+    replicas.decode[r, slot] = replicas.decode[r, last]
     row.decoding = last
     earliest = NEVER
     for other in range(last):
@@ -297,7 +282,7 @@ def _remove_slot(replicas: Replicas, r: int, slot: int) -> None:  # pragma: no c
 
 
 @inner
-def _end_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
+def _end_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:
     """Hands out the tokens of the step that was begun."""
     row = replicas.rows[r]
     row.clock = row.step_end
@@ -312,17 +297,13 @@ def _end_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> Non
         if replicas.fill[r, i].left == 0:
             _begin_decoding(replicas, requests, r, of, i)
             continue
-        replicas.fill[r, kept].request = replicas.fill[r, i].request
-        replicas.fill[r, kept].left = replicas.fill[r, i].left
-        replicas.fill[r, kept].admitted = replicas.fill[r, i].admitted
+        replicas.fill[r, kept] = replicas.fill[r, i]
         kept += 1
     row.prefilling = kept
 
 
 @inner
-def _begin_decoding(
-    replicas: Replicas, requests: Requests, r: int, of: Engine, i: int
-) -> None:  # pragma: no cover - compiled
+def _begin_decoding(replicas: Replicas, requests: Requests, r: int, of: Engine, i: int) -> None:
     """A prompt was read to its end, which gives a token."""
     row = replicas.rows[r]
     request = int(replicas.fill[r, i].request)
@@ -346,7 +327,7 @@ def _begin_decoding(
 
 
 @inner
-def _finish_decoded(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:  # pragma: no cover - compiled
+def _finish_decoded(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:
     """Takes those out that said their last token, the one that was let in first at first."""
     row = replicas.rows[r]
     earliest, slot = NEVER, 0
@@ -355,9 +336,7 @@ def _finish_decoded(replicas: Replicas, requests: Requests, r: int, of: Engine) 
             request = int(replicas.decode[r, slot].request)
             _leave(replicas, requests, r, of, slot)
             last = row.decoding - 1
-            replicas.decode[r, slot].request = replicas.decode[r, last].request
-            replicas.decode[r, slot].finish = replicas.decode[r, last].finish
-            replicas.decode[r, slot].admitted = replicas.decode[r, last].admitted
+            replicas.decode[r, slot] = replicas.decode[r, last]
             row.decoding = last
             _end_request(replicas, requests, r, of, request)
         else:
@@ -367,9 +346,7 @@ def _finish_decoded(replicas: Replicas, requests: Requests, r: int, of: Engine) 
 
 
 @inner
-def _end_request(
-    replicas: Replicas, requests: Requests, r: int, of: Engine, request: int
-) -> None:  # pragma: no cover - compiled
+def _end_request(replicas: Replicas, requests: Requests, r: int, of: Engine, request: int) -> None:
     row = replicas.rows[r]
     requests.rows[request].last = row.clock
     if of.is_closed and requests.following[0] < len(requests.rows):

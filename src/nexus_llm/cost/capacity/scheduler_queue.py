@@ -12,7 +12,7 @@ inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_
 
 
 @inner
-def enqueue(replicas: Replicas, requests: Requests, place: int, request: int) -> None:  # pragma: no cover - compiled
+def enqueue(replicas: Replicas, requests: Requests, place: int, request: int) -> None:
     """Puts a request at the end of a queue."""
     row = replicas.rows[place]
     requests.rows[request].behind = NOBODY
@@ -25,7 +25,7 @@ def enqueue(replicas: Replicas, requests: Requests, place: int, request: int) ->
 
 
 @inner
-def dequeue(replicas: Replicas, requests: Requests, place: int) -> int:  # pragma: no cover - compiled
+def dequeue(replicas: Replicas, requests: Requests, place: int) -> int:
     """The first of a queue, taken from it."""
     row = replicas.rows[place]
     request = int(row.head)

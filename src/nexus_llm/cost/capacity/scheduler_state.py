@@ -55,7 +55,6 @@ REPLICA = np.dtype(
         ("step_end", np.float64),  # end of the step with prefill that runs; negative where none does
         ("quiet", np.float64),  # until then none of its requests ends
         ("busy", np.float64),
-        ("context_read", np.float64),
         ("state", np.int64),
         ("counter", np.int64),  # steps so far: each gives every decoding sequence one token
         ("decoding", np.int64),
@@ -67,9 +66,6 @@ REPLICA = np.dtype(
         ("head", np.int64),
         ("tail", np.int64),
         ("waiting", np.int64),
-        ("given", np.int64),  # requests that it was sent
-        ("prefilled", np.int64),
-        ("decoded", np.int64),
         ("sequence_steps", np.int64),
         ("preemptions", np.int64),
     ]

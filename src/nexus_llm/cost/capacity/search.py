@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from nexus_llm.cost.quantities import (
     EngineLimits,
     LatencyObjective,
     LoadPoint,
-    NothingMeets,
     ReplicaCapacity,
     StepTime,
     Traffic,
@@ -23,7 +22,6 @@ STABLE_SHARE = 0.95
 """Of saturation. Above it queues grow through a busy hour, which a simulation of minutes would not show."""
 REQUESTS = 20_000
 PRECISION_SHARE = 0.005
-_FIELDS = ("ttft", "tpot", "e2e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +55,12 @@ def capacity(
     seed: int,
     spread: LengthSpread | None = None,
     requests: int = REQUESTS,
-) -> ReplicaCapacity | NothingMeets:
+) -> ReplicaCapacity:
     """The largest Poisson load whose 95th percentiles keep the objective, within 0.5 % of saturation.
 
     The same seed draws the same lengths and the same gaps, scaled, for every load that is tried, so the answer does not
-    scatter. Without any objective it is 95 % of saturation. Lengths above what the cache holds are cut.
+    scatter. Without any objective it is 95 % of saturation. Lengths above what the cache holds are cut. Where one
+    request alone misses the objective, or a mean one does not fit, it is none.
 
     Raises:
         UsageError: an objective that is no time, traffic or limits that cannot be.
@@ -70,22 +69,20 @@ def capacity(
     offered = _Offered(traffic, step_time, limits, spread, requests, seed)
     saturation = saturated_requests_per_second(offered.demand(1.0), step_time, limits)
     alone = offered.at(_calm_rate(offered))
-    missed = _missed(alone, objective)
-    if missed:
-        raised = {name: getattr(alone, name.removesuffix("_seconds")).p95 for name in missed}
-        return NothingMeets(objective, alone, missed, replace(objective, **raised), step_time)
+    if objective.missed(alone) or traffic.input_tokens + traffic.output_tokens > limits.kv_cache_tokens:
+        return ReplicaCapacity(alone.as_none, step_time)
     low, best, high = 0.0, alone, STABLE_SHARE * saturation
     at_most = offered.at(high)
-    if not _missed(at_most, objective):
-        return ReplicaCapacity(at_most, saturation, step_time)
+    if not objective.missed(at_most):
+        return ReplicaCapacity(at_most, step_time)
     while high - low > PRECISION_SHARE * saturation:
         middle = (low + high) / 2
         point = offered.at(middle)
-        if _missed(point, objective):
+        if objective.missed(point):
             high = middle
         else:
             low, best = middle, point
-    return ReplicaCapacity(best, saturation, step_time)
+    return ReplicaCapacity(best, step_time)
 
 
 def saturated_requests_per_second(demand: Demand, step_time: StepTime, limits: EngineLimits) -> float:
@@ -110,11 +107,6 @@ def _calm_rate(offered: _Offered) -> float:
     return 1e-4 / seconds
 
 
-def _missed(point: LoadPoint, objective: LatencyObjective) -> tuple[str, ...]:
-    bounds = ((f"{name}_seconds", getattr(objective, f"{name}_seconds"), getattr(point, name).p95) for name in _FIELDS)
-    return tuple(name for name, bound, p95 in bounds if bound is not None and p95 > bound)
-
-
 def that_fit(demand: Demand, limits: EngineLimits) -> Demand:
     """The same requests, the longest ones cut so that the cache holds each: first the answer, then the prompt."""
     most = limits.kv_cache_tokens // limits.kv_block_tokens * limits.kv_block_tokens
@@ -124,7 +116,6 @@ def that_fit(demand: Demand, limits: EngineLimits) -> Demand:
 
 
 def _check(objective: LatencyObjective) -> None:
-    for name in _FIELDS:
-        bound = getattr(objective, f"{name}_seconds")
+    for name, bound in asdict(objective).items():
         if bound is not None and not 0 < bound < float("inf"):
-            raise UsageError(f"{bound} seconds is no objective for {name}", fix="seconds above 0, or none")
+            raise UsageError(f"{bound} is no objective for {name}", fix="seconds above 0, or none")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ from nexus_llm.errors import UsageError
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-Routing = Literal["least_loaded", "round_robin"]
 WARMUP_SHARE = 0.1
 """Of the requests, first in time, that the figures leave out: the replicas start empty."""
 
@@ -46,27 +44,16 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What the replicas did, all of them together. `StepTime` times these is the time that they were busy."""
-
-    steps: int
-    prefill_tokens: int
-    sequence_steps: int
-    """Tokens decoded, one a sequence and step."""
-    context_tokens: float
-    """Cached tokens read, summed over steps."""
-    busy_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Simulated:
     """One row a request; seconds since the start."""
 
     demand: Demand
     first_token_seconds: Floats
     last_token_seconds: Floats
-    work: Work
     replicas: int
+    steps: int
+    """Of all replicas, as what follows."""
+    busy_seconds: float
     preemptions: int
     mean_sequences: float
 
@@ -87,9 +74,9 @@ class Simulated:
         """Seconds from arrival to the last token."""
         return self.last_token_seconds - self.demand.arrived_seconds
 
-    def load_point(self, *, warmup_share: float = WARMUP_SHARE) -> LoadPoint:
+    def load_point(self) -> LoadPoint:
         """One replica's share of the load, without the first requests; rates are those of arrivals after them."""
-        skip = int(len(self.demand) * warmup_share)
+        skip = int(len(self.demand) * WARMUP_SHARE)
         arrived = self.demand.arrived_seconds[skip:]
         span = float(self.last_token_seconds.max() - self.demand.arrived_seconds[0])
         seconds = float(self.last_token_seconds[skip:].max() - arrived[0])
@@ -100,9 +87,8 @@ class Simulated:
             ttft=percentiles(self.ttft[skip:]),
             tpot=percentiles(self.tpot[skip:]),
             e2e=percentiles(self.e2e[skip:]),
-            utilisation=min(1.0, self.work.busy_seconds / span / self.replicas),
+            utilisation=min(1.0, self.busy_seconds / span / self.replicas),
             mean_sequences=self.mean_sequences,
-            preemptions_per_request=self.preemptions / len(self.demand),
         )
 
 
@@ -115,14 +101,7 @@ def percentiles(seconds: Floats) -> Percentiles:
     return Percentiles(*(float(value) for value in found))
 
 
-def simulate(
-    demand: Demand,
-    step_time: StepTime,
-    limits: EngineLimits,
-    *,
-    replicas: int = 1,
-    routing: Routing = "least_loaded",
-) -> Simulated:
+def simulate(demand: Demand, step_time: StepTime, limits: EngineLimits, *, replicas: int = 1) -> Simulated:
     """Every request of an open loop, on so many replicas.
 
     Raises:
@@ -135,7 +114,7 @@ def simulate(
     )
     fleet = new_replicas(replicas, of)
     fleet.rows["state"][:-1] = READY
-    run_until(fleet, requests, of, math.inf, routing == "round_robin")
+    run_until(fleet, requests, of, math.inf)
     return simulated(demand, requests, fleet)
 
 
@@ -154,26 +133,20 @@ def simulate_closed(
     fleet = new_replicas(1, of)
     fleet.rows["state"][:-1] = READY
     fill_closed_loop(fleet, requests, concurrency, limits.admission_seconds)
-    run_until(fleet, requests, of, math.inf, False)
+    run_until(fleet, requests, of, math.inf)
     return simulated(replace(sent, arrived_seconds=requests.rows["arrived"].copy()), requests, fleet)
 
 
 def simulated(demand: Demand, requests: Requests, fleet: Replicas) -> Simulated:
     """What came out of a finished simulation."""
     steps = int(fleet.rows["counter"].sum())
-    work = Work(
-        steps=steps,
-        prefill_tokens=int(fleet.rows["prefilled"].sum()),
-        sequence_steps=int(fleet.rows["decoded"].sum()),
-        context_tokens=float(fleet.rows["context_read"].sum()),
-        busy_seconds=float(fleet.rows["busy"].sum()),
-    )
     return Simulated(
         demand=demand,
         first_token_seconds=requests.rows["first"].copy(),
         last_token_seconds=requests.rows["last"].copy(),
-        work=work,
         replicas=len(fleet.rows) - 1,
+        steps=steps,
+        busy_seconds=float(fleet.rows["busy"].sum()),
         preemptions=int(fleet.rows["preemptions"].sum()),
         mean_sequences=float(fleet.rows["sequence_steps"].sum()) / max(1, steps),
     )
