@@ -39,7 +39,7 @@ def clean(texts: pl.Series) -> pl.Series:
 
 
 @njit(cache=True, nogil=True)
-def _cleaned(data: Any, offsets: Any, kinds: Any) -> tuple[Any, Any]:  # pragma: no cover - compiled
+def _cleaned(data: Any, offsets: Any, kinds: Any) -> tuple[Any, Any]:
     """(bytes, offsets) of the cleaned texts, not yet composed."""
     out = np.empty(len(data), np.uint8)
     bounds = np.zeros(len(offsets), np.int64)

@@ -41,7 +41,7 @@ class Components:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _root(parents: Any, node: int) -> int:  # pragma: no cover - compiled
+def _root(parents: Any, node: int) -> int:
     while parents[node] != node:
         # Halving the path on the way up keeps paths short (Tarjan and van Leeuwen 1984).
         parents[node] = parents[parents[node]]
@@ -50,7 +50,7 @@ def _root(parents: Any, node: int) -> int:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _join(parents: Any, is_joined: Any, left: Any, right: Any) -> None:  # pragma: no cover - compiled
+def _join(parents: Any, is_joined: Any, left: Any, right: Any) -> None:
     for edge in range(len(left)):
         one, other = int(left[edge]), int(right[edge])
         is_joined[one] = is_joined[other] = True
@@ -59,6 +59,6 @@ def _join(parents: Any, is_joined: Any, left: Any, right: Any) -> None:  # pragm
 
 
 @njit(cache=True, nogil=True)
-def _find(parents: Any, nodes: Any, roots: Any) -> None:  # pragma: no cover - compiled
+def _find(parents: Any, nodes: Any, roots: Any) -> None:
     for place in range(len(nodes)):
         roots[place] = _root(parents, nodes[place])

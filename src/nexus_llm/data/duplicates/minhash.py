@@ -78,7 +78,7 @@ def _checked(words: int) -> int:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _fill_runs(hashes: Any, count: int, width: int, runs: Any) -> int:  # pragma: no cover - compiled
+def _fill_runs(hashes: Any, count: int, width: int, runs: Any) -> int:
     """Count of runs: `runs[i]` becomes the hash of words i … i + width − 1."""
     found = count - width + 1
     runs[:found] = 0
@@ -104,7 +104,7 @@ def _next_runs(
     starts: Any,
     carried: int,
     runs: Any,
-) -> tuple[int, int, int]:  # pragma: no cover - compiled
+) -> tuple[int, int, int]:
     """(runs found in the next piece of a text, words to carry into the next one, byte behind what was read).
 
     `carried` is −1 at a text's start: a whole text of fewer words than `width` is one run.
@@ -123,7 +123,7 @@ def _next_runs(
 @njit(cache=True, nogil=True)
 def _fill_band_keys(
     data: Any, offsets: Any, width: int, small: Any, flags: Any, lowered: Any, factors: Any, summands: Any, keys: Any
-) -> None:  # pragma: no cover - compiled
+) -> None:
     hashes, starts, runs = np.empty(_PIECE, np.uint64), np.empty(_PIECE, np.int64), np.empty(_PIECE + 4, np.uint64)
     minima = np.empty(PERMUTATIONS, np.uint64)
     for text in range(len(offsets) - 1):
@@ -143,9 +143,7 @@ def _fill_band_keys(
 
 
 @njit(cache=True, nogil=True)
-def _lower_minima(
-    runs: Any, found: int, factors: Any, summands: Any, minima: Any
-) -> None:  # pragma: no cover - compiled
+def _lower_minima(runs: Any, found: int, factors: Any, summands: Any, minima: Any) -> None:
     """Four runs at a time, so that a permutation's numbers are loaded once for the four."""
     for extra in range(found, found + 3):
         runs[extra] = runs[found - 1] if found else _LARGEST
@@ -161,7 +159,7 @@ def _lower_minima(
 @njit(cache=True, nogil=True)
 def _fill_shingle_sets(
     data: Any, offsets: Any, width: int, small: Any, flags: Any, lowered: Any, found_hashes: Any, bounds: Any
-) -> None:  # pragma: no cover - compiled
+) -> None:
     hashes, starts, runs = np.empty(_PIECE, np.uint64), np.empty(_PIECE, np.int64), np.empty(_PIECE, np.uint64)
     for text in range(len(offsets) - 1):
         first = bounds[text]
@@ -177,7 +175,7 @@ def _fill_shingle_sets(
 
 
 @njit(cache=True, nogil=True)
-def _sort_distinct(hashes: Any) -> int:  # pragma: no cover - compiled
+def _sort_distinct(hashes: Any) -> int:
     """Count of distinct values, which now stand sorted in front.
 
     The values are hashes, spread evenly: each goes to the slot that its leading bits name, or behind it, so that the
@@ -209,7 +207,7 @@ def _sort_distinct(hashes: Any) -> int:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _fill_jaccards(hashes: Any, bounds: Any, left: Any, right: Any, found: Any) -> None:  # pragma: no cover - compiled
+def _fill_jaccards(hashes: Any, bounds: Any, left: Any, right: Any, found: Any) -> None:
     for pair in range(len(left)):
         a, a_end = bounds[left[pair]], bounds[left[pair] + 1]
         b, b_end = bounds[right[pair]], bounds[right[pair] + 1]

@@ -46,7 +46,7 @@ def text_buffers(texts: pl.Series) -> tuple[Bytes, Offsets]:
 @njit(cache=True, nogil=True)
 def fill_words(
     data: Any, place: int, end: int, small: Any, flags: Any, lowered: Any, hashes: Any, starts: Any, count: int
-) -> tuple[int, int]:  # pragma: no cover - compiled
+) -> tuple[int, int]:
     """(words in `hashes`, byte behind what was read): the hashes of the words in `data[place:end]`.
 
     They are appended behind the first `count`, with the byte each starts at, until `hashes` is full.

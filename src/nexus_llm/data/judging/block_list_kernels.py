@@ -15,7 +15,7 @@ _SLASH, _COLON, _DOT, _AT, _HASH, _QUESTION, _NEWLINE = 47, 58, 46, 64, 35, 63, 
 
 
 @njit(cache=True, nogil=True)
-def look_up(data: Any, offsets: Any, domains: Any, urls: Any) -> Any:  # pragma: no cover - compiled
+def look_up(data: Any, offsets: Any, domains: Any, urls: Any) -> Any:
     """(0 free, 1 blocked domain, 2 blocked URL; begin and end of the matching part in `data`), one entry a URL."""
     count = len(offsets) - 1
     kinds, begins, ends = np.zeros(count, np.uint8), np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -47,7 +47,7 @@ def look_up(data: Any, offsets: Any, domains: Any, urls: Any) -> Any:  # pragma:
 
 
 @njit(cache=True, nogil=True)
-def line_hashes(data: Any, whole_hosts: bool) -> Any:  # pragma: no cover - compiled
+def line_hashes(data: Any, whole_hosts: bool) -> Any:
     """Hashes of the lines' hosts, read from the right as `look_up` does, or of their whole addresses."""
     lines = 1
     for byte in data:
@@ -84,7 +84,7 @@ def line_hashes(data: Any, whole_hosts: bool) -> Any:  # pragma: no cover - comp
 
 
 @njit(cache=True, nogil=True)
-def _parts(data: Any, begin: int, end: int) -> tuple[int, int, int, int]:  # pragma: no cover - compiled
+def _parts(data: Any, begin: int, end: int) -> tuple[int, int, int, int]:
     """(begin of the host, its end, begin of the path, end) of a URL with or without scheme, user, port, white space."""
     while begin < end and data[begin] <= 32:
         begin += 1
@@ -112,7 +112,7 @@ def _parts(data: Any, begin: int, end: int) -> tuple[int, int, int, int]:  # pra
 
 
 @njit(cache=True, nogil=True)
-def _without_www(data: Any, begin: int, end: int) -> int:  # pragma: no cover - compiled
+def _without_www(data: Any, begin: int, end: int) -> int:
     is_www = end - begin > 4 and data[begin + 3] == _DOT
     for place in range(begin, min(begin + 3, end)):
         is_www = is_www and _small(data[place]) == 119
@@ -120,17 +120,17 @@ def _without_www(data: Any, begin: int, end: int) -> int:  # pragma: no cover - 
 
 
 @njit(cache=True, nogil=True)
-def _small(byte: int) -> int:  # pragma: no cover - compiled
+def _small(byte: int) -> int:
     return byte + 32 if 65 <= byte <= 90 else byte
 
 
 @njit(cache=True, nogil=True)
-def _step(value: Any, byte: int) -> Any:  # pragma: no cover - compiled
+def _step(value: Any, byte: int) -> Any:
     return (value ^ np.uint64(byte)) * _PRIME
 
 
 @njit(cache=True, nogil=True)
-def _holds(values: Any, value: Any) -> bool:  # pragma: no cover - compiled
+def _holds(values: Any, value: Any) -> bool:
     """Whether the sorted `values` hold `value`."""
     low, high = 0, len(values)
     while low < high:

@@ -192,12 +192,12 @@ def _ignored(common: pl.DataFrame, texts: pl.Series) -> pl.DataFrame:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _has(table: Any, bit: Any) -> Any:  # pragma: no cover - compiled
+def _has(table: Any, bit: Any) -> Any:
     return (table[bit >> np.uint64(3)] >> (bit & np.uint64(7))) & np.uint8(1)
 
 
 @njit(cache=True, nogil=True)
-def _place_of(run: Any, runs: Any) -> int:  # pragma: no cover - compiled
+def _place_of(run: Any, runs: Any) -> int:
     """As `searchsorted`, which takes ten times longer to compile."""
     low, high = 0, len(runs)
     while low < high:
@@ -210,7 +210,7 @@ def _place_of(run: Any, runs: Any) -> int:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _sum_up(hashes: Any, count: int, sums: Any) -> None:  # pragma: no cover - compiled
+def _sum_up(hashes: Any, count: int, sums: Any) -> None:
     """`sums[i]` becomes Horner's sum of the first i hashes: that of any run is a difference of two."""
     sums[0] = 0
     for place in range(count):
@@ -229,7 +229,7 @@ def _fill_item_runs(
     runs: Any,
     prefixes: Any,
     places: Any,
-) -> int:  # pragma: no cover - compiled
+) -> int:
     hashes, starts, sums = np.empty(longest, np.uint64), np.empty(longest, np.int64), np.empty(longest + 1, np.uint64)
     found = 0
     for text in range(len(offsets) - 1):
@@ -253,7 +253,7 @@ def _fill_item_runs(
 @njit(cache=True, nogil=True)
 def _fill_hits(
     data: Any, offsets: Any, small: Any, flags: Any, lowered: Any, runs: Any, table: Any, widths: Any, powers: Any
-) -> tuple[Any, Any, Any]:  # pragma: no cover - compiled
+) -> tuple[Any, Any, Any]:
     """(text, place in `runs`, first byte) of each run that a text shares."""
     hashes, starts, sums = np.empty(_PIECE, np.uint64), np.empty(_PIECE, np.int64), np.empty(_PIECE + 1, np.uint64)
     hits, found = np.empty((3, 1024), np.int64), 0
@@ -291,7 +291,7 @@ def _fill_hits(
 
 
 @njit(cache=True, nogil=True)
-def _count_characters(data: Any, starts: Any, ends: Any, characters: Any) -> None:  # pragma: no cover - compiled
+def _count_characters(data: Any, starts: Any, ends: Any, characters: Any) -> None:
     for one in range(len(starts)):
         # Bytes of the form 10xxxxxx continue a character.
         count = 0

@@ -26,7 +26,7 @@ REMEMBERED_WORDS, REMEMBERED_BYTES = 8_192, 32
 @njit(cache=True, nogil=True)
 def predict(
     data: Any, offsets: Any, minimum_characters: int, read_characters: int, model: ModelArrays
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:  # pragma: no cover - compiled
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
     """(label number or -1, probability) of each text."""
     texts = len(offsets) - 1
     numbers = np.full(texts, -1, np.int16)
@@ -80,13 +80,13 @@ def predict(
 
 
 @njit(cache=True, nogil=True)
-def _add(total: Any, vector: Any) -> None:  # pragma: no cover - compiled
+def _add(total: Any, vector: Any) -> None:
     for column in range(len(total)):
         total[column] += vector[column]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _add_row(total: Any, rows: Any, row: int) -> None:  # pragma: no cover - compiled
+def _add_row(total: Any, rows: Any, row: int) -> None:
     """`_add` without an array made for the row; 16 columns, as most models have, are one vector instruction."""
     if len(total) == 16:
         for column in range(16):
@@ -97,7 +97,7 @@ def _add_row(total: Any, rows: Any, row: int) -> None:  # pragma: no cover - com
 
 
 @njit(cache=True, nogil=True)
-def _next_word(data: Any, place: int, stop: int, token: Any) -> tuple[int, int]:  # pragma: no cover - compiled
+def _next_word(data: Any, place: int, stop: int, token: Any) -> tuple[int, int]:
     """(bytes of the next word, now `token[1:length + 1]` between its bounds; the place behind it)."""
     while place < stop and _is_space(data[place]):
         place += 1
@@ -112,7 +112,7 @@ def _next_word(data: Any, place: int, stop: int, token: Any) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def _is_remembered(token: Any, length: int, slot: Any) -> bool:  # pragma: no cover - compiled
+def _is_remembered(token: Any, length: int, slot: Any) -> bool:
     if slot[0] != length:  # which also holds for words too long to be remembered
         return False
     index = 1
@@ -122,7 +122,7 @@ def _is_remembered(token: Any, length: int, slot: Any) -> bool:  # pragma: no co
 
 
 @njit(cache=True, nogil=True)
-def _end_of_reading(data: Any, begin: int, end: int, count_to: int, read_to: int) -> Any:  # pragma: no cover - compiled
+def _end_of_reading(data: Any, begin: int, end: int, count_to: int, read_to: int) -> Any:
     """(place behind character number `read_to` or the end, characters counted until there were `count_to`)."""
     characters = 0
     stop = end
@@ -137,13 +137,13 @@ def _end_of_reading(data: Any, begin: int, end: int, count_to: int, read_to: int
 
 
 @njit(cache=True, nogil=True)
-def _is_space(byte: int) -> bool:  # pragma: no cover - compiled
+def _is_space(byte: int) -> bool:
     """What ends a word in fastText's `Dictionary::readWord`: space, \\t \\n \\v \\f \\r and NUL."""
     return byte == 32 or 9 <= byte <= 13 or byte == 0
 
 
 @njit(cache=True, nogil=True)
-def _is_control_word(token: Any, length: int) -> bool:  # pragma: no cover - compiled
+def _is_control_word(token: Any, length: int) -> bool:
     """Whether the word is `</s>` or begins with `__label__`, which fastText takes for a label and does not read."""
     if length == len(_END_OF_LINE):
         return bool(np.all(token[1 : length + 1] == _END_OF_LINE))
@@ -151,7 +151,7 @@ def _is_control_word(token: Any, length: int) -> bool:  # pragma: no cover - com
 
 
 @njit(cache=True, nogil=True)
-def _hash_step(value: Any, byte: Any) -> Any:  # pragma: no cover - compiled
+def _hash_step(value: Any, byte: Any) -> Any:
     """FNV-1a with fastText's signed bytes."""
     step = np.uint32(byte)
     if step >= np.uint32(0x80):
@@ -160,7 +160,7 @@ def _hash_step(value: Any, byte: Any) -> Any:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _hash(token: Any, length: int) -> Any:  # pragma: no cover - compiled
+def _hash(token: Any, length: int) -> Any:
     value = _FNV_OFFSET
     for index in range(1, length + 1):
         value = _hash_step(value, token[index])
@@ -168,9 +168,7 @@ def _hash(token: Any, length: int) -> Any:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _add_word(
-    token: Any, length: int, value: Any, model: ModelArrays, vector: Any
-) -> int:  # pragma: no cover - compiled
+def _add_word(token: Any, length: int, value: Any, model: ModelArrays, vector: Any) -> int:
     """Adds the word's own row, if the model has one; how many rows it added."""
     mask = len(model.word_slots) - 1
     slot = np.int64(value) & mask
@@ -189,7 +187,7 @@ def _add_word(
 
 
 @njit(cache=True, nogil=True)
-def _add_ngrams(token: Any, length: int, model: ModelArrays, vector: Any) -> int:  # pragma: no cover - compiled
+def _add_ngrams(token: Any, length: int, model: ModelArrays, vector: Any) -> int:
     """Adds the rows of all n-grams of the bounded word, of which the two bounds alone are none; how many it added."""
     rows, bucket_rows, kept_buckets = model.rows, model.bucket_rows, model.kept_buckets
     buckets = np.int64(len(bucket_rows))
@@ -221,7 +219,7 @@ def _add_ngrams(token: Any, length: int, model: ModelArrays, vector: Any) -> int
 
 
 @njit(cache=True, nogil=True)
-def _best_label(hidden: Any, model: ModelArrays) -> tuple[int, float]:  # pragma: no cover - compiled
+def _best_label(hidden: Any, model: ModelArrays) -> tuple[int, float]:
     """(number, probability) of the best label: down the tree if there is one, else by a flat softmax."""
     output, left, right = model.output, model.left, model.right
     label_count = (len(left) + 1) // 2 if len(left) else len(output)
@@ -261,7 +259,7 @@ def _best_label(hidden: Any, model: ModelArrays) -> tuple[int, float]:  # pragma
 
 
 @njit(cache=True, nogil=True)
-def _dot(hidden: Any, row: Any) -> float:  # pragma: no cover - compiled
+def _dot(hidden: Any, row: Any) -> float:
     total = 0.0
     for column in range(len(hidden)):
         total += hidden[column] * row[column]

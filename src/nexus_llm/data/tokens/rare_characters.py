@@ -24,7 +24,7 @@ def has_marked(data: Bytes, offsets: Offsets, marked: npt.NDArray[np.bool_]) -> 
 
 
 @njit(cache=True, nogil=True)
-def _has_marked(data: Any, offsets: Any, marked: Any) -> Any:  # pragma: no cover - compiled
+def _has_marked(data: Any, offsets: Any, marked: Any) -> Any:
     found = np.zeros(len(offsets) - 1, np.bool_)
     for row in range(len(found)):
         place, end = offsets[row], offsets[row + 1]
@@ -39,7 +39,7 @@ def _has_marked(data: Any, offsets: Any, marked: Any) -> Any:  # pragma: no cove
 
 
 @njit(cache=True, nogil=True)
-def _is_plain(data: Any, start: int, stop: int) -> bool:  # pragma: no cover - compiled
+def _is_plain(data: Any, start: int, stop: int) -> bool:
     """Whether all bytes are ASCII's printable ones or white space; has no branch, so that many bytes go at once."""
     others = np.uint8(0)
     for byte in data[start:stop]:
