@@ -6,8 +6,7 @@ import pytest
 
 from cost_ground import SHIPPED
 from nexus_llm.cli.cost_inputs import capacity_model
-from nexus_llm.cost.claims import claims_document
-from nexus_llm.cost.claims_page import claims_page
+from nexus_llm.cost.claims import claims_document, claims_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "cost-analysis.md"
 

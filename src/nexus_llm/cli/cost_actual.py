@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nexus_llm.cli.console import console_progress, print_json
-from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_file, price_table, warn
+from nexus_llm.cli.cost_inputs import Prices, Quick, planner, price_file, price_table, read_text, warn
 from nexus_llm.cli.options import AsJson, KeysDatabase
 from nexus_llm.errors import UsageError
 
@@ -84,7 +84,7 @@ def actual(
     spent = _spent(report_csv, days, tag, may_pay=yes)
     used = Usage()
     if usage is not None:
-        used = usage_rows(_text(usage), place=str(usage))
+        used = usage_rows(read_text(usage), place=str(usage))
     elif database is not None and spent:
         used = _recorded(database, since=min(row.day for row in spent))
     plans = planner(load_recipe(recipe), price_table(prices), is_quick=quick)[0] if recipe else None
@@ -123,10 +123,10 @@ def _fetched(what: str, region: str) -> list[Any]:
 
 
 def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool) -> list[Spent]:
-    from nexus_llm.cost.actual import explorer_rows, period, report_rows
+    from nexus_llm.cost.actual import explorer_rows, report_rows
 
     if report_csv is not None:
-        return report_rows(_text(report_csv), place=str(report_csv))
+        return report_rows(read_text(report_csv), place=str(report_csv))
     if not may_pay:
         raise UsageError(
             "Cost Explorer takes 0.01 USD a request",
@@ -138,7 +138,8 @@ def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool
     name, equals, value = (tag or "").partition("=")
     if tag and not equals:
         raise UsageError(f"--tag {tag} is not of the form KEY=VALUE", fix="for example: --tag project=nexus")
-    start, end = period(days, datetime.now(UTC).date())
+    end = datetime.now(UTC).date()  # not included: today's bill is not whole
+    start = end - timedelta(days=days)
     chosen = (name, value) if tag else None
     return explorer_rows(daily_costs(open_account(REGION).client, start=start, end=end, tag=chosen))
 
@@ -174,11 +175,3 @@ def _print_actual(document: dict[str, Any]) -> None:
             print(f"  {field[:-1]:<8} {row['name']:<40} {row['usd']:>12,.2f}{each}")
     for words in actual_words(document):
         print(words)
-
-
-def _text(path: Path | None) -> str:
-    assert path is not None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error})", fix="check the path") from error

@@ -103,7 +103,7 @@ def budget_of(recipe: Recipe, usd: float, *, until: str | None = None) -> Budget
     if (planned := budget.planned.planned_usd) > usd:
         raise BudgetError(
             f"{recipe.name} is planned to cost {planned:,.2f} USD, the budget is {usd:,.2f}",
-            fix="raise --budget-usd, lower train.max_steps, or train on spot (nexus cost plan shows the parts)",
+            fix="raise --budget-usd, or make a part cheaper (nexus cost plan shows them): fewer steps, less data, spot",
         )
     return budget
 

@@ -18,7 +18,6 @@ from nexus_llm.errors import ServingError, UsageError
 if TYPE_CHECKING:
     from nexus_llm.cost.capacity.calibrate import Observed, Statistics
     from nexus_llm.cost.capacity.calibration import Calibration, Experiment, LoadTest, Measure
-    from nexus_llm.cost.quantities import EngineLimits
     from nexus_llm.serve.bench.plan import BenchPlan
     from nexus_llm.serve.bench.run import Measured
 
@@ -56,6 +55,7 @@ def calibrate(
     predicted. The exit code is 0 whatever the errors are: read `is_trustworthy`. $OPENAI_API_KEY is sent where set.
     """
     from nexus_llm.cost.capacity import calibration
+    from nexus_llm.cost.quantities import EngineLimits
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder for {out}", fix="make it first, or give another place")
@@ -72,36 +72,23 @@ def calibrate(
     if dry_run:
         return _show_plan(experiment, as_json=as_json)
     measure = server_measure(url, model, api_key=os.environ.get("OPENAI_API_KEY", "none"))
-    limits, given = _limits(max(levels), max_sequences, max_batched_tokens, kv_cache_tokens, kv_block_tokens)
-    source = f"nexus cost calibrate, {repeats} repeats"
-    found = calibration.calibrate(measure, experiment, limits, given=given, source=source, tell=_tell)
-    return _hand_over(found, out, as_json=as_json)
-
-
-def _limits(
-    most_at_once: int,
-    max_sequences: int | None,
-    max_batched_tokens: int | None,
-    kv_cache_tokens: int | None,
-    kv_block_tokens: int | None,
-) -> tuple[EngineLimits, list[str]]:
-    """(limits, the names of those that were given)."""
-    from nexus_llm.cost.quantities import EngineLimits
-
-    given = {
+    known = {
         "kv_cache_tokens": kv_cache_tokens,
         "max_sequences": max_sequences,
         "max_batched_tokens": max_batched_tokens,
         "kv_block_tokens": kv_block_tokens,
     }
-    sequences = max_sequences or most_at_once
+    given = [name for name, value in known.items() if value is not None]
+    sequences = max_sequences or max(levels)
     limits = EngineLimits(
         kv_cache_tokens=kv_cache_tokens or UNBOUNDED_CACHE_TOKENS,
         max_sequences=sequences,
         max_batched_tokens=max_batched_tokens or max(512, sequences),
         kv_block_tokens=kv_block_tokens or 16,
     )
-    return limits, [name for name, value in given.items() if value is not None]
+    source = f"nexus cost calibrate, {repeats} repeats"
+    found = calibration.calibrate(measure, experiment, limits, given=given, source=source, tell=_tell)
+    return _hand_over(found, out, as_json=as_json)
 
 
 def _hand_over(found: Calibration, out: Path | None, *, as_json: bool) -> int:

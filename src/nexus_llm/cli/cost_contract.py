@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.cost_inputs import Measured, Prices, Quick, planner, price_table
+from nexus_llm.cli.cost_inputs import Measured, Prices, Quick, planner, price_table, read_text
 from nexus_llm.cli.options import AsJson, Overrides, RecipePath
 from nexus_llm.errors import BudgetError, UsageError
 
@@ -65,7 +65,7 @@ def check(
     """Compare with the lock: exit 5 where something costs more or runs slower, and say which factor moved."""
     from nexus_llm.cost.lock import lock_document, measured_regression, moved, read_lock, regressions
 
-    locked = read_lock(_text(file, fix="make it first: nexus cost lock RECIPE"), place=str(file))
+    locked = read_lock(read_text(file, fix="make it first: nexus cost lock RECIPE"), place=str(file))
     now = lock_document(
         _planned(recipe, prices, overrides, measured, is_quick=quick), tolerance_share=locked["tolerance_share"]
     )
@@ -128,16 +128,9 @@ def _planned(
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_text(path, fix="check the path"))
+        content = json.loads(read_text(path))
     except ValueError as error:
         raise UsageError(f"{path} is no JSON ({error})", fix="give the file that the command printed") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} is no JSON object", fix="give the file that the command printed")
     return content
-
-
-def _text(path: Path, *, fix: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error})", fix=fix) from error

@@ -85,8 +85,10 @@ def _measured(given: str) -> tuple[str, tuple[StepTime, EngineLimits]]:
     from nexus_llm.cost.capacity.calibration import engine_from_json
     from nexus_llm.cost.hardware import machine
 
-    name, _, path = given.partition("=")
+    name, equals, path = given.partition("=")
     fix = "for example: --measured g6.xlarge=calibration.json, a file of nexus cost calibrate --out"
+    if not equals:
+        raise UsageError(f"--measured {given} is not of the form MACHINE=FILE", fix=fix)
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         engine = engine_from_json(document)
@@ -107,6 +109,18 @@ def volumes(text: str | None) -> tuple[float, ...]:
         UsageError: a part is no positive number.
     """
     return tuple(_volume(part.strip()) for part in text.split(",")) if text else ()
+
+
+def read_text(path: Path, *, fix: str = "check the path") -> str:
+    """The text of a file that was named on the command line.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error})", fix=fix) from error
 
 
 def warn(words: list[str]) -> None:

@@ -78,8 +78,7 @@ def plan(
 
 def claims(as_json: AsJson = False, prices: Prices = None) -> int:
     """Every figure of the product's brief about money, speed and time, computed again: holds, fails, or holds if."""
-    from nexus_llm.cost.claims import claims_document
-    from nexus_llm.cost.claims_page import claims_page
+    from nexus_llm.cost.claims import claims_document, claims_page
 
     chosen, model = capacity_model(is_quick=True)  # the page must not depend on what a simulation draws
     document = claims_document(price_table(prices), chosen, model)
@@ -148,8 +147,8 @@ def _print_scenario(scenario: dict[str, Any], currency: dict[str, Any]) -> None:
     latency = ", ".join(f"{name} {value:g} s" for name, value in scenario["latency_p95_seconds"].items())
     busiest = scenario["requests_per_month"] / SECONDS_PER_MONTH * scenario["peak_ratio"]
     print(
-        f"  the busiest hour brings {busiest:.3g} requests a second; without the spares they take up to "
-        f"{scenario['capacity_requests_per_second']:.3g}, then p95 is {latency}"
+        f"  the busiest hour brings {busiest:.3g} requests a second; without the spares the objective is kept up to "
+        f"{scenario['capacity_requests_per_second']:.3g}, where p95 is {latency} (whole answers, the long ones too)"
     )
     print(f"  throughput: {scenario['throughput_provenance']}, {scenario['throughput_source']}")
     if scaling := scenario["scaling"]:
@@ -164,18 +163,22 @@ def _print_scenario(scenario: dict[str, Any], currency: dict[str, Any]) -> None:
     print("  bill:")
     for line in scenario["bill"]:
         print(f"    {line['name']:<40} {line['amount']:>12,.1f} {line['unit']:<18} {line['usd']:>10,.2f}")
+    print(f"    {'in all, USD a month':<72} {scenario['usd_per_month']:>10,.2f}")
 
 
 def _print_scaling(scaling: dict[str, Any]) -> None:
+    from nexus_llm.cost.training import INTERRUPTIONS_PER_HOUR
+
     counts = scaling["machines_by_hour"]
     changes = [hour for hour in range(24) if hour == 0 or counts[hour] != counts[hour - 1]]
     over = ", ".join(f"{counts[hour]} from {hour}:00" for hour in changes)
     print(f"  machines over the day: {over}; {scaling['machine_hours_per_month']:,.0f} machine hours a month")
     if day := scaling["simulated_day"]:
+        basis = f" (assumed: {INTERRUPTIONS_PER_HOUR:g} an hour and machine)" if day["interruptions"] else ""
         print(
             f"  simulated day of {day['requests']:,} requests: p95 ttft {day['ttft_p95_seconds']:g} s, tpot "
             f"{day['tpot_p95_seconds']:g} s, e2e {day['e2e_p95_seconds']:g} s; {day['starts']} starts, "
-            f"{day['interruptions']} interruptions, at most {day['most_machines']} machines"
+            f"{day['interruptions']} interruptions{basis}, at most {day['most_machines']} machines"
         )
 
 
@@ -185,14 +188,17 @@ def _print_upfront(document: dict[str, Any]) -> None:
     if training:
         work = f"{training['machines']} x {training['machine']} {training['purchase']}"
         print(
-            f"  training: {training['usd']:,.2f} USD a run, {training['runs']:g} planned: {work}, "
+            f"  training: {training['usd']:,.2f} USD a run, planned are {training['runs']:g}: {work}, "
             f"{training['billed_hours']:.1f} h with {training['interruptions']:.1f} restarts "
             f"({training['basis']}); {training['tokens'] / 1e6:,.0f} M tokens, speed not measured"
         )
     else:
         print("  training: on a machine that is not rented; not on the bill")
     if data:
-        print(f"  data: {data['usd']:,.2f} USD, {data['hours']:.1f} h on {data['engine']} (a paper estimate)")
+        print(
+            f"  data: {data['usd']:,.2f} USD for {data['gigabytes']:g} GB, {data['hours']:.1f} h on "
+            f"{data['engine']} (a paper estimate)"
+        )
     for people in document["break_even"][:1]:
         upfront = people["upfront_usd"] - document["upfront_usd"]
         print(f"  people's hours to build it: {upfront:,.2f} USD")

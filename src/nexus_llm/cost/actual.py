@@ -189,21 +189,13 @@ def _against(planner: Planner | None, total: float, used: Sequence[Used], days: 
             "requests_per_month": round(came.requests_per_month),
             "input_tokens": round(came.input_tokens, 1),
             "output_tokens": round(came.output_tokens, 1),
-            "planned_usd_per_month": _planned(planner, came),
+            "planned_usd_per_month": None if (usd := planner.usd_or_none(came)) is None else cents(usd),
         },
         "apis": [
             {"api": api, "usd": cents(usd), "staff_usd": cents(staff), "saved_usd": round(usd - total - staff, 2)}
             for api, usd in apis.items()
         ],
     }
-
-
-def _planned(planner: Planner, traffic: Traffic) -> float | None:
-    """None where no machine keeps the objective with that traffic."""
-    try:
-        return cents(planner.scenario(traffic=traffic).usd_per_month)
-    except CostError:
-        return None
 
 
 def _by_day(spent: Sequence[Spent], used: Sequence[Used], days: Sequence[date]) -> list[dict[str, Any]]:
@@ -267,12 +259,3 @@ def _counts(row: Mapping[str, Any]) -> tuple[int, int]:
     if min(counts) < 0:
         raise ValueError("tokens below 0")
     return counts
-
-
-def period(days: int, today: date) -> tuple[date, date]:
-    """The last `days` whole days before today, as Cost Explorer wants them: the end is not included.
-
-    >>> period(7, date(2026, 11, 22))
-    (datetime.date(2026, 11, 15), datetime.date(2026, 11, 22))
-    """
-    return today - timedelta(days=days), today

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nexus_llm.cost.money import Bill, BillLine, Quantity, Unit
-from nexus_llm.cost.prices import PriceTable
+from nexus_llm.cost.prices.table import GLOBAL, PriceTable
 from nexus_llm.cost.quantities import Traffic
 from nexus_llm.errors import CostError
-
-REGION = "global"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ def monthly_bill(use: ApiUse, traffic: Traffic, table: PriceTable) -> Bill:
             BillLine(
                 f"{use.model} {name}",
                 Quantity(tokens * millions, Unit.MILLION_TOKENS),
-                table.lookup("api", f"{use.model} {sku}", REGION),
+                table.lookup("api", f"{use.model} {sku}", GLOBAL),
             )
             for name, sku, tokens in parts
             if tokens
@@ -58,7 +56,7 @@ def _long_tier(model: str, input_tokens: float, table: PriceTable) -> str:
     prefix, suffix = f"{model} long-", "-input"
     bounds = [
         int(sku.removeprefix(prefix).removesuffix(suffix))
-        for sku in table.skus("api", REGION)
+        for sku in table.skus("api", GLOBAL)
         if sku.startswith(prefix) and sku.endswith(suffix)
     ]
     passed = [bound for bound in bounds if input_tokens > bound]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nexus_llm.cost.api_price import ApiUse, monthly_bill
 from nexus_llm.cost.money import DAYS_PER_MONTH
-from nexus_llm.cost.plan import MAX_REQUESTS_PER_MONTH, Planner, recipe_traffic
-from nexus_llm.cost.quantities import Traffic
-from nexus_llm.recipe import CostRecipe
+from nexus_llm.cost.plan import Planner, recipe_traffic
+from nexus_llm.cost.quantities import MAX_REQUESTS_PER_MONTH
 
 MONTHS = 36
 _FIRST_VOLUME = 100.0
@@ -77,7 +76,7 @@ def break_even(planner: Planner, api: str, *, requests_per_month: float, upfront
     staff = cost.staff_hours_per_month * cost.staff_usd_per_hour
     upfront = upfront_usd + cost.staff_hours_to_build * cost.staff_usd_per_hour
     use = ApiUse(api, cost.cached_input_share)
-    api_each = monthly_bill(use, _at(cost, 1.0), planner.table).usd
+    api_each = monthly_bill(use, replace(recipe_traffic(cost), requests_per_month=1.0), planner.table).usd
     own = planner.scenario(requests_per_month).usd_per_month + staff
     api_usd = api_each * requests_per_month
     saving = api_usd - own
@@ -128,11 +127,6 @@ def _pays_from(planner: Planner, api_usd_each: float, staff_usd: float) -> float
         middle = (low * high) ** 0.5
         low, high = (low, middle) if pays(middle) else (middle, high)
     return high
-
-
-def _at(cost: CostRecipe, requests: float) -> Traffic:
-    asked = recipe_traffic(cost)
-    return Traffic(requests, asked.input_tokens, asked.output_tokens, asked.peak_ratio)
 
 
 def _rounded_up(value: float) -> float:

@@ -69,8 +69,8 @@ def _month(ground: Ground, claim: str, stated: float, scenario: Scenario, *, tas
     return Claim(
         claim,
         dollars(stated),
-        f"{dollars(scenario.usd_per_month)} with {option_words(scenario)} ({by}); with no spare, one zone and no "
-        f"endpoints {dollars(lean.usd_per_month)}{drawn}",
+        f"{dollars(scenario.usd_per_month)} with {option_words(scenario)} (cheapest by purchase: {by}); "
+        f"with no spare, one zone and no endpoints {dollars(lean.usd_per_month)}{drawn}",
         verdict,
         (_TRAFFIC, "one spare machine, two zones, everything around the engines on the bill", _STAFF),
     )
@@ -168,12 +168,12 @@ def _committed(ground: Ground) -> Claim:
 
 def _saved(ground: Ground, requests: float, scenario: Scenario, stated: float, share: str) -> Claim:
     api = ground.api_usd(requests)
-    saved = api - scenario.usd_per_month
+    saved, small = api - scenario.usd_per_month, ground.api_usd(requests, "gpt-4o-mini") - scenario.usd_per_month
     return Claim(
         f"{requests / 1e6:g}M requests save ${stated:,} a month ({share})",
         f"${stated:,}, {share}",
         f"{dollars(saved)} ({saved / api:.1%}) against {BRIEF_API}; against gpt-4o-mini "
-        f"{dollars(ground.api_usd(requests, 'gpt-4o-mini') - scenario.usd_per_month)}",
+        + (f"{dollars(small)} saved" if small > 0 else f"{dollars(-small)} lost"),
         "holds if" if saved >= stated else "fails",
         (f"the alternative is {BRIEF_API}", _TRAFFIC, _STAFF),
     )
@@ -199,7 +199,7 @@ def _budget(ground: Ground) -> Claim:
         "$500",
         f"production {dollars(usd)}, at the very least {dollars(lean)}; one on-demand training run of 72 h is "
         f"{dollars(BRIEF_HOURS * hourly)} more. As drawn, two tasks are "
-        f"{dollars(ground.fargate_usd(2))} of {HOURS_PER_MONTH:g} hours",
+        f"{dollars(ground.fargate_usd(2))} for {HOURS_PER_MONTH:g} hours",
         "holds if" if lean <= 500 else "fails",
         ("no spare machine, one zone, spot; no training in that month",),
     )

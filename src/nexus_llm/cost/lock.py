@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nexus_llm.cost.money import cents
@@ -44,12 +44,7 @@ def lock_document(plan: RecipePlan, *, tolerance_share: float = TOLERANCE_SHARE)
         "usd_per_million_tokens": round(scenario.usd_per_million_tokens, 6),
         "training_usd": cents(training.usd) if training else None,
         "tokens_per_second": round(best.load.output_tokens_per_second, 3),
-        "traffic": {
-            "requests_per_month": scenario.traffic.requests_per_month,
-            "input_tokens": scenario.traffic.input_tokens,
-            "output_tokens": scenario.traffic.output_tokens,
-            "peak_ratio": scenario.traffic.peak_ratio,
-        },
+        "traffic": asdict(scenario.traffic),
         "engines": {
             "machine": best.machine,
             "purchase": best.purchase,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -71,7 +70,7 @@ class Price:
         if quantity.unit is not self.unit:
             raise CostError(
                 f"{self.service} {self.sku} is priced for one {self.unit}, not for one {quantity.unit}",
-                fix="count it in the price's unit",
+                fix="mend the unit of that row of the price table; nexus cost refresh fetches the prices of today",
             )
         return self.usd * quantity.amount
 
@@ -116,9 +115,3 @@ def cents(usd: float) -> float:
     (0.13, 287.0)
     """
     return math.floor(usd * 100 + 0.5 + 1e-9) / 100
-
-
-def merged_prices(bills: Iterable[Bill]) -> tuple[Price, ...]:
-    """Every price that the bills used, once, in the order of their services and names."""
-    unique = {(price.service, price.sku, price.region): price for bill in bills for price in bill.prices}
-    return tuple(unique[key] for key in sorted(unique))

@@ -30,7 +30,6 @@ from nexus_llm.recipe import CostRecipe, Purchase, ScalingRecipe
 if TYPE_CHECKING:
     from nexus_llm.cost.capacity.autoscale import Scaled  # compiles what it needs: only for who simulates
 
-MAX_REQUESTS_PER_MONTH = 1e11
 _REFERENCE_REQUESTS = 1_000_000.0
 
 
@@ -138,9 +137,15 @@ class Planner:
         if requests_per_month is not None:
             traffic = replace(traffic, requests_per_month=requests_per_month)
         if traffic not in self._planned:
-            _check(traffic)
             self._planned[traffic] = self._cheapest(traffic)
         return self._planned[traffic]
+
+    def usd_or_none(self, traffic: Traffic) -> float | None:
+        """USD a month of the cheapest plan for that traffic; None where no machine keeps the objective."""
+        try:
+            return self.scenario(traffic=traffic).usd_per_month
+        except CostError:
+            return None
 
     def simulated_day(self, scenario: Scenario) -> Scaled | None:
         """The day of a scenario's cheapest option; None where its machines do not scale, or nobody simulates it."""
@@ -276,29 +281,12 @@ class Planner:
 
 def recipe_traffic(cost: CostRecipe) -> Traffic:
     """The recipe's traffic."""
-    asked = cost.traffic
-    return Traffic(asked.requests_per_month, asked.input_tokens, asked.output_tokens, asked.peak_ratio)
+    return Traffic(**dict(cost.traffic))
 
 
 def recipe_objective(cost: CostRecipe) -> LatencyObjective:
     """The recipe's objective."""
-    wanted = cost.objective
-    return LatencyObjective(wanted.ttft_seconds, wanted.tpot_seconds, wanted.e2e_seconds)
-
-
-def _check(traffic: Traffic) -> None:
-    numbers = (traffic.requests_per_month, traffic.input_tokens, traffic.output_tokens)
-    if not all(math.isfinite(number) and number > 0 for number in numbers) or not traffic.peak_ratio >= 1:
-        raise CostError(
-            f"{traffic.requests_per_month:g} requests of {traffic.input_tokens:g} + {traffic.output_tokens:g} tokens "
-            f"with a peak ratio of {traffic.peak_ratio:g} are no traffic",
-            fix="numbers must be above 0, the peak ratio 1 or more",
-        )
-    if traffic.requests_per_month > MAX_REQUESTS_PER_MONTH:
-        raise CostError(
-            f"{traffic.requests_per_month:g} requests a month are more than all people of the world would send",
-            fix=f"plan up to {MAX_REQUESTS_PER_MONTH:g}",
-        )
+    return LatencyObjective(**dict(cost.objective))
 
 
 def _missed(found: list[tuple[Machine, Precision, LoadPoint]], objective: LatencyObjective) -> CostError:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import astuple, dataclass, replace
 from typing import Literal, Protocol
+
+from nexus_llm.errors import CostError
 
 Provenance = Literal["measured", "published", "roofline"]
 """Where a throughput comes from. Figures of different provenance are never mixed without a label on each."""
 
 
+MAX_REQUESTS_PER_MONTH = 1e11
 _LATENCIES = ("ttft", "tpot", "e2e")
 
 
@@ -23,6 +27,20 @@ class Traffic:
     """Mean tokens of an answer."""
     peak_ratio: float = 3.0
     """Arrival rate of the busiest hour over the mean of the month."""
+
+    def __post_init__(self) -> None:
+        numbers = (self.requests_per_month, self.input_tokens, self.output_tokens)
+        if not all(math.isfinite(number) and number > 0 for number in numbers) or not self.peak_ratio >= 1:
+            raise CostError(
+                f"{self.requests_per_month:g} requests of {self.input_tokens:g} + {self.output_tokens:g} tokens "
+                f"with a peak ratio of {self.peak_ratio:g} are no traffic",
+                fix="numbers must be above 0, the peak ratio 1 or more",
+            )
+        if self.requests_per_month > MAX_REQUESTS_PER_MONTH:
+            raise CostError(
+                f"{self.requests_per_month:g} requests a month are more than all people of the world would send",
+                fix=f"plan up to {MAX_REQUESTS_PER_MONTH:g}",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +74,11 @@ class StepTime:
     provenance: Provenance
     source: str
     """Where from: a result file, a page with its date, or the names of the card's data sheet."""
+
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """Its seconds, in the order of the fields."""
+        return astuple(self)[:4]
 
 
 @dataclass(frozen=True, slots=True)

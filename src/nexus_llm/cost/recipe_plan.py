@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from nexus_llm.cost.break_even import BreakEven, break_even
 from nexus_llm.cost.data_processing import DataPlan, data_plan
-from nexus_llm.cost.money import Bill, Price, cents, merged_prices
+from nexus_llm.cost.money import Bill, Price, cents
 from nexus_llm.cost.plan import CapacityModel, Option, Planner, Scenario, recipe_objective
 from nexus_llm.cost.prices import PriceTable, age_days, age_warnings
 from nexus_llm.cost.quantities import LatencyObjective
@@ -38,19 +38,17 @@ class RecipePlan:
     """Of the first volume."""
     training: TrainingPlan | None
     data: DataPlan | None
+    upfront_usd: float
+    """Training and data, before the first request; people's hours apart."""
     break_even: tuple[BreakEven, ...]
     """At the first volume, one for each API."""
-
-    @property
-    def upfront_usd(self) -> float:
-        """Training and data; people's hours apart."""
-        return upfront_usd(self.recipe.cost, self.training, self.data)
 
     @property
     def prices(self) -> tuple[Price, ...]:
         bills = [one.best.bill for one in self.scenarios]
         bills += [part.bill for part in (self.training, self.data) if part is not None]
-        return merged_prices(bills)
+        unique = {(price.service, price.sku, price.region): price for bill in bills for price in bill.prices}
+        return tuple(unique[key] for key in sorted(unique))
 
 
 def planner_for(
@@ -86,14 +84,16 @@ def plan_recipe(
     training = recipe_training(recipe, planner, traces=traces)
     pricing = Pricing(planner.table, cost.region, cost.discount_share)
     data = data_plan(recipe.data, cost.data_gb, pricing) if cost.data_gb else None
-    before = upfront_usd(cost, training, data)
+    upfront = (training.usd * cost.training_runs if training else 0.0) + (data.bill.usd if data else 0.0)
     compared = tuple(
-        break_even(planner, api, requests_per_month=wanted[0], upfront_usd=before)
+        break_even(planner, api, requests_per_month=wanted[0], upfront_usd=upfront)
         for api in (cost.compare_with if is_compared else ())
     )
     changes = sensitivity(planner, scenarios[0]) if is_compared else ()
     days = tuple(planner.simulated_day(one) if is_compared else None for one in scenarios)
-    return RecipePlan(recipe, planner.model_name, capacity_model, scenarios, days, changes, training, data, compared)
+    return RecipePlan(
+        recipe, planner.model_name, capacity_model, scenarios, days, changes, training, data, upfront, compared
+    )
 
 
 def recipe_training(recipe: Recipe, planner: Planner, *, traces: Sequence[SpotTrace] = ()) -> TrainingPlan | None:
@@ -109,12 +109,6 @@ def recipe_training(recipe: Recipe, planner: Planner, *, traces: Sequence[SpotTr
         discount_share=cost.discount_share,
         traces=traces,
     )
-
-
-def upfront_usd(cost: CostRecipe, training: TrainingPlan | None, data: DataPlan | None) -> float:
-    """What is paid before the first request, people's hours apart."""
-    trained = training.usd * cost.training_runs if training else 0.0
-    return trained + (data.bill.usd if data else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +153,12 @@ def run_budget(recipe: Recipe, planner: Planner, *, stages: Container[str] = ("d
 def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:
     """The plan as JSON. Every amount is in USD; `currency` says how to read it in another one."""
     cost = plan.recipe.cost
-    objective = recipe_objective(cost)
     return {
         "recipe": plan.recipe.name,
         "model": plan.model,
         "region": cost.region,
         "capacity_model": plan.capacity_model,
-        "objective_p95": {
-            "ttft_seconds": objective.ttft_seconds,
-            "tpot_seconds": objective.tpot_seconds,
-            "e2e_seconds": objective.e2e_seconds,
-        },
+        "objective_p95": asdict(recipe_objective(cost)),
         "currency": {"name": cost.currency, "per_usd": cost.currency_per_usd},
         "discount_share": cost.discount_share,
         "scenarios": [_scenario(one, cost, day) for one, day in zip(plan.scenarios, plan.days, strict=True)],
@@ -180,7 +169,12 @@ def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:
         "training": _training(plan.training, cost.training_runs),
         "data": None
         if plan.data is None
-        else {"engine": plan.data.engine, "hours": round(plan.data.hours, 2), "usd": cents(plan.data.bill.usd)},
+        else {
+            "engine": plan.data.engine,
+            "gigabytes": cost.data_gb,
+            "hours": round(plan.data.hours, 2),
+            "usd": cents(plan.data.bill.usd),
+        },
         "upfront_usd": cents(plan.upfront_usd),
         "break_even": [_break_even(one) for one in plan.break_even],
         "prices": {
@@ -210,10 +204,7 @@ def _scenario(scenario: Scenario, cost: CostRecipe, simulated: Scaled | None) ->
     best = scenario.best
     scaling = None if cost.scaling is None else _scaling(best, simulated)
     return {
-        "requests_per_month": scenario.traffic.requests_per_month,
-        "input_tokens": scenario.traffic.input_tokens,
-        "output_tokens": scenario.traffic.output_tokens,
-        "peak_ratio": scenario.traffic.peak_ratio,
+        **asdict(scenario.traffic),
         "usd_per_month": cents(scenario.usd_per_month),
         "in_currency_per_month": cents(scenario.usd_per_month * cost.currency_per_usd),
         "usd_per_million_tokens": round(scenario.usd_per_million_tokens, 4),

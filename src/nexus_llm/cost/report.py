@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 from nexus_llm.cost.api_price import ApiUse, monthly_bill
 from nexus_llm.cost.money import DAYS_PER_MONTH
 from nexus_llm.cost.plan import Planner, recipe_traffic
-from nexus_llm.cost.quantities import Traffic
-from nexus_llm.errors import CostError
 from nexus_llm.svg import linear_scale, linear_ticks, logarithmic_ticks, picture
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 420, 76, 170, 14, 52
@@ -155,21 +154,15 @@ def _curves(planner: Planner) -> tuple[Points, list[tuple[str, Points]]]:
     """Our own cost, people's hours included, and each API's, over volume."""
     cost, asked = planner.cost, recipe_traffic(planner.cost)
     staff = cost.staff_hours_per_month * cost.staff_usd_per_hour
-    own = [(volume, usd + staff) for volume in _VOLUMES if (usd := _own(planner, volume)) is not None]
+    months = [(volume, planner.usd_or_none(replace(asked, requests_per_month=volume))) for volume in _VOLUMES]
+    own = [(volume, usd + staff) for volume, usd in months if usd is not None]
     others: list[tuple[str, Points]] = []
     for api in cost.compare_with:
         each = monthly_bill(
-            ApiUse(api, cost.cached_input_share), Traffic(1.0, asked.input_tokens, asked.output_tokens), planner.table
+            ApiUse(api, cost.cached_input_share), replace(asked, requests_per_month=1.0), planner.table
         ).usd
         others.append((api, [(volume, each * volume) for volume in _VOLUMES]))
     return own, others
-
-
-def _own(planner: Planner, volume: float) -> float | None:
-    try:
-        return planner.scenario(volume).usd_per_month
-    except CostError:
-        return None
 
 
 def _bars(rows: Sequence[tuple[str, float]]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nexus_llm.cost.plan import Planner, Scenario
 from nexus_llm.cost.quantities import Traffic
-from nexus_llm.errors import CostError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +19,23 @@ class Change:
 
 def sensitivity(planner: Planner, scenario: Scenario) -> tuple[Change, ...]:
     """The month's USD with other token counts, another peak, and machines 20 % dearer or cheaper."""
-    traffic = scenario.traffic
-    variants: list[tuple[str, Callable[[], float]]] = [
-        ("input tokens x 2", lambda: _usd(planner, replace(traffic, input_tokens=traffic.input_tokens * 2))),
-        ("input tokens / 2", lambda: _usd(planner, replace(traffic, input_tokens=traffic.input_tokens / 2))),
-        ("output tokens x 2", lambda: _usd(planner, replace(traffic, output_tokens=traffic.output_tokens * 2))),
-        ("output tokens / 2", lambda: _usd(planner, replace(traffic, output_tokens=traffic.output_tokens / 2))),
-        ("peak ratio x 2", lambda: _usd(planner, replace(traffic, peak_ratio=traffic.peak_ratio * 2))),
-        ("peak ratio 1 (no peak)", lambda: _usd(planner, replace(traffic, peak_ratio=1.0))),
-        ("machine prices + 20 %", lambda: _repriced(planner, traffic, 1.2)),
-        ("machine prices - 20 %", lambda: _repriced(planner, traffic, 0.8)),
-    ]
-    return tuple(Change(name, _or_none(variant)) for name, variant in variants)
+    usual = scenario.traffic
+    variants = {
+        "input tokens x 2": (replace(usual, input_tokens=usual.input_tokens * 2), 1.0),
+        "input tokens / 2": (replace(usual, input_tokens=usual.input_tokens / 2), 1.0),
+        "output tokens x 2": (replace(usual, output_tokens=usual.output_tokens * 2), 1.0),
+        "output tokens / 2": (replace(usual, output_tokens=usual.output_tokens / 2), 1.0),
+        "peak ratio x 2": (replace(usual, peak_ratio=usual.peak_ratio * 2), 1.0),
+        "peak ratio 1 (no peak)": (replace(usual, peak_ratio=1.0), 1.0),
+        "machine prices + 20 %": (usual, 1.2),
+        "machine prices - 20 %": (usual, 0.8),
+    }
+    return tuple(Change(name, _usd(planner, *variant)) for name, variant in variants.items())
 
 
-def _usd(planner: Planner, traffic: Traffic) -> float:
-    return planner.scenario(traffic=traffic).usd_per_month
-
-
-def _repriced(planner: Planner, traffic: Traffic, factor: float) -> float:
-    machines = (row for row in planner.table.rows.values() if row.service == "ec2")
-    table = planner.table.updated(replace(row, usd=row.usd * factor) for row in machines)
-    return planner.with_table(table).scenario(traffic=traffic).usd_per_month
-
-
-def _or_none(variant: Callable[[], float]) -> float | None:
-    try:
-        return variant()
-    except CostError:
-        return None
+def _usd(planner: Planner, traffic: Traffic, machine_price_factor: float) -> float | None:
+    if machine_price_factor != 1:
+        machines = (row for row in planner.table.rows.values() if row.service == "ec2")
+        dearer = (replace(row, usd=row.usd * machine_price_factor) for row in machines)
+        planner = planner.with_table(planner.table.updated(dearer))
+    return planner.usd_or_none(traffic)

@@ -45,7 +45,6 @@ class ResourceCost:
     """One resource's month, before and after."""
 
     address: str
-    kind: str
     before_usd: float
     after_usd: float
 
@@ -114,7 +113,7 @@ def plan_diff(plan: Values, pricing: Pricing) -> PlanDiff:
             _usd(kind, found[address], pricing, found) if address in found else 0.0 for found in sides.values()
         )
         if before or after:
-            rows.append(ResourceCost(address, kind, before, after))
+            rows.append(ResourceCost(address, before, after))
     rows.sort(key=lambda one: (-abs(one.change_usd), one.address))
     return PlanDiff(tuple(rows), tuple(sorted(unknown)))
 
@@ -144,7 +143,7 @@ def _instance(values: Values, pricing: Pricing, _others: Others) -> list[BillLin
     purchase = "spot" if any(one.get("market_type") == "spot" for one in options) else "on-demand"
     return [
         _machine(str(values["instance_type"]), 1, pricing, purchase=purchase),
-        *_disks(values.get("root_block_device") or [], 1, pricing),
+        *_disks(values.get("root_block_device") or [], pricing),
     ]
 
 
@@ -256,14 +255,12 @@ def _sagemaker(name: str, count: float, pricing: Pricing) -> BillLine:
 
 
 def _volume(values: Values, pricing: Pricing, _others: Others) -> list[BillLine]:
-    return _disks([{"volume_size": values.get("size"), "volume_type": values.get("type")}], 1, pricing)
+    return _disks([{"volume_size": values.get("size"), "volume_type": values.get("type")}], pricing)
 
 
-def _disks(blocks: list[Values], count: int, pricing: Pricing) -> list[BillLine]:
+def _disks(blocks: list[Values], pricing: Pricing) -> list[BillLine]:
     return [
-        pricing.line(
-            "disk", "ebs", str(one.get("volume_type") or "gp3"), count * float(one["volume_size"]), Unit.GB_MONTH
-        )
+        pricing.line("disk", "ebs", str(one.get("volume_type") or "gp3"), float(one["volume_size"]), Unit.GB_MONTH)
         for one in blocks
         if one.get("volume_size")
     ]

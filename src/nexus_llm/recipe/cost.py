@@ -20,8 +20,8 @@ class TrafficRecipe(Section):
     """Mean tokens of a prompt, template included."""
     output_tokens: Annotated[float, Field(ge=1, le=1_000_000)] = 300
     """Mean tokens of an answer."""
-    peak_ratio: Annotated[float, Field(ge=1, le=1000)] = 3.0
-    """Arrivals of the busiest hour over the month's mean: machines are bought for that hour."""
+    peak_ratio: Annotated[float, Field(ge=1, le=730)] = 3.0
+    """Arrivals of the busiest hour over the month's mean: machines are bought for that hour. 730: all in one hour."""
 
 
 class ObjectiveRecipe(Section):

@@ -7,7 +7,6 @@ from nexus_llm.cost.capacity.arrivals import LengthSpread, month, poisson
 from nexus_llm.cost.capacity.autoscale import ScalingPolicy, autoscale
 from nexus_llm.cost.capacity.simulate import Demand, simulate
 from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
-from nexus_llm.errors import UsageError
 
 STEP = StepTime(0.02, 1e-4, 5e-4, 1e-6, "measured", "a test")
 LIMITS = EngineLimits(kv_cache_tokens=100_000, max_sequences=16, max_batched_tokens=256)
@@ -74,11 +73,3 @@ def test_the_same_seed_gives_the_same_bill() -> None:
         autoscale(demand, STEP, LIMITS, ScalingPolicy(1.0), interruptions_per_hour=6.0, seed=9) for _ in range(2)
     )
     assert (once.replica_hours, once.e2e, once.interruptions) == (again.replica_hours, again.e2e, again.interruptions)
-
-
-@pytest.mark.parametrize(
-    "policy", [ScalingPolicy(0.0), ScalingPolicy(1.0, min_replicas=5, max_replicas=2), ScalingPolicy(1.0, spare=-1)]
-)
-def test_a_policy_that_cannot_be_is_refused(policy: ScalingPolicy) -> None:
-    with pytest.raises(UsageError):
-        autoscale(poisson(1.0, 5, CHAT, seed=0), STEP, LIMITS, policy)

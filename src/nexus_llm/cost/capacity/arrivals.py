@@ -30,7 +30,7 @@ def month(traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) ->
     """A month of requests: a day's rhythm whose busiest hour has `peak_ratio` times the mean, Poisson within.
 
     Raises:
-        UsageError: traffic that cannot be.
+        UsageError: a peak that no day has.
     """
     shape = np.array(hourly_profile(traffic.peak_ratio))[np.arange(round(HOURS_PER_MONTH)) % 24]
     # 730 hours end in a night: their mean is not a day's
@@ -38,12 +38,7 @@ def month(traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) ->
 
 
 def hourly(requests_per_hour: Floats, traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) -> Demand:
-    """Hours with so many requests on average, Poisson within; lengths are those of `traffic`.
-
-    Raises:
-        UsageError: traffic that cannot be.
-    """
-    check_traffic(traffic)
+    """Hours with so many requests on average, Poisson within; lengths are those of `traffic`."""
     source = np.random.default_rng(seed)
     counts = source.poisson(requests_per_hour)
     hours = np.repeat(np.arange(len(counts)), counts)
@@ -54,14 +49,7 @@ def hourly(requests_per_hour: Floats, traffic: Traffic, *, spread: LengthSpread 
 def poisson(
     rate_per_second: float, count: int, traffic: Traffic, *, spread: LengthSpread | None = None, seed: int
 ) -> Demand:
-    """So many requests that know nothing of one another. For one seed another rate only scales the gaps.
-
-    Raises:
-        UsageError: a rate or traffic that cannot be.
-    """
-    check_traffic(traffic)
-    if not 0 < rate_per_second < math.inf or count < 1:
-        raise UsageError(f"{count} requests at {rate_per_second} a second are none", fix="numbers above 0")
+    """So many requests that know nothing of one another. For one seed another rate only scales the gaps."""
     source = np.random.default_rng(seed)
     arrived = np.cumsum(source.exponential(size=count)) / rate_per_second
     return Demand(arrived, *_lengths(count, traffic, spread or LengthSpread(), source))
@@ -78,19 +66,6 @@ def recorded(arrived_seconds: Floats, input_tokens: Counts, output_tokens: Count
     order = np.argsort(arrived_seconds, kind="stable")
     moved = (arrived_seconds[order] - arrived_seconds[order[0]]) / speed if len(order) else arrived_seconds
     return Demand(moved, np.maximum(input_tokens[order], 1), np.maximum(output_tokens[order], 1))
-
-
-def check_traffic(traffic: Traffic) -> None:
-    """Refuses what nobody asks.
-
-    Raises:
-        UsageError: with the value that does not fit.
-    """
-    if not 1 <= traffic.requests_per_month < 1e10:
-        raise UsageError(f"{traffic.requests_per_month:g} requests a month", fix="from 1 to below 10 billion")
-    for name, tokens in (("input", traffic.input_tokens), ("output", traffic.output_tokens)):
-        if not 1 <= tokens <= 10_000_000:
-            raise UsageError(f"{tokens:g} {name} tokens a request", fix="from 1 to 10 million")
 
 
 def _lengths(count: int, traffic: Traffic, spread: LengthSpread, source: np.random.Generator) -> tuple[Counts, Counts]:

@@ -27,7 +27,6 @@ from nexus_llm.cost.capacity.scheduler_state import (
 )
 from nexus_llm.cost.capacity.simulate import Demand, check, percentiles
 from nexus_llm.cost.quantities import EngineLimits, Percentiles, StepTime
-from nexus_llm.errors import UsageError
 
 _STARTING = 3  # known here only: the fleet sees such a replica as off
 
@@ -84,10 +83,9 @@ def autoscale(
     replica is taken away at random, so often an hour.
 
     Raises:
-        UsageError: a policy that cannot be, and as `simulate`.
+        UsageError: as `simulate`.
     """
     check(demand, step_time, limits)
-    _check(policy, interruptions_per_hour)
     of = engine(step_time, limits)
     requests = new_requests(
         demand.arrived_seconds, demand.input_tokens, demand.output_tokens, admission_seconds=limits.admission_seconds
@@ -230,15 +228,3 @@ class _Fleet:
             unanswered=int(np.isnan(last).sum()),
             most_replicas=self.most,
         )
-
-
-def _check(policy: ScalingPolicy, interruptions_per_hour: float) -> None:
-    if not 0 <= policy.min_replicas <= policy.max_replicas or policy.max_replicas < 1 or policy.spare < 0:
-        raise UsageError(
-            f"from {policy.min_replicas} to {policy.max_replicas} replicas and {policy.spare} spare is no policy",
-            fix="0 ≤ min_replicas ≤ max_replicas, at least 1 at most",
-        )
-    if min(policy.target_requests_per_second, policy.period_seconds) <= 0 or policy.cold_start_seconds < 0:
-        raise UsageError(f"{policy} cannot be", fix="a target and a period above 0, and no negative time")
-    if interruptions_per_hour < 0:
-        raise UsageError(f"{interruptions_per_hour} interruptions an hour cannot be", fix="0 or more")

@@ -222,14 +222,7 @@ def _loss(told: Floats) -> float:
 
 
 def _numbers(of: FittedEngine) -> tuple[float, ...]:
-    step = of.step_time
-    return (
-        step.fixed_seconds,
-        step.seconds_per_prefill_token,
-        step.seconds_per_sequence,
-        step.seconds_per_context_token,
-        of.limits.admission_seconds,
-    )
+    return (*of.step_time.numbers, of.limits.admission_seconds)
 
 
 def _statistics(ttft: Floats, tpot: Floats, e2e: Floats, seconds: float) -> Statistics:

@@ -7,7 +7,6 @@ import math
 from numba import njit
 
 from nexus_llm.cost.capacity.scheduler import advance, outstanding
-from nexus_llm.cost.capacity.scheduler_queue import dequeue, enqueue, inner
 from nexus_llm.cost.capacity.scheduler_state import (
     DRAINING,
     NEVER,
@@ -17,6 +16,9 @@ from nexus_llm.cost.capacity.scheduler_state import (
     Engine,
     Replicas,
     Requests,
+    dequeue,
+    enqueue,
+    inner,
 )
 
 

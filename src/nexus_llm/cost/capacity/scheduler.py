@@ -16,8 +16,16 @@ from __future__ import annotations
 
 import math
 
-from nexus_llm.cost.capacity.scheduler_queue import dequeue, enqueue, inner
-from nexus_llm.cost.capacity.scheduler_state import NEVER, NOBODY, Engine, Replicas, Requests
+from nexus_llm.cost.capacity.scheduler_state import (
+    NEVER,
+    NOBODY,
+    Engine,
+    Replicas,
+    Requests,
+    dequeue,
+    enqueue,
+    inner,
+)
 
 
 @inner
@@ -245,10 +253,10 @@ def _preempt_newest(replicas: Replicas, requests: Requests, r: int, of: Engine) 
             if replicas.decode[r, slot].admitted > replicas.decode[r, newest].admitted:
                 newest = slot
         request = int(replicas.decode[r, newest].request)
-        _leave(replicas, requests, r, of, newest)
         left = replicas.decode[r, newest].finish - row.counter
         requests.rows[request].generated = requests.rows[request].answer - left
-        _remove_slot(replicas, r, newest)
+        _leave(replicas, requests, r, of, newest)
+        row.next_finish = _earliest_finish(replicas, r)
     requests.rows[request].behind = row.head
     if row.head == NOBODY:
         row.tail = request
@@ -259,7 +267,7 @@ def _preempt_newest(replicas: Replicas, requests: Requests, r: int, of: Engine) 
 
 @inner
 def _leave(replicas: Replicas, requests: Requests, r: int, of: Engine, slot: int) -> None:
-    """Gives back what a decoding sequence holds of the cache."""
+    """Takes a decoding sequence out, with what it holds of the cache; the last one gets its slot."""
     row = replicas.rows[r]
     request = replicas.decode[r, slot].request
     left = replicas.decode[r, slot].finish - row.counter
@@ -267,18 +275,17 @@ def _leave(replicas: Replicas, requests: Requests, r: int, of: Engine, slot: int
     row.free += _blocks(cached, of.block)
     row.context -= cached
     replicas.phases[r, (row.counter - cached) % of.block] -= 1
+    row.decoding -= 1
+    replicas.decode[r, slot] = replicas.decode[r, row.decoding]
 
 
 @inner
-def _remove_slot(replicas: Replicas, r: int, slot: int) -> None:
-    row = replicas.rows[r]
-    last = row.decoding - 1
-    replicas.decode[r, slot] = replicas.decode[r, last]
-    row.decoding = last
+def _earliest_finish(replicas: Replicas, r: int) -> int:
+    """The counter at which the first of those that decode ends."""
     earliest = NEVER
-    for other in range(last):
-        earliest = min(earliest, replicas.decode[r, other].finish)
-    row.next_finish = earliest
+    for slot in range(replicas.rows[r].decoding):
+        earliest = min(earliest, replicas.decode[r, slot].finish)
+    return int(earliest)
 
 
 @inner
@@ -330,19 +337,15 @@ def _begin_decoding(replicas: Replicas, requests: Requests, r: int, of: Engine, 
 def _finish_decoded(replicas: Replicas, requests: Requests, r: int, of: Engine) -> None:
     """Takes those out that said their last token, the one that was let in first at first."""
     row = replicas.rows[r]
-    earliest, slot = NEVER, 0
+    slot = 0
     while slot < row.decoding:
         if replicas.decode[r, slot].finish == row.counter:
             request = int(replicas.decode[r, slot].request)
             _leave(replicas, requests, r, of, slot)
-            last = row.decoding - 1
-            replicas.decode[r, slot] = replicas.decode[r, last]
-            row.decoding = last
             _end_request(replicas, requests, r, of, request)
         else:
-            earliest = min(earliest, replicas.decode[r, slot].finish)
             slot += 1
-    row.next_finish = earliest
+    row.next_finish = _earliest_finish(replicas, r)
 
 
 @inner

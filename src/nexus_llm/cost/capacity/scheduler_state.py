@@ -1,4 +1,4 @@
-"""What the simulated scheduler knows, as arrays that compiled code works on, and the numbers of its engine."""
+"""What the simulated scheduler knows, as arrays that compiled code works on, the numbers of its engine, its queues."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from nexus_llm.cost.quantities import EngineLimits, StepTime
@@ -101,10 +102,7 @@ def engine(step_time: StepTime, limits: EngineLimits, *, is_closed: bool = False
     blocks = limits.kv_cache_tokens // limits.kv_block_tokens
     # More blocks than any batch could fill change nothing, and would not fit the arithmetic.
     return Engine(
-        step_time.fixed_seconds,
-        step_time.seconds_per_prefill_token,
-        step_time.seconds_per_sequence,
-        step_time.seconds_per_context_token,
+        *step_time.numbers,
         limits.max_sequences,
         limits.max_batched_tokens,
         limits.kv_block_tokens,
@@ -136,3 +134,33 @@ def new_replicas(count: int, of: Engine) -> Replicas:
         np.zeros((count, of.max_sequences), FILLING),
         np.zeros((count, of.block), np.int64),
     )
+
+
+# Only compiled code calls what is here. Without doors for Python, files of their own and checks of divisors compiling
+# takes a third less: 6.8 s instead of 10.6 on the first run after an installation.
+inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+@inner
+def enqueue(replicas: Replicas, requests: Requests, place: int, request: int) -> None:
+    """Puts a request at the end of a queue."""
+    row = replicas.rows[place]
+    requests.rows[request].behind = NOBODY
+    if row.head == NOBODY:
+        row.head = request
+    else:
+        requests.rows[row.tail].behind = request
+    row.tail = request
+    row.waiting += 1
+
+
+@inner
+def dequeue(replicas: Replicas, requests: Requests, place: int) -> int:
+    """The first of a queue, taken from it."""
+    row = replicas.rows[place]
+    request = int(row.head)
+    row.head = requests.rows[request].behind
+    if row.head == NOBODY:
+        row.tail = NOBODY
+    row.waiting -= 1
+    return request

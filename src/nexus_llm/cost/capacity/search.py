@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from nexus_llm.cost.quantities import (
     StepTime,
     Traffic,
 )
-from nexus_llm.errors import UsageError
 
 STABLE_SHARE = 0.95
 """Of saturation. Above it queues grow through a busy hour, which a simulation of minutes would not show."""
@@ -63,9 +62,8 @@ def capacity(
     request alone misses the objective, or a mean one does not fit, it is none.
 
     Raises:
-        UsageError: an objective that is no time, traffic or limits that cannot be.
+        UsageError: limits that cannot be.
     """
-    _check(objective)
     offered = _Offered(traffic, step_time, limits, spread, requests, seed)
     saturation = saturated_requests_per_second(offered.demand(1.0), step_time, limits)
     alone = offered.at(_calm_rate(offered))
@@ -113,9 +111,3 @@ def that_fit(demand: Demand, limits: EngineLimits) -> Demand:
     prompts = np.minimum(demand.input_tokens, max(1, most - 1))
     answers = np.maximum(1, np.minimum(demand.output_tokens, most - prompts))
     return Demand(demand.arrived_seconds, prompts, answers)
-
-
-def _check(objective: LatencyObjective) -> None:
-    for name, bound in asdict(objective).items():
-        if bound is not None and not 0 < bound < float("inf"):
-            raise UsageError(f"{bound} is no objective for {name}", fix="seconds above 0, or none")

@@ -174,12 +174,7 @@ def check(demand: Demand, step_time: StepTime, limits: EngineLimits) -> None:
 
 
 def _check_step_time(step_time: StepTime) -> None:
-    values = (
-        step_time.fixed_seconds,
-        step_time.seconds_per_prefill_token,
-        step_time.seconds_per_sequence,
-        step_time.seconds_per_context_token,
-    )
+    values = step_time.numbers
     is_timeless = values[0] + min(values[1], values[2] + values[3]) <= 0
     if is_timeless or any(not 0 <= value < math.inf for value in values):
         raise UsageError(
