@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -96,6 +97,7 @@ def main() -> None:
     shape, suffix = (SMALL, "_small") if arguments.small else (FULL, "")
     kept = arguments.kept or cache_folder() / f"cost_calibration{suffix}"
     same_ground(kept, {"hardware": _hardware(), "model": str(arguments.model.resolve()), "limits": asdict(LIMITS)})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would go on alone
     began = time.monotonic()
     with _server(arguments.model) as url:
         measure = remembered(server_measure(url, None, api_key="none"), kept)

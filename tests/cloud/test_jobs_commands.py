@@ -162,6 +162,8 @@ def test_ids_that_lead_nowhere_are_errors_in_two_lines() -> None:
         (("jobs", "stop", "lambda/x"), UsageError),
         (("jobs", "attach", "processing/nobody"), TrainingError),
         (("jobs", "stop", "glue/nobody/jr_1"), NexusError),
+        (("jobs", "attach", "glue/nobody/jr_1", "--budget-usd", "5"), UsageError),
+        (("jobs", "attach", "training/nobody", "--budget-usd", "5"), UsageError),
     ):
         error = nexus(*arguments).exception
         assert isinstance(error, kind)
