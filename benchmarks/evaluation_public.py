@@ -3,8 +3,10 @@
     python benchmarks/evaluation_public.py --base FOLDER --tuned FOLDER --data ../shared/data --work FOLDER
         [--limit N] [--precision float32] [--only base]
 
-Each set is one `nexus evaluate benchmarks` of the ordinary command line: the same command goes on where it was stopped.
-`--tuned` is a package of the quickstart. With `--limit` only a set's first items are asked, and the result says so.
+Each round is one `nexus evaluate benchmarks` of the ordinary command line: the same command goes on where it was
+stopped. `--tuned` is a run of the quickstart, or its package. With `--limit` only a set's first items are asked (a
+quarter of that of GSM8K and of each subject of MMLU), and the result says so. What changed from base to tuned is told
+item for item by `nexus evaluate compare`, corrected (Holm) for all sets.
 
 PUBLISHED holds what others measured, each with its source and how it was asked; a difference in the prompt, the number
 of examples or the data is named in `explained`, because it moves small models by more than most tuning does.
@@ -20,25 +22,23 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-# (tasks, options): what is asked in words takes longest and comes last.
-ROUNDS = (
-    (
-        "hellaswag,arc_easy,arc_challenge,piqa,winogrande,openbookqa,boolq,copa,cb,mrpc,sst2,cola,wsc273,lambada_openai",
-        (),
-    ),
-    ("mmlu", ("--few-shot", "5")),
-    ("gsm8k", ()),
-    ("triviaqa", ("--few-shot", "0")),
+SETS = (
+    "hellaswag,arc_easy,arc_challenge,piqa,winogrande,openbookqa,boolq,copa,cb,mrpc,sst2,cola,wsc273,lambada_openai,"
+    "triviaqa"
 )
+# (tasks, options, through what the limit is divided): what takes longest an item comes last.
+ROUNDS: tuple[tuple[str, tuple[str, ...], int], ...] = ((SETS, (), 1), ("mmlu", ("--few-shot", "5"), 4), ("gsm8k", (), 4))
 OTHER = "lm-eval baseline in the card of lldois/SmolLM2-135M-Reasoning-SLERP-Champion, 0-shot, read 2026-11"
 _GAUNTLET = "the set is llm-foundry's copy, whose items are the hub's in another order"
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "hellaswag": [
-        {"metric": "acc_norm", "value": 0.4299, "source": OTHER, "explained": "same harness and prompt"},
+        {"metric": "acc_norm", "value": 0.4299, "source": OTHER,
+         "explained": "same harness and prompt; its first 3,000 items, which a limit takes, are the short ones"},
     ],
     "arc_easy": [{"metric": "acc", "value": 0.5412, "source": OTHER, "explained": _GAUNTLET}],
     "arc_challenge": [{"metric": "acc_norm", "value": 0.2773, "source": OTHER, "explained": _GAUNTLET}],
@@ -65,12 +65,16 @@ def main() -> None:
     options = parser.parse_args()
     folders = {"base": options.base, "tuned": options.tuned}
     chosen = {name: one for name, one in folders.items() if one and options.only in (None, name)}
+    started = time.monotonic()
     measured = {name: all_rounds(options, name, folder) for name, folder in chosen.items()}
+    seconds = round(time.monotonic() - started)
     result = {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
         "precision": options.precision,
         "items a set, at most": options.limit,
+        "seconds of this command": seconds,
+        "changes": changes(options.work) if len(chosen) == 2 else [],
         "sets": {task: row(task, measured) for task in sorted(next(iter(measured.values())))},
     }
     name = f"evaluation_public_{platform.machine()}_{result['date']}"
@@ -81,14 +85,22 @@ def main() -> None:
 def all_rounds(options: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     """Task → what the command told about it."""
     found = {}
-    for number, (tasks, more) in enumerate(ROUNDS):
+    for number, (tasks, more, divisor) in enumerate(ROUNDS):
         words = [sys.executable, "-m", "nexus_llm.cli", "evaluate", "benchmarks", str(folder), "--json"]
         words += ["--tasks", tasks, "--datasets", str(options.data), "--out", str(options.work / name / str(number))]
         words += ["--precision", options.precision, *more]
-        words += ["--limit", str(options.limit)] if options.limit else []
+        words += ["--limit", str(-(-options.limit // divisor))] if options.limit else []
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         found |= {one["task"]: one for one in json.loads(done.stdout)["tasks"]}
     return with_mmlu(found)
+
+
+def changes(work: Path) -> list[dict[str, Any]]:
+    """Each set's change from base to tuned, with its interval and verdict against no loss."""
+    words = [sys.executable, "-m", "nexus_llm.cli", "evaluate", "compare", str(work / "base"), str(work / "tuned")]
+    done = subprocess.run([*words, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    told = ("name", "metric", "items", "base_score", "tuned_score", "change", "low", "high", "verdict", "reason")
+    return [{field: row[field] for field in told} for row in json.loads(done.stdout)["comparisons"]]
 
 
 def with_mmlu(found: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +156,14 @@ def page(result: dict[str, Any], names: list[str]) -> str:
                 if other["metric"] == metric
             )
             lines.append(f"| {task} | {one['items']} | {one['few-shot']} | {metric} | {cells} | {others} |")
+    if result["changes"]:
+        lines += ["", "## From base to tuned", "", "| set | metric | items | change | interval | against no loss |"]
+        lines.append("|---|---|---:|---:|---|---|")
+    for one in result["changes"]:
+        interval = f"{one['low']:+.3f} to {one['high']:+.3f}"
+        lines.append(
+            f"| {one['name']} | {one['metric']} | {one['items']} | {one['change']:+.3f} | {interval} | {one['verdict']} |"
+        )
     return "\n".join(lines) + "\n"
 
 

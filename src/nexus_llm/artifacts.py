@@ -190,6 +190,14 @@ class Draft:
         self._head = {"kind": kind, "key": key, "stage_version": stage_version, "recipe": recipe, "inputs": inputs}
         self._provenance = provenance
 
+    def made_of_the_same(self) -> Iterator[Artifact]:
+        """Finished artifacts beside this one that the same stage made of the same inputs, and nobody altered since."""
+        for path in sorted(self.folder.parent.glob(f"*/{MANIFEST}")):
+            artifact = load(path.parent)
+            is_same = all(getattr(artifact.manifest, name) == self._head[name] for name in ("stage_version", "inputs"))
+            if is_same and not altered_files(artifact):
+                yield artifact
+
     def finish(self, *, facts: dict[str, Any], logs: tuple[str, ...] = ()) -> Artifact:
         """Hashes every file, removes the scratch, and writes the manifest last: from now on the artifact exists.
 

@@ -15,7 +15,6 @@ import pytest
 from nexus_llm.cli import run_command
 from nexus_llm.errors import DataError, EvaluationError, UsageError
 from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task, summary
-from nexus_llm.evaluate.contamination import contamination
 from nexus_llm.evaluate.in_process import InProcessCompleter
 from nexus_llm.evaluate.local_sets import rows_of, split_of, tasks_of
 from nexus_llm.ports import Ports, ScriptedCompleter
@@ -220,21 +219,6 @@ def test_code_that_a_model_wrote_is_stored_and_not_run(tmp_path: Path, tasks: An
         run("mbpp", tasks, harmful, tmp_path, tmp_path / "mbpp")
     with pytest.raises(UsageError, match="no task of lm-evaluation-harness"):
         run("helaswag", tasks, harmful, tmp_path, tmp_path / "helaswag")
-
-
-def test_overlap_is_a_share_of_the_items_that_could_be_checked() -> None:
-    documents = ["a b", "c d"] * 600  # more than are looked through at once
-    read: list[int] = []
-    found = contamination(
-        {"t": ["0", "1", "2"], "u": ["0"]},
-        {"t": 1, "u": 1},
-        documents,
-        lambda batch: [("t", "1")] if "c d" in batch else [],
-        advance=read.append,
-    )
-    assert (found["t"].checked, found["t"].overlapping, found["t"].share) == (2, ("1",), 0.5)
-    assert found["u"].share is None
-    assert sum(read) == 1200
 
 
 def test_the_command_measures_a_folder_and_goes_on_where_it_was(

@@ -12,6 +12,7 @@ import pytest
 from nexus_llm.evaluate.in_process import InProcessCompleter
 from nexus_llm.evaluate.likelihood import LikelihoodReader, TokenRow
 from nexus_llm.records import Continuation, Question
+from tiny_architectures import KINDS, tiny
 from tiny_model import write_tiny_model
 
 
@@ -41,7 +42,7 @@ def rows_of_all_kinds() -> list[TokenRow]:
 @pytest.mark.parametrize("chosen", [slice(0, 20), slice(20, 40), slice(0, 40)], ids=["shared", "apart", "both"])
 def test_what_is_read_once_gives_what_reading_each_alone_gives(completer: InProcessCompleter, chosen: slice) -> None:
     rows = rows_of_all_kinds()[chosen]
-    reader = LikelihoodReader(completer._model)
+    reader = LikelihoodReader(completer.model)
     alone = reader._one_by_one(rows)
     for _ in range(2):  # the second time with the beginning that it remembers
         together = reader.score(rows)
@@ -49,6 +50,36 @@ def test_what_is_read_once_gives_what_reading_each_alone_gives(completer: InProc
             [one.log_probability for one in alone], abs=2e-4
         )
         assert [one.is_greedy for one in together] == [one.is_greedy for one in alone]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_reads_trees_as_it_reads_rows(kind: str, tmp_path: Path) -> None:
+    reader = LikelihoodReader(tiny(tmp_path, kind).eval())
+    rows = rows_of_all_kinds()
+    together, alone = reader.score(rows), reader._one_by_one(rows)
+    assert [one.log_probability for one in together] == pytest.approx([one.log_probability for one in alone], abs=2e-4)
+
+
+def test_rows_behind_a_lent_beginning_share_trees_and_the_model_reads_each_token_once(
+    completer: InProcessCompleter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[int, ...]] = []
+    forward = completer.model.forward
+
+    def counted(*args: Any, **given: Any) -> Any:
+        read.append(tuple(given["input_ids"].shape))
+        return forward(*args, **given)
+
+    examples = tuple(range(3, 43))
+    rows = [TokenRow((*examples, question, 50), (choice,)) for question in (60, 61, 62) for choice in (7, 8, 9, 10)]
+    reader = LikelihoodReader(completer.model)
+    monkeypatch.setattr(completer.model, "forward", counted)
+    reader.score(rows)
+    assert read == [(1, 40), (1, 6)]
+    read.clear()
+    endings = [TokenRow((100 + start, 50), (1, 2, start, 3 + end)) for start in (0, 1) for end in range(4)]
+    reader.score(endings)
+    assert read == [(2, 5)]  # each context with 1, 2, start; what is only predicted is not read
 
 
 def test_a_context_that_is_too_long_loses_its_beginning_and_says_how_much(completer: InProcessCompleter) -> None:
@@ -68,7 +99,7 @@ def test_a_context_that_is_too_long_loses_its_beginning_and_says_how_much(comple
 
 def test_a_model_that_predicts_nan_is_told_for_each_item(folder: Path) -> None:
     broken = InProcessCompleter.load(folder)
-    broken._model.lm_head.weight.data[:] = math.nan
+    broken.model.lm_head.weight.data[:] = math.nan
     (judged,) = broken.log_likelihood([Continuation("1", "What is", " it")])
     (said,) = broken.generate([Question("1", text="What is", max_new_tokens=4)])
     assert judged.error == "the model predicts nan"

@@ -17,12 +17,13 @@ from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import DataError, EvaluationError
 from nexus_llm.evaluate.asking import answers_to
 from nexus_llm.evaluate.comparison import Comparison
+from nexus_llm.evaluate.contamination import Contamination
 from nexus_llm.evaluate.evaluators import EVALUATORS, Evaluator
 from nexus_llm.evaluate.gate import corrected, gate_json, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.junit import junit_xml
 from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
-from nexus_llm.evaluate.results import ItemResult, TaskResult, read_result
+from nexus_llm.evaluate.results import ItemResult, TaskResult, TaskRun, read_result
 from nexus_llm.evaluate.stage import STAGE, evaluate_stage
 from nexus_llm.ports import Completer, Ports, ScriptedCompleter
 from nexus_llm.recipe import EvaluateRecipe, GateRecipe, Recipe, TaskRule
@@ -65,7 +66,7 @@ def report_with_tasks() -> Report:
     gate = GateRecipe(tasks={ATTACK: TaskRule(max_regression=0.05, min_score=0.2)}, max_error_share=0.1)
     base, tuned = result("base", 20), result("tuned", 30)
     judged = corrected([*report().gated, *judge_tasks([(base, tuned)], gate, seed=1)], confidence=0.95)
-    one = task_report(base, tuned, confidence=0.95, seed=1, overlap_share=0.25)
+    one = task_report(base, tuned, confidence=0.95, seed=1, overlap=Contamination(40, 36, tuple("abcdefghi")))
     return replace(report(), gated=judged, tasks=(one,), recipe={"seed": 17})
 
 
@@ -103,7 +104,7 @@ def test_the_page_shows_every_task_its_rules_and_where_the_two_disagree() -> Non
     for words in (
         "max_regression",
         "min_score",
-        "25.0%",
+        "9 of 36 (25.0%)",
         "1 / 1",
         "0.513",
         "0.769",
@@ -116,7 +117,7 @@ def test_the_page_shows_every_task_its_rules_and_where_the_two_disagree() -> Non
     assert "&#34;seed&#34;: 17" in html
     values = json.loads(json.dumps(report_json(report_with_tasks()), allow_nan=False))
     assert values["tasks"][0]["asked"] == 40
-    assert values["tasks"][0]["overlap_share"] == 0.25
+    assert values["tasks"][0]["contamination"]["share"] == 0.25
 
 
 def test_a_junit_reader_finds_a_case_a_rule_and_no_inconclusive_one_that_looks_like_a_pass(tmp_path: Path) -> None:
@@ -235,12 +236,16 @@ def test_what_an_interrupted_run_has_read_is_not_read_again(inputs: dict[str, Ar
     assert resumed.id == whole.id
 
 
-def _quiz(completer: Completer, recipe: EvaluateRecipe, folder: Path, ports: Ports) -> list[TaskResult]:
+def _quiz(completer: Completer, recipe: EvaluateRecipe, folder: Path, ports: Ports) -> list[TaskRun]:
     questions = [Question(str(place), text="?") for place in range(40)]
     answers = answers_to(questions, completer, folder / "quiz.jsonl", ports)
     items = tuple(ItemResult(one.id, {"accuracy": float(one.text == "yes")}, one.text, "yes") for one in answers)
     return [
-        TaskResult(Path(name).stem, "1", "accuracy", "abc", 0, completer.describe(), items) for name in recipe.tasks
+        TaskRun(
+            TaskResult(Path(name).stem, "1", "accuracy", "abc", 0, completer.describe(), items),
+            {one.id: (f"text of {one.id}",) for one in items},
+        )
+        for name in recipe.tasks
     ]
 
 
@@ -252,6 +257,7 @@ def test_the_stage_measures_what_the_recipe_names_and_judges_it(inputs: dict[str
     stage = evaluate_stage(
         [Evaluator("tasks", _quiz)],
         lambda folder, _: ScriptedCompleter(said["tuned" if "tuned" in str(folder) else "base"]),
+        lambda data, texts, _: {task: Contamination(len(some), 30, (data.name,)) for task, some in texts.items()},
     )
     gate = {"tasks": {"quiz": {"min_improvement": 0.1}}}
     general = str(tmp_path / "general.txt")
@@ -262,7 +268,34 @@ def test_the_stage_measures_what_the_recipe_names_and_judges_it(inputs: dict[str
     assert (row["base_score"], row["tuned_score"], row["p_pass"] < 0.001) == (0.25, 0.875, True)
     assert read_result(made.folder / "tasks" / "tuned" / "quiz").items[34].answer == "yes"
     assert "quiz" in (made.folder / "report.html").read_text()
+    assert "1 of 30 (3.3%)" in (made.folder / "report.html").read_text()
     assert run_stage(stage, wanted, inputs, tmp_path / "two").id == made.id
+    # Other limits are judged again on what was measured; nobody is asked.
+    gone = {kind: folder_as_artifact(kind, tmp_path / "gone") for kind in inputs}
+    gate = {"tasks": {"quiz": {"min_improvement": 0.9}}, "confidence": 0.9}
+    other = recipe(domain_documents=2, general_path=general, tasks=[str(tmp_path / "quiz.yaml")], gate=gate)
+    judged = run_stage(stage, other, gone, tmp_path / "one")
+    assert judged.key != made.key
+    assert judged.manifest.facts["gate"]["comparisons"][2]["verdict"] == "fail"
+    assert run_stage(stage, other, inputs, tmp_path / "three").id == judged.id
+    (made.folder / "samples.json").write_text("[]")
+    (judged.folder / "samples.json").write_text("[]")
+    with pytest.raises(Exception, match="gone"):  # what somebody altered is not taken over
+        gate["confidence"] = 0.8
+        run_stage(stage, other.model_copy(update={"evaluate": other.evaluate.model_copy(update={"gate": GateRecipe.model_validate(gate)})}), gone, tmp_path / "one")
+
+
+def test_only_the_files_that_are_read_decide_what_an_evaluation_is_called(tmp_path: Path) -> None:
+    sets, task = tmp_path / "sets", tmp_path / "quiz.yaml"
+    for name in ("piqa/validation.jsonl", "sciq/test.jsonl", "hellaswag-val/hellaswag_val.jsonl"):
+        (sets / name).parent.mkdir(parents=True)
+        (sets / name).write_text("{}")
+    (tmp_path / "questions.jsonl").write_text('{"question": "?", "target": "yes"}\n')
+    task.write_text("task: quiz\nprompt: '{{ question }}'\nitems: questions.jsonl\nscorer: {type: exact}\n")
+    wanted = recipe(benchmarks=["piqa", "hellaswag"], datasets=str(sets), tasks=[str(task)])
+    found = STAGE.outside_inputs(wanted, Ports())
+    read = [sets / "hellaswag-val/hellaswag_val.jsonl", sets / "piqa/validation.jsonl", task, tmp_path / "questions.jsonl"]
+    assert list(found) == ["general text", *map(str, read)]
 
 
 def test_a_task_that_nothing_can_measure_is_refused_before_anything_is_measured(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import ModelError
+from nexus_llm.evaluate.in_process import stop_ids_of, until_stop
 from nexus_llm.evaluate.perplexity import TokenizedDocument, batches, load_model, score
-from nexus_llm.evaluate.samples import answers, stop_ids_of, until_stop
 from tiny_model import write_tiny_model
 
 torch = pytest.importorskip("torch", reason="needs the [eval] extra")
@@ -74,15 +74,6 @@ def test_batches_hold_every_document_once_and_keep_their_limit(lengths: list[int
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     for batch in found:
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= limit
-
-
-def test_answers_in_a_batch_equal_those_asked_alone(model: Any, folder: Path) -> None:
-    tokenizer = ChatTokenizer.load(folder)
-    prompts = ["Hi", "What is it? It is what it is. The quick brown fox."]
-    options: dict[str, Any] = {"stop_ids": stop_ids_of(folder, tokenizer), "max_new_tokens": 12}
-    together = answers(model, tokenizer, prompts, **options)
-    assert together == [answers(model, tokenizer, [prompt], **options)[0] for prompt in prompts]
-    assert len(together) == 2
 
 
 def test_every_stop_token_of_the_generation_config_ends_an_answer(folder: Path) -> None:

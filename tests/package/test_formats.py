@@ -82,7 +82,7 @@ def test_every_tensor_is_the_merged_one_and_the_engine_computes_what_transformer
     tmp_path: Path, format: Format
 ) -> None:
     pytest.importorskip("torch")
-    pytest.importorskip("xllamacpp" if format == "gguf-q4_k_m" else "openvino_genai")
+    pytest.importorskip("xllamacpp" if format in ("gguf-f16", "gguf-q4_k_m") else "openvino_genai")
     folder = write_decided_model(tmp_path / "model", **WIDE)
     facts = write(folder, format)
     assert sum(facts["tensors"].values()) == len(gguf_format.tensor_shapes(tiny_config(**WIDE)))
@@ -134,6 +134,16 @@ def test_the_frequencies_are_those_of_transformers() -> None:
     )
     embedding = LlamaRotaryEmbedding(transformers.LlamaConfig(**values))
     np.testing.assert_allclose(gguf_format.rope_frequencies(values), embedding.inv_freq.numpy(), rtol=1e-6)
+
+
+def test_openvino_refuses_an_f16_gguf_whose_rotary_frequencies_it_would_round(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    write(folder, "gguf-f16")
+    assert reader_of("gguf-f16", folder) == "llama.cpp"
+    with pytest.raises(ServingError, match=r"model-f16\.gguf, which the engine openvino does not read") as refused:
+        read_model(folder, name="tiny")
+    assert "--engine llama.cpp" in refused.value.fix
+    assert read_model(folder, name="tiny", engine="llama.cpp").weights.name == "model-f16.gguf"
 
 
 @pytest.mark.parametrize("scaling", [{"type": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 4.0}])

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
+from nexus_llm.cli.data_artifact import data_artifact
 from nexus_llm.cli.evaluate_asked import IN_PROCESS, Engine, KeyVariable, Precision, Served, checked, opened
-from nexus_llm.cli.options import AsJson, Root, ports
+from nexus_llm.cli.options import AsJson, Root, ports, workspace
 from nexus_llm.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from nexus_llm.evaluate.benchmarks import BenchmarkRun, Summary
+    from nexus_llm.evaluate.benchmarks import Summary
     from nexus_llm.evaluate.contamination import Contamination
 
 _FILE = "benchmarks.json"
@@ -62,6 +63,7 @@ def benchmarks(
     from nexus_llm.evaluate.harness import HarnessTasks
     from nexus_llm.evaluate.local_sets import tasks_of
     from nexus_llm.evaluate.over_http import HttpLimits
+    from nexus_llm.pipeline.contamination import overlaps
 
     names, absent = tasks_of([one.strip() for one in tasks.split(",") if one.strip()], datasets)
     for group, missing in absent.items():
@@ -83,7 +85,10 @@ def benchmarks(
         for name in names:
             print(f"{name} …", file=sys.stderr, flush=True)
             runs[name] = run_task(name, known, completer, wishes, folder / name, openings)
-    found = _contamination(against, runs, root, openings.progress) if against else {}
+    found: Mapping[str, Contamination] = {}
+    if against:
+        data = data_artifact(against, workspace(root)).folder
+        found = overlaps(data, {name: one.texts for name, one in runs.items()}, openings.progress)
     rows = [(summary(one.result), found.get(name)) for name, one in runs.items()]
     _tell(asdict(facts), rows, absent, folder, as_json=as_json)
     return 0
@@ -96,12 +101,6 @@ def _prepare(*, is_offline: bool) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars beside ours
     if is_offline:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-
-
-def _contamination(run: str, runs: Mapping[str, BenchmarkRun], root: Path, progress: Any) -> dict[str, Contamination]:
-    from nexus_llm.cli.evaluate_contamination import contamination_of
-
-    return contamination_of(run, {name: one.texts for name, one in runs.items()}, root=root, progress=progress)
 
 
 def _tell(

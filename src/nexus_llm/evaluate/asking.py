@@ -18,7 +18,9 @@ from nexus_llm.records import Answer, CompleterFacts, Continuation, DocumentScor
 Given = TypeVar("Given", Question, Continuation, TokenizedDocument)
 Got = TypeVar("Got", Answer, Likelihood, DocumentScore)
 # Asked at once: enough to fill an engine's batch, few enough to notice a Ctrl-C.
-_BATCH = 64
+_QUESTIONS = 64
+# More of them, since those that begin alike are read together.
+_CONTINUATIONS = 256
 
 
 def kept_file(
@@ -40,16 +42,15 @@ def answers_to(questions: Sequence[Question], completer: Completer, kept: Path, 
         EvaluationError: `kept` belongs to other questions; or see `Completer.generate`.
         TryAgainError: somebody asked to stop.
     """
-    return _all(questions, completer.generate, lambda row: Answer(**row), kept, ports, label="asking")
+    return _all(questions, completer.generate, lambda row: Answer(**row), kept, ports, "asking", _QUESTIONS)
 
 
 def likelihoods_of(
     continuations: Sequence[Continuation], completer: Completer, kept: Path, ports: Ports
 ) -> list[Likelihood]:
     """The likelihood of every continuation, in order; likewise."""
-    return _all(
-        continuations, completer.log_likelihood, lambda row: Likelihood(**row), kept, ports, label="log-likelihood"
-    )
+    ask = completer.log_likelihood
+    return _all(continuations, ask, lambda row: Likelihood(**row), kept, ports, "log-likelihood", _CONTINUATIONS)
 
 
 def scores_of(
@@ -59,7 +60,7 @@ def scores_of(
     ports: Ports,
 ) -> list[DocumentScore]:
     """The score of every document by a model in this process, in order; likewise."""
-    return _all(documents, score, lambda row: DocumentScore(**row), kept, ports, label="perplexity")
+    return _all(documents, score, lambda row: DocumentScore(**row), kept, ports, "perplexity", _QUESTIONS)
 
 
 def _all(
@@ -68,8 +69,8 @@ def _all(
     read: Callable[[dict[str, Any]], Got],
     kept: Path,
     ports: Ports,
-    *,
     label: str,
+    at_once: int,
 ) -> list[Got]:
     found = _kept(kept, read)
     if [one.id for one in found] != [one.id for one in given[: len(found)]]:
@@ -81,7 +82,7 @@ def _all(
     kept.parent.mkdir(parents=True, exist_ok=True)
     rest = iter(given[len(found) :])
     with kept.open("a", encoding="utf-8") as lines:
-        while batch := list(islice(rest, _BATCH)):
+        while batch := list(islice(rest, at_once)):
             if reason := ports.interrupt.requested():
                 raise TryAgainError(f"stopped by {reason} after {len(found)} items", fix="run the same command again")
             for one in ask(batch):

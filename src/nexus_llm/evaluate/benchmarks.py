@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexus_llm.errors import EvaluationError
-from nexus_llm.evaluate.results import RESULT_FILE, ItemResult, TaskResult, read_result, write_result
+from nexus_llm.evaluate.results import RESULT_FILE, ItemResult, TaskResult, TaskRun, read_result, texts_in, write_result
 
 if TYPE_CHECKING:
     from nexus_llm.evaluate.harness import HarnessTasks
@@ -40,15 +40,6 @@ class BenchmarkWishes:
     """Solved examples before each item; None takes the task's own number."""
     as_chat: bool = False
     """Ask in a conversation."""
-
-
-@dataclass(frozen=True)
-class BenchmarkRun:
-    """A task that was run."""
-
-    result: TaskResult
-    texts: Mapping[str, tuple[str, ...]]
-    """Item → every text that its row holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +72,7 @@ def run_task(
     wishes: BenchmarkWishes,
     folder: Path,
     ports: Ports,
-) -> BenchmarkRun:
+) -> TaskRun:
     """One task, from where an earlier run of the same question stopped.
 
     Raises:
@@ -106,14 +97,14 @@ def run_task(
     )
     _refuse_other_question(folder, empty)
     if (folder / RESULT_FILE).exists():
-        return BenchmarkRun(read_result(folder), texts)
+        return TaskRun(read_result(folder), texts)
     from nexus_llm.evaluate.harness import CompleterLM, samples
 
     lm = CompleterLM(completer, folder, ports)
     rows = samples(lm, task, limit=wishes.limit, as_chat=wishes.as_chat)
     result = _result(empty, task, rows, lm.errors, lm.cut_tokens, count=len(docs))
     write_result(folder, result)
-    return BenchmarkRun(result, texts)
+    return TaskRun(result, texts)
 
 
 def summary(result: TaskResult) -> Summary:
@@ -133,22 +124,6 @@ def summary(result: TaskResult) -> Summary:
         few_shot=result.few_shot,
         scores=scores,
     )
-
-
-def texts_in(value: object) -> Iterator[str]:
-    """Every text in a row, whatever its fields are called.
-
-    >>> list(texts_in({"question": "Who?", "choices": {"text": ["I", "you"]}, "gold": 1}))
-    ['Who?', 'I', 'you']
-    """
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from texts_in(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from texts_in(one)
 
 
 def _refuse_other_question(folder: Path, asked: TaskResult) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-# Documents looked through at once.
-_BATCH = 1_000
+if TYPE_CHECKING:
+    from nexus_llm.ports import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +27,10 @@ class Contamination:
         return len(self.overlapping) / self.checked if self.checked else None
 
 
-def contamination(
-    items: Mapping[str, Sequence[str]],
-    unchecked: Mapping[str, int],
-    documents: Iterable[str],
-    find: Callable[[Sequence[str]], Iterable[tuple[str, str]]],
-    *,
-    advance: Callable[[int], None] = lambda _: None,
-) -> dict[str, Contamination]:
-    """Task → what was found. `items` are the ids of each task, `find` gives the (task, item) that documents hold,
-    `advance` is told how many documents were just read."""
-    found: dict[str, set[str]] = {task: set() for task in items}
-    rest = iter(documents)
-    while batch := list(islice(rest, _BATCH)):
-        for task, item in find(batch):
-            found[task].add(item)
-        advance(len(batch))
-    return {
-        task: Contamination(len(ids), len(ids) - unchecked.get(task, 0), tuple(sorted(found[task])))
-        for task, ids in items.items()
-    }
+class Overlaps(Protocol):
+    """Looks for items in training text."""
+
+    def __call__(
+        self, data: Path, texts: Mapping[str, Mapping[str, Sequence[str]]], progress: Progress, /
+    ) -> Mapping[str, Contamination]:
+        """Task → what was found of its items (task → item → its texts) in the data artifact's folder."""

@@ -8,6 +8,7 @@ tokens behind the context's own are the continuation's.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,6 @@ from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import ModelError
 from nexus_llm.evaluate.likelihood import LikelihoodReader, RowScore, TokenRow
 from nexus_llm.evaluate.perplexity import load_model
-from nexus_llm.evaluate.samples import stop_ids_of, until_stop
 from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, Question
 
 Precision = Literal["float32", "bfloat16"]
@@ -58,7 +58,7 @@ class InProcessCompleter:
     def __init__(
         self, model: Any, tokenizer: ChatTokenizer, *, name: str, precision: str, stop_ids: Sequence[int]
     ) -> None:
-        self._model, self._tokenizer, self._stop_ids = model, tokenizer, list(stop_ids)
+        self.model, self._tokenizer, self._stop_ids = model, tokenizer, list(stop_ids)
         self._reader = LikelihoodReader(model)
         template = tokenizer.template
         self._facts = CompleterFacts(
@@ -202,9 +202,9 @@ class InProcessCompleter:
         sampling = {"temperature": wished.temperature} if wished.temperature else {"temperature": None}
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(wished.seed)
-            made_BT = self._model.generate(
-                input_ids=token_ids_BT.to(self._model.device),
-                attention_mask=mask_BT.to(self._model.device),
+            made_BT = self.model.generate(
+                input_ids=token_ids_BT.to(self.model.device),
+                attention_mask=mask_BT.to(self.model.device),
                 do_sample=wished.temperature > 0,
                 **sampling,
                 top_p=None,
@@ -225,6 +225,31 @@ class InProcessCompleter:
     def _most_tokens(self) -> int:
         assert self._facts.context_tokens is not None
         return self._facts.context_tokens
+
+
+def stop_ids_of(folder: Path, tokenizer: ChatTokenizer) -> list[int]:
+    """Token ids that end an answer: all that `generation_config.json` names, and the tokenizer's eos.
+
+    Raises:
+        ModelError: the file is no JSON object, or no stop token is known at all.
+    """
+    path = folder / "generation_config.json"
+    try:
+        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is no JSON object", fix="make the artifact again, or mend the file") from error
+    listed = named if isinstance(named, list) else [] if named is None else [named]
+    return sorted({*map(int, listed), tokenizer.eos_token_id})
+
+
+def until_stop(token_ids: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
+    """The tokens before the first stop token.
+
+    >>> until_stop([5, 6, 2, 2], [2])
+    [5, 6]
+    """
+    end = next((place for place, token in enumerate(token_ids) if token in stop_ids), len(token_ids))
+    return list(token_ids[:end])
 
 
 def cut_at(text: str, stop: Sequence[str]) -> tuple[str, bool]:

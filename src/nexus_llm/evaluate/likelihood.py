@@ -1,20 +1,22 @@
 """How likely a model finds continuations, with what they share computed once.
 
 Four endings of one HellaSwag context are four rows that begin alike, and so are all questions of one MMLU subject
-behind the same five examples. A causal model computes the same keys and values for the same beginning, so that is read
-once and its attention cache lent to all that go on from it: first what all contexts of a batch share, then each
-context, then its endings. Endings of one token need no pass of their own: the context's last logits hold them all.
-Logits are computed only where a continuation stands; over 49,152 tokens they are a fifth of SmolLM2-135M's work.
+behind the same five examples. Rows that begin alike are read as one tree: a token that stands behind the same ones in
+several rows is in it once, and sees its own ancestors alone. What all contexts of a call share is read once, and its
+attention cache lent to all trees. Logits are computed only where a continuation is predicted; over 49,152 tokens they
+are a fifth of SmolLM2-135M's work.
 
-Names of tensors end in their dimensions: B rows, T tokens, V vocabulary.
+Names of tensors end in their dimensions: B trees, T tokens of a tree, K tokens before it and its own, N places where
+something is predicted, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nexus_llm.evaluate.perplexity import batches
@@ -22,14 +24,16 @@ from nexus_llm.evaluate.perplexity import batches
 if TYPE_CHECKING:
     import torch
 
-# Tokens of one pass, padding counted. Logits of an ending's pass: 1,024 × 49,152 × 4 bytes = 200 MB.
-_CONTEXT_TOKENS = 2_048
-_ENDING_TOKENS = 1_024
-# Padding in one pass: a pass of its own costs about as much as so many tokens, for the weights that it reads again: an
-# estimate, not measured. Of 480 items of HellaSwag it leaves 8 % padding in 172 passes; one batch a pool, 20 % in 84.
+# Tokens of one pass, padding counted: 2,048 × 49,152 × 4 bytes of logits are 400 MB, if each of them predicts.
+_PASS_TOKENS = 2_048
+# A pass of its own costs about as much as so many tokens of padding, for the weights that it reads again.
 _MOST_PADDING = 64
+# Contexts behind a lent beginning share one tree up to so many tokens: its copy would cost more than attending to it.
+_TREE_TOKENS = 512
 # A shorter common beginning is not worth a pass of its own.
 _LEAST_SHARED = 32
+# Rows of logits that are looked at together, as in `perplexity`.
+_LOGIT_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,36 +63,83 @@ class Beginning:
     cache: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The tokens of rows, each behind those that it stands behind: what several rows begin with is there once."""
+
+    token_ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    """Place of the token before it; −1 where there is none."""
+    depths: list[int] = field(default_factory=list)
+    """Tokens before it."""
+    paths: list[list[int]] = field(default_factory=list)
+    """Of each row, the places whose logits predict its continuation."""
+
+    @classmethod
+    def of(cls, rows: Sequence[TokenRow], *, skip: int = 0) -> Tree:
+        """The tree of rows without their first `skip` tokens, and without their last: that is only predicted.
+
+        >>> Tree.of([TokenRow((7, 8), (1, 2)), TokenRow((7, 8), (1, 3)), TokenRow((7, 8), (4,))])
+        Tree(token_ids=[7, 8, 1], parents=[-1, 0, 1], depths=[0, 1, 2], paths=[[1, 2], [1, 2], [1]])
+        """
+        tree, known = cls(), dict[tuple[int, int], int]()
+        for row in rows:
+            place, path = -1, []
+            for depth, token in enumerate((*row.context, *row.continuation[:-1])[skip:]):
+                before, place = place, known.setdefault((place, token), len(tree.token_ids))
+                if place == len(tree.token_ids):
+                    tree.token_ids.append(token)
+                    tree.parents.append(before)
+                    tree.depths.append(depth)
+                path.append(place)
+            tree.paths.append(path[-len(row.continuation) :])
+        return tree
+
+
 class LikelihoodReader:
-    """Scores rows with one model, and remembers the longest common beginning of the last batch for the next."""
+    """Scores rows with one model, and remembers the longest common beginning of the last call for the next."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        # A recurrent state cannot be padded on the left, and older models compute all logits or none.
-        self._can_share = not model._is_stateful and "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._head = model.get_output_embeddings()
+        self._longest = self._longest_tree()
         self._beginning = Beginning()
 
     def score(self, rows: Sequence[TokenRow]) -> list[RowScore]:
         """One score a row, in order."""
         import torch
 
+        if not rows:
+            return []
         with torch.inference_mode():
-            return self._shared(rows) if self._can_share else self._one_by_one(rows)
+            fits = max(len(row.context) + len(row.continuation) for row in rows) <= self._longest
+            return self._shared(rows) if fits else self._one_by_one(rows)
+
+    def _longest_tree(self) -> float:
+        """Tokens up to which the model reads trees: none where it keeps a recurrent state, or counts positions itself;
+        those of its window where it has one, since a tree's own mask is used for all layers."""
+        taken, config = inspect.signature(self._model.forward).parameters, self._model.config.get_text_config()
+        if self._model._is_stateful or self._head is None or not {"position_ids", "logits_to_keep"} <= taken.keys():
+            return 0
+        windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        return min((one for one in windows if one), default=math.inf)
 
     def _shared(self, rows: Sequence[TokenRow]) -> list[RowScore]:
         by_context: dict[tuple[int, ...], list[int]] = {}
         for place, row in enumerate(rows):
             by_context.setdefault(row.context, []).append(place)
-        contexts = list(by_context)
-        beginning = self._read_beginning(contexts)
+        beginning = self._read_beginning(list(by_context))
         skipped = len(beginning.token_ids)
+        groups = list(_packed(list(by_context.values()), rows, skipped) if skipped else by_context.values())
+        trees = [Tree.of([rows[place] for place in group], skip=skipped) for group in groups]
+        most_tokens = _TREE_TOKENS if skipped else _PASS_TOKENS
         found: dict[int, RowScore] = {}
         for batch in batches(
-            [len(one) - skipped for one in contexts], max_tokens=_CONTEXT_TOKENS, max_padding=_MOST_PADDING
+            [len(one.token_ids) for one in trees], max_tokens=most_tokens, max_padding=_MOST_PADDING
         ):
-            chosen = [contexts[index] for index in batch]
-            endings = [[(place, rows[place].continuation) for place in by_context[one]] for one in chosen]
-            found.update(self._score_batch(beginning, chosen, endings))
+            places = [place for index in batch for place in groups[index]]
+            scores = self._score_trees(beginning, [trees[index] for index in batch], [rows[place] for place in places])
+            found.update(zip(places, scores, strict=True))
         return [found[place] for place in range(len(rows))]
 
     def _read_beginning(self, contexts: Sequence[tuple[int, ...]]) -> Beginning:
@@ -100,97 +151,79 @@ class LikelihoodReader:
         if len(contexts) < 2 or shared < _LEAST_SHARED:
             return Beginning()
         token_ids = contexts[0][:shared]
-        read = self._model(
-            input_ids=_tensor([token_ids], self._model), use_cache=True, logits_to_keep=1
-        ).past_key_values
+        read = self._model(input_ids=self._tensor([token_ids]), use_cache=True, logits_to_keep=1).past_key_values
         self._beginning = Beginning(token_ids, read)
         return self._beginning
 
-    def _score_batch(
-        self,
-        beginning: Beginning,
-        contexts: Sequence[tuple[int, ...]],
-        endings: Sequence[Sequence[tuple[int, tuple[int, ...]]]],
-    ) -> dict[int, RowScore]:
-        """Row number → score; `endings` are the row numbers and continuations of each context."""
+    def _score_trees(self, beginning: Beginning, trees: Sequence[Tree], rows: Sequence[TokenRow]) -> list[RowScore]:
+        """The scores of `rows`, which are those of the trees, one tree behind the other."""
         import torch
 
-        read, mask_BT = self._read(beginning, contexts)
-        logits_BV = read.logits[:, -1].float()
-        firsts_BV, likeliest_B = logits_BV.log_softmax(-1), logits_BV.argmax(-1).tolist()
-        flat = [(row, place, ending) for row, some in enumerate(endings) for place, ending in some]
-        found = {
-            place: RowScore(float(firsts_BV[row, ending[0]]), likeliest_B[row] == ending[0])
-            for row, place, ending in flat
-        }
-        longer = [one for one in flat if len(one[2]) > 1]
-        for batch in batches(
-            [len(ending) for _, _, ending in longer], max_tokens=_ENDING_TOKENS, max_padding=_MOST_PADDING
-        ):
-            chosen = [longer[index] for index in batch]
-            parents = torch.tensor([row for row, _, _ in chosen])
-            rest = self._read_behind(
-                _rows_of(read.past_key_values, parents), mask_BT[parents], [ending for _, _, ending in chosen]
+        paths = [[(number, place) for place in path] for number, tree in enumerate(trees) for path in tree.paths]
+        wanted = {node: line for line, node in enumerate(dict.fromkeys(node for path in paths for node in path))}
+        logits_NV = self._logits(beginning, trees, list(wanted))
+        lines = self._tensor([wanted[node] for path in paths for node in path])
+        targets = self._tensor([token for row in rows for token in row.continuation])
+        values = logits_NV[lines, targets].double() - _log_sums(logits_NV)[lines]
+        is_likeliest = logits_NV.argmax(-1)[lines] == targets
+        lengths = [len(row.continuation) for row in rows]
+        return [
+            RowScore(float(some.sum()), bool(likeliest.all()))
+            for some, likeliest in zip(values.cpu().split(lengths), is_likeliest.cpu().split(lengths), strict=True)
+        ]
+
+    def _logits(
+        self, beginning: Beginning, trees: Sequence[Tree], wanted: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """Logits at the wanted (tree, place), shape NV; one pass."""
+        import torch
+
+        known, width = len(beginning.token_ids), max(len(one.token_ids) for one in trees)
+        token_ids_BT = torch.zeros(len(trees), width, dtype=torch.long)
+        positions_BT = torch.zeros_like(token_ids_BT)
+        # Padding sees itself: a place that saw nothing would be NaN.
+        sees_BTK = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
+        for number, tree in enumerate(trees):
+            token_ids_BT[number, : len(tree.token_ids)] = torch.tensor(tree.token_ids)
+            positions_BT[number, : len(tree.token_ids)] = torch.tensor(tree.depths) + known
+            sees = sees_BTK[number].numpy()
+            for place, parent in enumerate(tree.parents):
+                if parent >= 0:
+                    sees[place] |= sees[parent]
+        sees_BTK = torch.cat([torch.ones(len(trees), width, known, dtype=torch.bool), sees_BTK], dim=-1)
+        lowest = torch.finfo(self._model.dtype).min
+        mask_BTK = torch.zeros(sees_BTK.shape, dtype=self._model.dtype).masked_fill_(~sees_BTK, lowest)
+        chosen, places = (self._tensor(list(some)) for some in zip(*wanted, strict=True))
+        # The model's own head computes the logits, and whatever the model does behind it is done to them.
+        hook = self._head.register_forward_pre_hook(lambda _, given: (given[0][chosen, places][None],))
+        try:
+            made = self._model(
+                input_ids=token_ids_BT.to(self._model.device),
+                attention_mask=mask_BTK[:, None].to(self._model.device),
+                position_ids=positions_BT.to(self._model.device),
+                past_key_values=_copies(beginning.cache, len(trees)) if known else None,
+                use_cache=bool(known),
             )
-            for (_, place, _), (value, is_greedy) in zip(chosen, rest, strict=True):
-                first = found[place]
-                found[place] = RowScore(first.log_probability + value, first.is_greedy and is_greedy)
-        return found
-
-    def _read(self, beginning: Beginning, contexts: Sequence[Sequence[int]]) -> tuple[Any, torch.Tensor]:
-        """One pass over contexts behind their common beginning, and which places of its cache hold a token.
-
-        Padding stands on the left, so that all end together and only the last logits are needed.
-        """
-        import torch
-
-        known, width = len(beginning.token_ids), max(map(len, contexts))
-        token_ids_BT = torch.zeros(len(contexts), width - known, dtype=torch.long)
-        mask_BT = torch.zeros(len(contexts), width, dtype=torch.long)
-        mask_BT[:, :known] = 1
-        for place, context in enumerate(contexts):
-            left = width - len(context)
-            token_ids_BT[place, left:] = torch.tensor(context[known:])
-            mask_BT[place, known + left :] = 1
-        positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)[:, known:]
-        cache = _rows_of(beginning.cache, torch.zeros(len(contexts), dtype=torch.long)) if known else None
-        return self._call(token_ids_BT, mask_BT, positions_BT, cache, keep=1), mask_BT
-
-    def _read_behind(
-        self, cache: Any, known_BT: torch.Tensor, endings: Sequence[Sequence[int]]
-    ) -> list[tuple[float, bool]]:
-        """(log probability, is greedy) of each ending's tokens behind its first, padded on the right."""
-        import torch
-
-        width = max(map(len, endings)) - 1
-        inputs_BT = torch.zeros(len(endings), width, dtype=torch.long)
-        mask_BT = torch.zeros_like(inputs_BT)
-        for place, ending in enumerate(endings):
-            inputs_BT[place, : len(ending) - 1] = torch.tensor(ending[:-1])
-            mask_BT[place, : len(ending) - 1] = 1
-        positions_BT = known_BT.sum(-1, keepdim=True) + torch.arange(width)
-        made = self._call(inputs_BT, torch.cat([known_BT, mask_BT], -1), positions_BT, cache, keep=0)
-        return [_sum_up(made.logits[place, : len(one) - 1], one[1:]) for place, one in enumerate(endings)]
-
-    def _call(self, inputs: Any, mask: Any, positions: Any, cache: Any, *, keep: int) -> Any:
-        device = self._model.device
-        return self._model(
-            input_ids=inputs.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
+        finally:
+            hook.remove()
+        logits_NV: torch.Tensor = made.logits[0].float()
+        return logits_NV
 
     def _one_by_one(self, rows: Sequence[TokenRow]) -> list[RowScore]:
-        """Each row alone and whole: for models whose past is no list of keys and values."""
+        """Each row alone and whole: for models that read no trees."""
         scores = []
         for row in rows:
             token_ids = (*row.context, *row.continuation)
-            logits_TV = self._model(input_ids=_tensor([token_ids[:-1]], self._model), use_cache=False).logits[0]
-            scores.append(RowScore(*_sum_up(logits_TV[len(row.context) - 1 :], row.continuation)))
+            read_TV = self._model(input_ids=self._tensor([token_ids[:-1]]), use_cache=False).logits[0].float()
+            logits_TV, targets_T = read_TV[len(row.context) - 1 :], self._tensor(row.continuation)
+            values_T = logits_TV.gather(-1, targets_T[:, None])[:, 0].double() - _log_sums(logits_TV)
+            scores.append(RowScore(float(values_T.sum()), bool((logits_TV.argmax(-1) == targets_T).all())))
         return scores
+
+    def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
+        import torch
+
+        return torch.tensor(values, device=self._model.device)
 
 
 def common_length(rows: Sequence[tuple[int, ...]]) -> int:
@@ -204,24 +237,33 @@ def common_length(rows: Sequence[tuple[int, ...]]) -> int:
     return next((place for place in range(most) if first[place] != last[place]), most)
 
 
-def _sum_up(logits_TV: torch.Tensor, wanted: Sequence[int]) -> tuple[float, bool]:
+def _packed(groups: Sequence[list[int]], rows: Sequence[TokenRow], skip: int) -> Iterator[list[int]]:
+    """Neighbouring groups of row numbers together, as long as their trees have room in one."""
+    packed: list[int] = []
+    room = 0
+    for group in groups:
+        size = len(rows[group[0]].context) - skip + sum(len(rows[place].continuation) - 1 for place in group)
+        if packed and size > room:
+            yield packed
+            packed = []
+        room = (room if packed else _TREE_TOKENS) - size
+        packed = packed + group
+    if packed:
+        yield packed
+
+
+def _log_sums(logits_NV: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the sum of what each line's logits are logarithms of."""
     import torch
 
-    targets_T = torch.tensor(wanted, device=logits_TV.device)
-    wide_TV = logits_TV.float()
-    values_T = wide_TV.gather(-1, targets_T[:, None])[:, 0] - wide_TV.logsumexp(-1)
-    return float(values_T.sum()), bool((wide_TV.argmax(-1) == targets_T).all())
+    return torch.cat([some.logsumexp(-1) for some in logits_NV.split(_LOGIT_ROWS)]).double()
 
 
-def _rows_of(cache: Any, rows: torch.Tensor) -> Any:
-    """The cache of the chosen rows; the given one stays as it is: layers grow by making new tensors."""
+def _copies(cache: Any, count: int) -> Any:
+    """The cache of one row for `count` of them; the given one stays as it is: layers grow by making new tensors."""
+    import torch
+
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(rows.to(cache.layers[0].keys.device))
+    chosen.batch_select_indices(torch.zeros(count, dtype=torch.long, device=cache.layers[0].keys.device))
     return chosen
-
-
-def _tensor(rows: Sequence[Sequence[int]], model: Any) -> torch.Tensor:
-    import torch
-
-    return torch.tensor([list(row) for row in rows], device=model.device)

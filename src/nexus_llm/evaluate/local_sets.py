@@ -113,6 +113,20 @@ def tasks_of(names: Sequence[str], folder: Path | None) -> tuple[list[str], dict
     return list(dict.fromkeys(tasks)), {name: missing for name, missing in absent.items() if missing}
 
 
+def files_of(names: Sequence[str], folder: Path) -> list[Path]:
+    """The files in the folder of data sets that belong to the tasks that the names stand for, whatever their split.
+
+    Raises:
+        DataError, UsageError: see `tasks_of`.
+    """
+    found: set[Path] = set()
+    for task in tasks_of(names, folder)[0]:
+        plain = [one for one in (folder / task).glob("*") if one.suffix in _ENDINGS]
+        described = [path for split in _described(task)[0] for path in split_of(task, split, folder).files]
+        found |= {one for one in (*plain, *described) if one.is_file()}
+    return sorted(found)
+
+
 def _is_here(task: str, folder: Path) -> bool:
     """Whether there is something to judge a model on; examples alone (`train`, `dev`) are not."""
     return any(split_of(task, split, folder).missing is None for split in ("test", "validation"))

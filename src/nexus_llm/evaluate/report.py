@@ -11,6 +11,7 @@ from typing import Any
 
 from nexus_llm.evaluate.comparison import Comparison
 from nexus_llm.evaluate.comparison_tasks import TaskComparison, compare_tasks
+from nexus_llm.evaluate.contamination import Contamination
 from nexus_llm.evaluate.gate import GatedComparison, Verdict, gate_json, overall, percent, signed
 from nexus_llm.evaluate.plots import interval_plot, scatter_plot, task_plot
 from nexus_llm.evaluate.results import ItemResult, TaskResult
@@ -50,7 +51,7 @@ class TaskReport:
     tuned: TaskResult
     change: TaskComparison
     """Without a limit: rules are judged in the gate."""
-    overlap_share: float | None = None
+    overlap: Contamination | None = None
     """Items of which the training text holds a part; None where nobody looked."""
 
     def disagreements(self, count: int = 2) -> list[tuple[ItemResult, ItemResult]]:
@@ -61,7 +62,7 @@ class TaskReport:
 
 
 def task_report(
-    base: TaskResult, tuned: TaskResult, *, confidence: float, seed: int, overlap_share: float | None = None
+    base: TaskResult, tuned: TaskResult, *, confidence: float, seed: int, overlap: Contamination | None = None
 ) -> TaskReport:
     """What the page says about one task.
 
@@ -69,7 +70,7 @@ def task_report(
         EvaluationError: the two results cannot be compared.
     """
     change = compare_tasks(base, tuned, rule="max_regression", confidence=confidence, seed=seed)
-    return TaskReport(base, tuned, change, overlap_share)
+    return TaskReport(base, tuned, change, overlap)
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def report_html(report: Report) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"percent": percent, "number": number, "signed": signed, "score": score, "p_value": p_value}
+    environment.filters["overlap"] = overlap
     source = (resources.files("nexus_llm.evaluate") / "report_page.html").read_text(encoding="utf-8")
     verdict = overall(one.verdict for one in report.gated)
     perplexities = [one for one in report.gated if isinstance(one.comparison, Comparison)]
@@ -149,6 +151,17 @@ def score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def overlap(found: Contamination | None) -> str:
+    """How much of a task stands in the training text.
+
+    >>> overlap(Contamination(50, 40, ("3",))), overlap(Contamination(2, 0, ())), overlap(None)
+    ('1 of 40 (2.5%)', 'items too short', 'not known')
+    """
+    if found is None or found.share is None:
+        return "not known" if found is None else "items too short"
+    return f"{len(found.overlapping)} of {found.checked:,} ({found.share:.1%})"
+
+
 def p_value(value: float) -> str:
     """Four digits.
 
@@ -161,7 +174,8 @@ def p_value(value: float) -> str:
 def _task_json(task: TaskReport) -> dict[str, Any]:
     change = task.change
     found = {"base_score": change.base_score, "tuned_score": change.tuned_score, "change": change.change}
-    interval = {"low": change.low, "high": change.high, "overlap_share": task.overlap_share}
+    overlap = asdict(task.overlap) | {"share": task.overlap.share} if task.overlap else None
+    interval = {"low": change.low, "high": change.high, "contamination": overlap}
     counts = {"asked": change.asked, "base_errors": change.base_errors, "tuned_errors": change.tuned_errors}
     values = task.tuned.identity() | counts | found | interval
     return {

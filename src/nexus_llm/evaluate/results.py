@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,34 @@ class TaskResult:
         }
 
 
+@dataclass(frozen=True)
+class TaskRun:
+    """A task that was run."""
+
+    result: TaskResult
+    texts: Mapping[str, tuple[str, ...]]
+    """Item → every text that its row holds."""
+
+
 def content_sha256(value: Any) -> str:
     """Of JSON values, whatever the order of their keys: `dataset_sha256` of items."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Every text in a row, whatever its fields are called.
+
+    >>> list(texts_in({"question": "Who?", "choices": {"text": ["I", "you"]}, "gold": 1}))
+    ['Who?', 'I', 'you']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from texts_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from texts_in(one)
 
 
 def write_result(folder: Path, result: TaskResult) -> None:

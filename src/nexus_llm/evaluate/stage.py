@@ -19,22 +19,24 @@ from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import DataError, EvaluationError, TryAgainError
 from nexus_llm.evaluate.comparison import compare
+from nexus_llm.evaluate.contamination import Contamination, Overlaps
 from nexus_llm.evaluate.evaluators import EVALUATORS, Evaluator, open_model
 from nexus_llm.evaluate.gate import GatedComparison, corrected, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
-from nexus_llm.evaluate.perplexity import TokenizedDocument, load_model, score
-from nexus_llm.evaluate.report import PairedScore, Report, TaskReport, report_html, report_json, task_report
-from nexus_llm.evaluate.results import TaskResult, write_result
-from nexus_llm.evaluate.samples import answers, stop_ids_of
+from nexus_llm.evaluate.in_process import InProcessCompleter
+from nexus_llm.evaluate.perplexity import TokenizedDocument, score
+from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
+from nexus_llm.evaluate.results import TaskResult, TaskRun, read_result, write_result
 from nexus_llm.ports import Completer, Ports
 from nexus_llm.recipe import EvaluateRecipe, Recipe
-from nexus_llm.records import DocumentScore, Sample
+from nexus_llm.records import DocumentScore, Question, Sample
 
 # SmolLM2-135M read 850 tokens a second in bfloat16 on 2 cores of an AMD EPYC, 2026-11.
 _TOKENS_PER_SECOND = 850
 _GENERAL_TOKENS = 8_100
 _MEMORY_BYTES = 1_500 * 2**20
 _NEEDS = ("model", "data", "package")
+_OVERLAPS = "contamination.json"
 _TASK_FIELDS = ("benchmarks", "datasets", "benchmark_items", "tasks")
 
 
@@ -47,17 +49,31 @@ class _Reading:
     answers: list[str]
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """All that the two models did; the verdict is made of nothing else."""
+
+    scores: tuple[PairedScore, ...]
+    samples: tuple[Sample, ...]
+    tasks: list[tuple[TaskResult, TaskResult]]
+    overlaps: Mapping[str, Contamination]
+    """Of tasks with the training text."""
+
+
 def evaluate_stage(
-    evaluators: Sequence[Evaluator] = EVALUATORS, open_model: Callable[[Path, str], Completer] = open_model
+    evaluators: Sequence[Evaluator] = EVALUATORS,
+    open_model: Callable[[Path, str], Completer] = open_model,
+    overlaps: Overlaps = lambda *_: {},
 ) -> Stage:
-    """The stage with what it can measure besides perplexity; `open_model` opens a model's folder under a name."""
+    """The stage with what it can measure besides perplexity; `open_model` opens a model's folder under a name, and
+    `overlaps` looks for items in the data artifact's training text."""
     return Stage(
         kind="evaluate",
-        version=1,
+        version=2,
         needs=_NEEDS,
         recipe_part=_recipe_part,
-        outside_inputs=_outside_inputs,
-        run=partial(_run, evaluators=evaluators, open_model=open_model),
+        outside_inputs=partial(_outside_inputs, evaluators=evaluators),
+        run=partial(_run, evaluators=evaluators, open_model=open_model, overlaps=overlaps),
         estimate=_estimate,
     )
 
@@ -71,17 +87,15 @@ def _recipe_part(recipe: Recipe) -> dict[str, Any]:
     return {"name": recipe.name, "evaluate": part, "seed": recipe.seed}
 
 
-def _outside_inputs(recipe: Recipe, ports: Ports) -> dict[str, str]:  # noqa: ARG001 - the port of every stage
+def _outside_inputs(recipe: Recipe, ports: Ports, *, evaluators: Sequence[Evaluator]) -> dict[str, str]:  # noqa: ARG001
     wanted = recipe.evaluate
-    if wanted.general_path is None:
-        found = {"general text": f"sha256:{file_sha256(general_files(None)[0])}"}
-    else:
-        found = {str(file): f"sha256:{file_sha256(file)}" for file in general_files(wanted.general_path)}
-    with storage.explained("evaluate.tasks"):
-        files = [Path(name) for name in wanted.tasks]
-        if wanted.benchmarks and wanted.datasets is not None:
-            files += sorted(path for path in Path(wanted.datasets).rglob("*") if path.is_file())
-        return found | {str(file): f"sha256:{file_sha256(file)}" for file in files}
+    with storage.explained("evaluate"):
+        files = general_files(wanted.general_path)
+        found = {"general text" if wanted.general_path is None else str(one): one for one in files}
+        for evaluator in evaluators:
+            if getattr(wanted, evaluator.field):
+                found |= {str(one): one for one in evaluator.files(wanted)}
+        return {name: f"sha256:{file_sha256(file)}" for name, file in found.items()}
 
 
 def _run(
@@ -92,33 +106,88 @@ def _run(
     *,
     evaluators: Sequence[Evaluator],
     open_model: Callable[[Path, str], Completer],
+    overlaps: Overlaps,
 ) -> Artifact:
     _refuse_unknown(recipe.evaluate, evaluators)
     with storage.explained(str(draft.folder)):
-        tokenizer = ChatTokenizer.load(inputs["model"].folder)
-        domain, origins = _domain_documents(inputs["data"].folder, recipe, tokenizer)
-        general = _general_documents(recipe.evaluate, tokenizer)
-        readings = {
-            name: _reading(name, inputs[kind].folder, domain, general, recipe.evaluate, draft.work, ports)
-            for name, kind in (("base", "model"), ("tuned", "package"))
-        }
-        base, tuned = readings["base"], readings["tuned"]
-        pairs = _task_results(recipe, inputs, draft, ports, evaluators, open_model)
+        earlier = next((one for one in draft.made_of_the_same() if _differs_in_gate(one, recipe)), None)
+        if earlier:
+            measured = _measured_before(earlier.folder)
+        else:
+            measured = _measure(recipe, inputs, draft, ports, evaluators, open_model, overlaps)
         report = Report(
             name=recipe.name,
             base=recipe.model.base,
-            gated=_gated(base, tuned, pairs, recipe),
-            scores=_paired("domain", base.domain, tuned.domain, origins)
-            + _paired("general", base.general, tuned.general, {}),
-            samples=tuple(map(Sample, recipe.evaluate.prompts, base.answers, tuned.answers)),
+            gated=_gated(measured, recipe),
+            scores=measured.scores,
+            samples=measured.samples,
             max_tokens_per_document=recipe.evaluate.max_tokens_per_document,
             inputs={kind: inputs[kind].id for kind in _NEEDS},
-            tasks=tuple(_task_report(*pair, recipe) for pair in pairs),
+            tasks=tuple(
+                task_report(
+                    *pair,
+                    confidence=recipe.evaluate.gate.confidence,
+                    seed=recipe.seed,
+                    overlap=measured.overlaps.get(pair[1].task),
+                )
+                for pair in measured.tasks
+            ),
             recipe=_recipe_part(recipe),
         )
-        _write(report, draft.folder)
+        _write(report, measured, draft.folder)
     facts = report_json(report)
     return draft.finish(facts={"gate": facts["gate"], "inputs": facts["inputs"]})
+
+
+def _differs_in_gate(earlier: Artifact, recipe: Recipe) -> bool:
+    """Whether an evaluation by another recipe measured what this one asks for: only the limits are others."""
+    before, now = (
+        {**part, "evaluate": {**part["evaluate"], "gate": None}}
+        for part in (earlier.manifest.recipe, _recipe_part(recipe))
+    )
+    return before == now
+
+
+def _measure(
+    recipe: Recipe,
+    inputs: Mapping[str, Artifact],
+    draft: Draft,
+    ports: Ports,
+    evaluators: Sequence[Evaluator],
+    open_model: Callable[[Path, str], Completer],
+    overlaps: Overlaps,
+) -> _Measured:
+    tokenizer = ChatTokenizer.load(inputs["model"].folder)
+    domain, origins = _domain_documents(inputs["data"].folder, recipe, tokenizer)
+    general = _general_documents(recipe.evaluate, tokenizer)
+    base, tuned = (
+        _reading(name, inputs[kind].folder, domain, general, recipe.evaluate, draft.work, ports)
+        for name, kind in (("base", "model"), ("tuned", "package"))
+    )
+    runs = _task_runs(recipe, inputs, draft, ports, evaluators, open_model)
+    texts = {tuned.result.task: tuned.texts for _, tuned in runs}
+    return _Measured(
+        scores=_paired("domain", base.domain, tuned.domain, origins)
+        + _paired("general", base.general, tuned.general, {}),
+        samples=tuple(map(Sample, recipe.evaluate.prompts, base.answers, tuned.answers)),
+        tasks=[(base.result, tuned.result) for base, tuned in runs],
+        overlaps=overlaps(inputs["data"].folder, texts, ports.progress) if texts else {},
+    )
+
+
+def _measured_before(folder: Path) -> _Measured:
+    """What `_write` left of it."""
+    overlaps: dict[str, Any] = {}
+    if (folder / _OVERLAPS).exists():
+        overlaps = json.loads((folder / _OVERLAPS).read_text(encoding="utf-8"))
+    tuned = sorted((folder / "tasks" / "tuned").glob("*"))
+    rows = (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    return _Measured(
+        scores=tuple(PairedScore(**json.loads(row)) for row in rows),
+        samples=tuple(Sample(**one) for one in json.loads((folder / "samples.json").read_text(encoding="utf-8"))),
+        tasks=[(read_result(folder / "tasks" / "base" / one.name), read_result(one)) for one in tuned],
+        overlaps={task: Contamination(**one) for task, one in overlaps.items()},
+    )
 
 
 def _estimate(recipe: Recipe) -> Estimate:
@@ -202,27 +271,26 @@ def _reading(
         return _reading_from(json.loads(kept.read_text(encoding="utf-8")))
     if reason := ports.interrupt.requested():
         raise TryAgainError(f"stopped by {reason} before scoring the {name} model", fix="run the same command again")
-    model = load_model(folder)
-    tokenizer = ChatTokenizer.load(folder)
+    completer = InProcessCompleter.load(folder, precision="bfloat16")
     everything = [*domain, *general]
     ports.progress.start(f"scoring {name}", total=sum(len(one.token_ids) for one in everything), unit="tokens")
-    scores = score(model, everything, advance=ports.progress.advance)
+    scores = score(completer.model, everything, advance=ports.progress.advance)
     ports.progress.finish(f"{len(everything)} documents")
     ports.progress.start(f"asking {name}", total=len(recipe.prompts), unit="prompts")
-    answered = answers(
-        model,
-        tokenizer,
-        recipe.prompts,
-        stop_ids=stop_ids_of(folder, tokenizer),
-        max_new_tokens=recipe.max_new_tokens,
-        advance=ports.progress.advance,
-    )
+    answered = []
+    for one in completer.generate([_question(prompt, recipe.max_new_tokens) for prompt in recipe.prompts]):
+        answered.append(one.text.strip() or (f"({one.error})" if one.error else ""))
+        ports.progress.advance(1)
     ports.progress.finish()
-    del model
+    del completer
     gc.collect()  # the next model must not lie in memory beside this one
     reading = _Reading(scores[: len(domain)], scores[len(domain) :], answered)
     storage.write_atomically(kept, json.dumps(asdict(reading), ensure_ascii=False).encode())
     return reading
+
+
+def _question(prompt: str, max_new_tokens: int) -> Question:
+    return Question(prompt, messages=({"role": "user", "content": prompt},), max_new_tokens=max_new_tokens)
 
 
 def _reading_from(values: dict[str, Any]) -> _Reading:
@@ -230,17 +298,19 @@ def _reading_from(values: dict[str, Any]) -> _Reading:
     return _Reading(domain, general, values["answers"])
 
 
-def _gated(
-    base: _Reading, tuned: _Reading, pairs: Sequence[tuple[TaskResult, TaskResult]], recipe: Recipe
-) -> tuple[GatedComparison, ...]:
+def _gated(measured: _Measured, recipe: Recipe) -> tuple[GatedComparison, ...]:
     gate = recipe.evaluate.gate
-    domain = compare("domain", base.domain, tuned.domain, confidence=gate.confidence, seed=recipe.seed)
-    general = compare("general", base.general, tuned.general, confidence=gate.confidence, seed=recipe.seed)
+    compared = {}
+    for name in ("domain", "general"):
+        chosen = [one for one in measured.scores if one.set == name]
+        base = [DocumentScore(one.id, one.tokens, one.base_nll) for one in chosen]
+        tuned = [DocumentScore(one.id, one.tokens, one.tuned_nll) for one in chosen]
+        compared[name] = compare(name, base, tuned, confidence=gate.confidence, seed=recipe.seed)
     return corrected(
         [
-            judge_domain(domain, min_improvement=gate.min_domain_improvement),
-            judge_general(general, max_regression=gate.max_general_regression),
-            *judge_tasks(pairs, gate, seed=recipe.seed),
+            judge_domain(compared["domain"], min_improvement=gate.min_domain_improvement),
+            judge_general(compared["general"], max_regression=gate.max_general_regression),
+            *judge_tasks(measured.tasks, gate, seed=recipe.seed),
         ],
         confidence=gate.confidence,
     )
@@ -261,38 +331,33 @@ def _refuse_unknown(wanted: EvaluateRecipe, evaluators: Sequence[Evaluator]) -> 
             )
 
 
-def _task_results(
+def _task_runs(
     recipe: Recipe,
     inputs: Mapping[str, Artifact],
     draft: Draft,
     ports: Ports,
     evaluators: Sequence[Evaluator],
     open_model: Callable[[Path, str], Completer],
-) -> list[tuple[TaskResult, TaskResult]]:
-    """(base, tuned) of every task that the recipe names; both are kept below `tasks/` of the artifact.
+) -> list[tuple[TaskRun, TaskRun]]:
+    """(base, tuned) of every task that the recipe names, by name.
 
     Raises:
         EvaluationError: two tasks have one name, or a task cannot be measured.
     """
-    found: dict[str, dict[str, TaskResult]] = {"base": {}, "tuned": {}}
+    found: dict[str, dict[str, TaskRun]] = {"base": {}, "tuned": {}}
     wanted = recipe.evaluate
     chosen = [one for one in evaluators if getattr(wanted, one.field)]
     sides = (("base", "model", recipe.model.base), ("tuned", "package", recipe.name))
     for name, kind, title in sides if chosen else ():
         completer = open_model(inputs[kind].folder, title)
         for evaluator in chosen:
-            for result in evaluator.run(completer, wanted, draft.work / name / evaluator.field, ports):
-                if result.task in found[name]:
-                    raise EvaluationError(f"two tasks are called {result.task}", fix="give each a name of its own")
-                found[name][result.task] = result
-                write_result(draft.folder / "tasks" / name / result.task, result)
+            for run in evaluator.run(completer, wanted, draft.work / name / evaluator.field, ports):
+                if run.result.task in found[name]:
+                    raise EvaluationError(f"two tasks are called {run.result.task}", fix="give each a name of its own")
+                found[name][run.result.task] = run
         del completer
         gc.collect()  # as above
-    return [(found["base"][task], result) for task, result in sorted(found["tuned"].items())]
-
-
-def _task_report(base: TaskResult, tuned: TaskResult, recipe: Recipe) -> TaskReport:
-    return task_report(base, tuned, confidence=recipe.evaluate.gate.confidence, seed=recipe.seed)
+    return [(found["base"][task], run) for task, run in sorted(found["tuned"].items())]
 
 
 def _paired(
@@ -311,7 +376,13 @@ def _paired(
     )
 
 
-def _write(report: Report, folder: Path) -> None:
+def _write(report: Report, measured: _Measured, folder: Path) -> None:
+    for name, side in (("base", 0), ("tuned", 1)):
+        for pair in measured.tasks:
+            write_result(folder / "tasks" / name / pair[side].task, pair[side])
+    if measured.overlaps:
+        overlaps = {task: asdict(one) for task, one in measured.overlaps.items()}
+        (folder / _OVERLAPS).write_text(json.dumps(overlaps, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     scores = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in report.scores)
     (folder / "scores.jsonl").write_text(scores, encoding="utf-8")
     samples = json.dumps([asdict(one) for one in report.samples], ensure_ascii=False, indent=2) + "\n"

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from nexus_llm.errors import EvaluationError, RecipeError
 from nexus_llm.evaluate.function_calls import as_tools
-from nexus_llm.evaluate.results import content_sha256
+from nexus_llm.evaluate.results import content_sha256, texts_in
 from nexus_llm.evaluate.scorers import ClassificationScorer, FunctionCallScorer, Scorer
 from nexus_llm.recipe import load_section
 from nexus_llm.recipe.section import Section
@@ -85,6 +85,8 @@ class TaskItem:
     """What is wanted, as the scorer takes it; None where the task has no target."""
     tools: tuple[dict[str, Any], ...] = ()
     """The functions that may be called, whoever shows them."""
+    texts: tuple[str, ...] = ()
+    """Every text that its row holds."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,17 @@ def load_task(path: Path) -> Task:
     return Task(definition, items, content_sha256([row for row, _ in rows]))
 
 
+def task_files(path: Path) -> list[Path]:
+    """The files that `load_task` reads.
+
+    Raises:
+        RecipeError: as `load_task`.
+    """
+    definition, _ = load_section(path, TaskDefinition, what="a task", fix=_FIX)
+    named = (one for one in (definition.items, definition.answers) if isinstance(one, str))
+    return [path, *(path.parent / one for one in named)]
+
+
 class _Asking:
     """Turns rows into items."""
 
@@ -167,7 +180,7 @@ class _Asking:
             max_new_tokens=wanted.max_new_tokens,
             stop=wanted.stop,
         )
-        return TaskItem(name, place, question, target, tools)
+        return TaskItem(name, place, question, target, tools, tuple(texts_in(row)))
 
     def check(self, row: Mapping[str, Any], place: str) -> Any:
         """The row's target.

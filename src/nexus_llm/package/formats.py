@@ -28,13 +28,14 @@ _MADE_FROM: dict[Format, GgufFormat] = {"openvino-f16": "gguf-f16", "openvino-in
 def reader_of(format: Format, folder: Path) -> Literal["openvino", "llama.cpp"]:
     """The engine of the server that reads this format of the model in `folder`.
 
-    OpenVINO GenAI 2026.4.1 reads neither Q5_0 nor a GGUF file's rope scaling (facts of docs/packaging.md).
+    OpenVINO GenAI 2026.4.1 reads neither Q5_0 nor a GGUF file's rope scaling, and rounds an F16 one's rotary
+    frequencies (docs/packaging.md).
     """
     if format.startswith("openvino"):
         return "openvino"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     is_scaled = gguf_format.rope_scaling(config) is not None
-    return "llama.cpp" if is_scaled or format == "gguf-q4_k_m" else "openvino"
+    return "openvino" if format == "gguf-q8_0" and not is_scaled else "llama.cpp"
 
 
 def write_format(

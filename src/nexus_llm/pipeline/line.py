@@ -26,12 +26,13 @@ def stages(*, until: str | None = None) -> tuple[Stage, ...]:
         UsageError: there is no stage of that kind.
     """
     from nexus_llm.data.stage import STAGE as DATA
-    from nexus_llm.evaluate.stage import STAGE as EVALUATE
+    from nexus_llm.evaluate.stage import evaluate_stage
     from nexus_llm.model.stage import STAGE as MODEL
     from nexus_llm.package.stage import STAGE as PACKAGE
+    from nexus_llm.pipeline.contamination import overlaps
     from nexus_llm.train.stage import STAGE as TRAIN
 
-    line = (MODEL, DATA, TRAIN, PACKAGE, EVALUATE)
+    line = (MODEL, DATA, TRAIN, PACKAGE, evaluate_stage(overlaps=overlaps))
     kinds = [stage.kind for stage in line]
     if until is None:
         return line

@@ -74,8 +74,8 @@ class PackageRecipe(Section):
     """What is shipped."""
 
     formats: tuple[Format, ...] = ("gguf-q8_0",)
-    """Weights beside the merged safetensors, which are always there: `gguf-*` for llama.cpp (f16 and q8_0 for OpenVINO
-    GenAI too), `openvino-*` for OpenVINO GenAI. The server takes the first that its engine reads."""
+    """Weights beside the merged safetensors, which are always there: `gguf-*` for llama.cpp (q8_0 for OpenVINO GenAI
+    too), `openvino-*` for OpenVINO GenAI. The server takes the first that its engine reads."""
     equivalence: EquivalenceRecipe = EquivalenceRecipe()
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Goes into generation_config.json: what a request gets that names none (0: always the likeliest token). null keeps

@@ -15,9 +15,10 @@ from nexus_llm.serve.receipt import Receipt, read_receipt
 WEIGHTS = "model-q8_0.gguf"
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 IR_FILE = "openvino_model.xml"
-# What an engine reads, the first that is there; the other engines read the Hugging Face layout.
+# What an engine reads, the first that is there; the other engines read the Hugging Face layout. OpenVINO GenAI 2026.4.1
+# rounds the rotary frequencies of an F16 GGUF file to float16: it is llama.cpp's alone.
 _WEIGHTS = {
-    "openvino": (WEIGHTS, "openvino-int8", "openvino-f16", "model-f16.gguf"),
+    "openvino": (WEIGHTS, "openvino-int8", "openvino-f16"),
     "llama.cpp": (WEIGHTS, "model-q4_k_m.gguf", "model-f16.gguf"),
 }
 _KNOWS_ROPE_SCALING = ("llama.cpp", "transformers", "vllm")
@@ -71,7 +72,7 @@ def read_model(folder: Path, *, name: str, engine: str = "openvino") -> ServedMo
     if engine in _WEIGHTS:
         found = weights_in(folder, engine)
         if found is None:
-            raise _not_packaged(folder, WEIGHTS)
+            raise _not_for(engine, folder) if any(folder.glob("model-*.gguf")) else _not_packaged(folder, WEIGHTS)
         weights = found
     elif not any(folder.glob("*.safetensors")):
         raise ServingError(
@@ -111,6 +112,14 @@ def _not_packaged(folder: Path, missing: str) -> ServingError:
     return ServingError(
         f"{folder} has no {missing}, so it is not a packaged model",
         fix="give a run folder (runs/NAME) or the folder of a package artifact",
+    )
+
+
+def _not_for(engine: str, folder: Path) -> ServingError:
+    found = ", ".join(one.name for one in sorted(folder.glob("model-*.gguf")))
+    return ServingError(
+        f"{folder} has {found}, which the engine {engine} does not read as it was trained",
+        fix="serve it with --engine llama.cpp, or package it with package.formats=[openvino-f16]",
     )
 
 

@@ -37,7 +37,7 @@ class OpenVinoSettings:
     """How the engine is set up."""
 
     weights: str
-    """Path of a GGUF file (Q8_0, F16 or Q4_1) without rope scaling, or of a folder with OpenVINO's own files."""
+    """Path of a GGUF file (Q8_0) without rope scaling, or of a folder with OpenVINO's own files."""
     kv_cache_gib: float
     max_num_batched_tokens: int = 512
     """Prompt tokens and sequences in one step. 512 gave the best time to first token at equal throughput."""
