@@ -221,6 +221,19 @@ def test_code_that_a_model_wrote_is_stored_and_not_run(tmp_path: Path, tasks: An
         run("helaswag", tasks, harmful, tmp_path, tmp_path / "helaswag")
 
 
+def test_ifeval_without_nltks_sentences_ends_in_two_lines(
+    sets: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nltk = pytest.importorskip("nltk")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr("nexus_llm.evaluate.harness.importlib.util.find_spec", lambda name: name)
+    words = ["evaluate", "benchmarks", str(model), "--tasks", "ifeval", "--datasets", str(sets)]
+    assert run_command([*words, "--out", str(tmp_path / "out")]) == EvaluationError.exit_code
+    told = capsys.readouterr().err.splitlines()[-2:]
+    assert "ifeval needs NLTK's punkt_tab, which is not on this machine" in told[0]
+    assert "python -m nltk.downloader punkt_tab" in told[1]
+
+
 def test_the_command_measures_a_folder_and_goes_on_where_it_was(
     sets: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

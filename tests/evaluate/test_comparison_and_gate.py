@@ -17,6 +17,7 @@ from nexus_llm.errors import DataError, EvaluationError
 from nexus_llm.evaluate import comparison_statistics
 from nexus_llm.evaluate.comparison import Comparison, compare
 from nexus_llm.evaluate.comparison_statistics import (
+    BootstrapT,
     FewDifferences,
     OneShare,
     PairedShares,
@@ -27,7 +28,6 @@ from nexus_llm.evaluate.comparison_statistics import (
 from nexus_llm.evaluate.gate import (
     GatedComparison,
     corrected,
-    documents_needed,
     gate_json,
     judge_domain,
     judge_general,
@@ -165,11 +165,13 @@ def test_the_worst_verdict_decides() -> None:
     assert overall(["inconclusive", "fail", "pass"]) == "fail"
 
 
-def test_an_inconclusive_verdict_says_how_many_documents_would_decide() -> None:
+def test_an_inconclusive_verdict_says_how_many_more_documents_would_decide() -> None:
     unsure = with_interval(-0.06, -0.02, 0.02)
-    assert documents_needed(unsure, 0.0) == 200
-    assert "about 200 documents would decide" in judge_domain(unsure, min_improvement=0).reason
-    assert documents_needed(with_interval(-0.02, 0.0, 0.02), 0.0) is None
+    effect = BootstrapT(math.log1p(-0.02), 0.02, unsure.documents, np.empty(0))
+    # (1.96 + 0.84)² · 0.02² · 50 / ln(0.98)² = 385 in all.
+    assert "needs about 335 more documents" in judge_domain(replace(unsure, effect=effect), min_improvement=0).reason
+    none = replace(unsure, effect=replace(effect, estimate=0.0))
+    assert "needs" not in judge_domain(none, min_improvement=0).reason
 
 
 COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 200))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nexus_llm.evaluate.in_process import InProcessCompleter
 from nexus_llm.evaluate.likelihood import LikelihoodReader, TokenRow
@@ -54,9 +55,15 @@ def test_what_is_read_once_gives_what_reading_each_alone_gives(completer: InProc
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_architecture_reads_trees_as_it_reads_rows(kind: str, tmp_path: Path) -> None:
-    reader = LikelihoodReader(tiny(tmp_path, kind).eval())
-    rows = rows_of_all_kinds()
-    together, alone = reader.score(rows), reader._one_by_one(rows)
+    model = tiny(tmp_path, kind).eval()
+    known, reader = model.config.vocab_size, LikelihoodReader(model)
+    rows = [
+        TokenRow(*(tuple(one % known for one in part) for part in (row.context, row.continuation)))
+        for row in rows_of_all_kinds()
+    ]
+    with torch.inference_mode():
+        alone = reader._one_by_one(rows)
+    together = reader.score(rows)
     assert [one.log_probability for one in together] == pytest.approx([one.log_probability for one in alone], abs=2e-4)
 
 

@@ -318,7 +318,7 @@ def test_the_recipes_benchmarks_are_run_from_its_folder_of_data(
     monkeypatch.setitem(sys.modules, "nexus_llm.evaluate.harness", SimpleNamespace(HarnessTasks=lambda: "harness"))
     wanted = recipe(benchmarks=["hellaswag", "piqa"], datasets="sets", benchmark_items=50).evaluate
     found = EVALUATORS[0].run(ScriptedCompleter(), wanted, tmp_path, Ports())
-    assert [one.task for one in found] == ["hellaswag", "piqa"]
+    assert [one.result.task for one in found] == ["hellaswag", "piqa"]
     assert asked[1] == ("piqa", "harness", "sets", 50, tmp_path / "piqa")
 
 

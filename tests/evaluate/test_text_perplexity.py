@@ -84,7 +84,7 @@ def test_the_figures_are_those_of_one_token_after_the_other(folder: Path, texts:
 def test_a_text_longer_than_the_context_is_read_in_windows_of_it(folder: Path, texts: Path, tmp_path: Path) -> None:
     found, result = text_perplexity(folder, texts, Reading("test"), tmp_path / "out", Ports())
     assert result.settings["window"] == 128
-    assert math.isfinite(found.token_perplexity)
+    assert math.isfinite(found.figures["token_perplexity"])
     with pytest.raises(NexusError, match="a window of 500 tokens with a stride of 500 does not fit: the model has 128"):
         text_perplexity(folder, texts, Reading("test", window=500), tmp_path / "out", Ports())
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from nexus_llm import gguf_format, weights
-from nexus_llm.errors import PackagingError
+from nexus_llm.errors import PackagingError, ServingError
 from nexus_llm.package import reference
 from nexus_llm.package.divergence import Divergence, divergence, log_softmax
 from nexus_llm.package.formats import PLACES, reader_of, write_format
 from nexus_llm.package.tensor_types import tensor_type
 from nexus_llm.package.weight_check import check_gguf
 from nexus_llm.recipe.package import Format
+from nexus_llm.serve.model_folder import read_model
 from tiny_model import tiny_config, write_tiny_model
 
 LLAMA_3 = {

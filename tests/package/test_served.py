@@ -13,11 +13,14 @@ import pytest
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.cli.package_reader import OwnPackageReader
 from nexus_llm.errors import PackagingError
+from nexus_llm.evaluate.in_process import InProcessCompleter
+from nexus_llm.evaluate.over_http import http_completer
 from nexus_llm.package import reference
 from nexus_llm.package.gguf_write import write_gguf
 from nexus_llm.package.served import ServedModel, check_served_template, check_served_text
 from nexus_llm.package.template_parity import GOLDEN, GOLDEN_CALLS
 from nexus_llm.recipe.package import ServedLimits
+from nexus_llm.records import Continuation, Question
 from tiny_model import write_tiny_model
 from tool_templates import HERMES
 
@@ -63,6 +66,28 @@ def test_its_likelihoods_are_the_trained_models(server: ServedModel, folder: Pat
     other = write_tiny_model(folder.parent / "other", seed=4, max_position_embeddings=1024)
     with pytest.raises(PackagingError, match=r"served is not .* mean_log_probability_error [\d.]+ \(at most 0\.2\)"):
         check_served_text(server, list(reference.predictions(other, ROWS)), ROWS, tokenizer, ServedLimits())
+
+
+def test_an_evaluation_over_http_finds_what_the_model_in_this_process_finds(server: ServedModel, folder: Path) -> None:
+    pytest.importorskip("torch")
+    given = [
+        Continuation("0", "What is it? It is", " what it is."),
+        Continuation("1", "def f(x):", " return x ** 2"),
+        Continuation("2", "The quick brown fox jumps over", " 13"),
+    ]
+    questions = [
+        Question("0", text="What is it?", max_new_tokens=4),
+        Question("1", messages=({"role": "user", "content": "What is it?"},), max_new_tokens=4),
+    ]
+    here = InProcessCompleter.load(folder)
+    with http_completer(str(server._client.base_url)) as there:
+        assert there.describe().context_tokens == 1024
+        for known, found in zip(here.log_likelihood(given), there.log_likelihood(given), strict=True):
+            assert (found.error, found.tokens) == (None, known.tokens)
+            # Q8_0 and the engine's own precision; another model's would be nats away.
+            assert found.log_probability == pytest.approx(known.log_probability, abs=0.15 * known.tokens)
+        for asked, said in zip(here.generate(questions), there.generate(questions), strict=True):
+            assert (said.error, said.prompt_tokens) == (None, asked.prompt_tokens)
 
 
 def test_tokenize_is_vllms(server: ServedModel, folder: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nexus_llm.evaluate.over_http import HttpLimits
     from nexus_llm.evaluate.summary import Summary
     from nexus_llm.ports import Completer
-    from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, Question
+    from nexus_llm.records import CompleterFacts
 
 IN_PROCESS = "transformers"
 MODEL_HELP = "A run, a model folder, a base model's name, or http(s)://… of an OpenAI-compatible server."
@@ -69,30 +69,13 @@ def opened(
     if engine == IN_PROCESS:
         from nexus_llm.evaluate.in_process import InProcessCompleter
 
-        here = InProcessCompleter.load(folder, precision=checked(precision), name=name)
-        yield _Weighed(here, replace(here.describe(), weights_sha256=weights_sha256(folder)))
+        weights = weights_sha256(folder)
+        yield InProcessCompleter.load(folder, precision=checked(precision), name=name, weights_sha256=weights)
         return
     with server_for(model, root, overrides=(f"serve.engine={engine}",)) as url:
         wide = replace(limits, timeout_seconds=max(limits.timeout_seconds, 600.0))
-        with http_completer(url, limits=wide) as there:
-            yield _Weighed(there, replace(there.describe(), weights_sha256=weights_sha256(folder)))
-
-
-@dataclass(frozen=True)
-class _Weighed:
-    """A completer that also says which weights it has."""
-
-    completer: Completer
-    facts: CompleterFacts
-
-    def describe(self) -> CompleterFacts:
-        return self.facts
-
-    def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        return self.completer.generate(questions)
-
-    def log_likelihood(self, continuations: Sequence[Continuation]) -> Iterator[Likelihood]:
-        return self.completer.log_likelihood(continuations)
+        with http_completer(url, limits=wide, weights_sha256=weights_sha256(folder)) as completer:
+            yield completer
 
 
 def local_folder(model: str, root: Path, engine: str = IN_PROCESS) -> tuple[Path, str]:

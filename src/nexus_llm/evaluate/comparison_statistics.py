@@ -9,6 +9,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -275,12 +276,11 @@ def items_needed(effect: Effect, limit: float, *, confidence: float) -> int | No
 
     None where nobody can say: the estimate is at the limit, or more than 100,000 would be needed.
     """
-    from scipy.special import ndtri
-
     distance = abs(effect.estimate - limit)
     if not distance > 0 or not math.isfinite(effect.item_variance):
         return None
-    needed = float(ndtri((1 + confidence) / 2) + ndtri(0.8)) ** 2 * effect.item_variance / distance**2
+    quantile = NormalDist().inv_cdf
+    needed = (quantile((1 + confidence) / 2) + quantile(0.8)) ** 2 * effect.item_variance / distance**2
     return math.ceil(needed) if needed <= 100_000 else None
 
 

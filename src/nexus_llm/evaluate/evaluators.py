@@ -27,6 +27,13 @@ class Evaluator:
     """What it reads. Raises where that is missing."""
 
 
+def open_model(folder: Path, name: str) -> Completer:
+    """The model in `folder`, in this process and in bfloat16, as perplexity is read."""
+    from nexus_llm.evaluate.in_process import InProcessCompleter
+
+    return InProcessCompleter.load(folder, precision="bfloat16", name=name)
+
+
 def _benchmarks(completer: Completer, recipe: EvaluateRecipe, folder: Path, ports: Ports) -> list[TaskRun]:
     from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task
     from nexus_llm.evaluate.harness import HarnessTasks

@@ -23,8 +23,6 @@ from nexus_llm.recipe import GateRecipe
 Verdict = Literal["pass", "inconclusive", "fail"]
 _FROM_BEST: tuple[Verdict, ...] = ("pass", "inconclusive", "fail")
 
-# Beyond this, "more documents" is no advice.
-_MAX_DOCUMENTS_NEEDED = 100_000
 # Two p-values that are equal on paper may differ in the last digit.
 _ROUNDING = 1e-9
 
@@ -133,20 +131,6 @@ def gate_json(judged: Sequence[GatedComparison]) -> dict[str, Any]:
     return {"verdict": overall(one.verdict for one in judged), "comparisons": [_row(one) for one in judged]}
 
 
-def documents_needed(comparison: Comparison, limit: float) -> int | None:
-    """About how many documents would decide, if the change stayed as measured; None where nobody can say.
-
-    The interval shrinks with the square root of the number of documents.
-    """
-    distance = abs(comparison.change - limit)
-    if not math.isfinite(comparison.high) or distance == 0:
-        return None
-    side = comparison.high - comparison.change if comparison.change < limit else comparison.change - comparison.low
-    ratio = side / distance
-    needed = comparison.documents * ratio * ratio
-    return math.ceil(needed) if needed <= _MAX_DOCUMENTS_NEEDED else None
-
-
 def percent(share: float) -> str:
     """A share as a signed percentage.
 
@@ -201,9 +185,7 @@ def _reason(comparison: Comparison, limit: float, verdict: Verdict) -> str:
         return f"the whole interval ({interval}) is below {line}"
     if verdict == "fail":
         return f"the whole interval ({interval}) is above {line}"
-    needed = documents_needed(comparison, limit)
-    advice = f"; about {needed:,} documents would decide" if needed else ""
-    return f"the interval ({interval}) holds {line}{advice}"
+    return f"the interval ({interval}) holds {line}{_more_items(comparison, limit, comparison.confidence)}"
 
 
 def _task_reason(comparison: TaskComparison, limit: float, verdict: Verdict, max_error_share: float) -> str:
@@ -226,7 +208,11 @@ def _task_reason(comparison: TaskComparison, limit: float, verdict: Verdict, max
 
 
 def _more_items(comparison: Comparison | TaskComparison, limit: float, confidence: float) -> str:
-    if isinstance(comparison, Comparison) or comparison.effect is None:
+    if comparison.effect is None:
         return ""
+    if isinstance(comparison, Comparison):
+        limit, count, unit = math.log1p(limit), comparison.documents, "documents"
+    else:
+        count, unit = comparison.items, "items"
     needed = items_needed(comparison.effect, limit, confidence=confidence)
-    return f"; needs about {max(1, needed - comparison.items):,} more items" if needed else ""
+    return f"; needs about {max(1, needed - count):,} more {unit}" if needed else ""

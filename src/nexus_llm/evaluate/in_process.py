@@ -56,7 +56,14 @@ class InProcessCompleter:
     """Answers and judges with a model in memory. A call of a tool stays in the answer's text, as the model wrote it."""
 
     def __init__(
-        self, model: Any, tokenizer: ChatTokenizer, *, name: str, precision: str, stop_ids: Sequence[int]
+        self,
+        model: Any,
+        tokenizer: ChatTokenizer,
+        *,
+        name: str,
+        precision: str,
+        stop_ids: Sequence[int],
+        weights_sha256: str | None = None,
     ) -> None:
         self.model, self._tokenizer, self._stop_ids = model, tokenizer, list(stop_ids)
         self._reader = LikelihoodReader(model)
@@ -67,10 +74,18 @@ class InProcessCompleter:
             precision=precision,
             template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else None,
             context_tokens=_context_tokens(model.config),
+            weights_sha256=weights_sha256,
         )
 
     @classmethod
-    def load(cls, folder: Path, *, precision: Precision = "float32", name: str | None = None) -> InProcessCompleter:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        precision: Precision = "float32",
+        name: str | None = None,
+        weights_sha256: str | None = None,
+    ) -> InProcessCompleter:
         """From a Hugging Face model folder; on the GPU where there is one.
 
         Raises:
@@ -83,8 +98,14 @@ class InProcessCompleter:
         if torch.cuda.is_available():
             model = model.to("cuda")
         tokenizer = ChatTokenizer.load(folder)
-        stop_ids = stop_ids_of(folder, tokenizer)
-        return cls(model, tokenizer, name=name or folder.name, precision=precision, stop_ids=stop_ids)
+        return cls(
+            model,
+            tokenizer,
+            name=name or folder.name,
+            precision=precision,
+            stop_ids=stop_ids_of(folder, tokenizer),
+            weights_sha256=weights_sha256,
+        )
 
     def describe(self) -> CompleterFacts:
         return self._facts

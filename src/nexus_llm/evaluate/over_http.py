@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar, cast
@@ -171,10 +171,12 @@ def http_completer(
     model: str | None = None,
     key: str | None = None,
     limits: HttpLimits = HttpLimits(),
+    weights_sha256: str | None = None,
     transport: httpx.BaseTransport | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[HttpCompleter]:
     """A completer for a server, with or without `/v1` in its address; `model` is its first where none is named.
+    `weights_sha256` is for who knows what the server serves.
 
     Raises:
         UsageError: the address holds a password.
@@ -186,7 +188,8 @@ def http_completer(
     headers = {"authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(limits.timeout_seconds, connect=10.0)
     with httpx.Client(base_url=base, headers=headers, timeout=timeout, transport=transport) as client:
-        yield HttpCompleter(client, _facts(client, model), limits, sleep=sleep)
+        facts = replace(_facts(client, model), weights_sha256=weights_sha256)
+        yield HttpCompleter(client, facts, limits, sleep=sleep)
 
 
 def _facts(client: httpx.Client, model: str | None) -> CompleterFacts:

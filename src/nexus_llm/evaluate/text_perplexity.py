@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # The logits of one window: 2,048 × 49,152 × 4 bytes = 400 MB.
 _MOST_TOKENS = 2_048
-_FIGURES = ("bits_per_byte", "byte_perplexity", "word_perplexity", "token_perplexity")
+_SUMS = ("tokens", "words", "bytes", "negative_log_likelihood")
 # Windows between two answers, so that little is lost when a run is stopped.
 _TOGETHER = 8
 
@@ -52,24 +52,15 @@ class TextPerplexity:
     """Sum over all tokens, in nats."""
 
     @property
-    def token_perplexity(self) -> float:
-        """Depends on the tokenizer."""
-        return _exp(self.negative_log_likelihood / self.tokens)
-
-    @property
-    def word_perplexity(self) -> float:
-        """The harness's `word_perplexity`."""
-        return _exp(self.negative_log_likelihood / self.words)
-
-    @property
-    def byte_perplexity(self) -> float:
-        """The harness's `byte_perplexity`."""
-        return _exp(self.negative_log_likelihood / self.bytes)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """The harness's `bits_per_byte`."""
-        return self.negative_log_likelihood / self.bytes / math.log(2)
+    def figures(self) -> dict[str, float]:
+        """By the harness's names; a token's depends on the tokenizer."""
+        loss = self.negative_log_likelihood
+        return {
+            "bits_per_byte": loss / self.bytes / math.log(2),
+            "byte_perplexity": _exp(loss / self.bytes),
+            "word_perplexity": _exp(loss / self.words),
+            "token_perplexity": _exp(loss / self.tokens),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,24 +165,12 @@ def _put_together(
         TextPerplexity(reading.split, 1, count, words_in(text), len(text.encode()), loss)
         for (_, text), count, loss in zip(documents, tokens, losses, strict=True)
     ]
-    together = TextPerplexity(
-        split=reading.split,
-        documents=len(whole),
-        tokens=sum(one.tokens for one in whole),
-        words=sum(one.words for one in whole),
-        bytes=sum(one.bytes for one in whole),
-        negative_log_likelihood=sum(one.negative_log_likelihood for one in whole),
-    )
+    sums = {name: sum(getattr(one, name) for one in whole) for name in _SUMS}
+    together = TextPerplexity(reading.split, len(whole), **sums)
     items = tuple(
         ItemResult(
             f"{place}:{name}",
-            {
-                "bits_per_byte": one.bits_per_byte,
-                "negative_log_likelihood": one.negative_log_likelihood,
-                "tokens": float(one.tokens),
-                "words": float(one.words),
-                "bytes": float(one.bytes),
-            },
+            {"bits_per_byte": one.figures["bits_per_byte"], **{name: float(getattr(one, name)) for name in _SUMS}},
         )
         for place, ((name, _), one) in enumerate(zip(documents, whole, strict=True))
     )
@@ -204,7 +183,7 @@ def _put_together(
         completer=facts,
         items=items,
         settings={"split": reading.split, "window": window, "stride": stride},
-        aggregates={name: getattr(together, name) for name in _FIGURES},
+        aggregates=together.figures,
         higher_is_better=False,
     )
     return together, result
