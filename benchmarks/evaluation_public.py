@@ -32,7 +32,11 @@ SETS = (
     "triviaqa"
 )
 # (tasks, options, through what the limit is divided): what takes longest an item comes last.
-ROUNDS: tuple[tuple[str, tuple[str, ...], int], ...] = ((SETS, (), 1), ("mmlu", ("--few-shot", "5"), 4), ("gsm8k", (), 4))
+ROUNDS: tuple[tuple[str, tuple[str, ...], int], ...] = (
+    (SETS, (), 1),
+    ("mmlu", ("--few-shot", "5"), 4),
+    ("gsm8k", (), 4),
+)
 OTHER = "lm-eval baseline in the card of lldois/SmolLM2-135M-Reasoning-SLERP-Champion, 0-shot, read 2026-11"
 _GAUNTLET = "the set is llm-foundry's copy, whose items are the hub's in another order"
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
@@ -160,10 +164,9 @@ def page(result: dict[str, Any], names: list[str]) -> str:
         lines += ["", "## From base to tuned", "", "| set | metric | items | change | interval | against no loss |"]
         lines.append("|---|---|---:|---:|---|---|")
     for one in result["changes"]:
-        interval = f"{one['low']:+.3f} to {one['high']:+.3f}"
-        lines.append(
-            f"| {one['name']} | {one['metric']} | {one['items']} | {one['change']:+.3f} | {interval} | {one['verdict']} |"
-        )
+        change, low, high = ("unknown" if one[end] is None else f"{one[end]:+.3f}" for end in ("change", "low", "high"))
+        cells = (one["name"], one["metric"], str(one["items"]), change, f"{low} to {high}", one["verdict"])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -282,7 +282,14 @@ def test_the_stage_measures_what_the_recipe_names_and_judges_it(inputs: dict[str
     (judged.folder / "samples.json").write_text("[]")
     with pytest.raises(Exception, match="gone"):  # what somebody altered is not taken over
         gate["confidence"] = 0.8
-        run_stage(stage, other.model_copy(update={"evaluate": other.evaluate.model_copy(update={"gate": GateRecipe.model_validate(gate)})}), gone, tmp_path / "one")
+        run_stage(
+            stage,
+            other.model_copy(
+                update={"evaluate": other.evaluate.model_copy(update={"gate": GateRecipe.model_validate(gate)})}
+            ),
+            gone,
+            tmp_path / "one",
+        )
 
 
 def test_only_the_files_that_are_read_decide_what_an_evaluation_is_called(tmp_path: Path) -> None:
@@ -294,7 +301,12 @@ def test_only_the_files_that_are_read_decide_what_an_evaluation_is_called(tmp_pa
     task.write_text("task: quiz\nprompt: '{{ question }}'\nitems: questions.jsonl\nscorer: {type: exact}\n")
     wanted = recipe(benchmarks=["piqa", "hellaswag"], datasets=str(sets), tasks=[str(task)])
     found = STAGE.outside_inputs(wanted, Ports())
-    read = [sets / "hellaswag-val/hellaswag_val.jsonl", sets / "piqa/validation.jsonl", task, tmp_path / "questions.jsonl"]
+    read = [
+        sets / "hellaswag-val/hellaswag_val.jsonl",
+        sets / "piqa/validation.jsonl",
+        task,
+        tmp_path / "questions.jsonl",
+    ]
     assert list(found) == ["general text", *map(str, read)]
 
 

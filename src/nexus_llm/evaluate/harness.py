@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import datasets
 from lm_eval.api.model import LM
@@ -29,6 +29,7 @@ from nexus_llm.records import Answer, Continuation, Likelihood, Message, Questio
 if TYPE_CHECKING:
     from nexus_llm.ports import Completer, Ports
 
+Given = TypeVar("Given", Answer, Likelihood)
 _SEED = 1234  # of few-shot examples: the harness's own (`DEFAULT_OTHER_SEED`, 0.4.13)
 _MOST_NEW_TOKENS = 256  # where a task names none: the harness's `HFLM.max_gen_toks`, 0.4.13
 _CONVERSATION = "\x00messages:"
@@ -47,19 +48,14 @@ class CompleterLM(LM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """(log probability, is greedy) a request; NaN where `errors` says why."""
-        # Long ones first, and what has the same context, or one of the same length, side by side.
-        order = sorted(range(len(requests)), key=lambda place: (-len(requests[place].args[0]), requests[place].args[0]))
+        if any(one.args[0].startswith(_CONVERSATION) for one in requests):
+            raise UsageError(
+                "--chat is for tasks that are answered in words; this one compares likelihoods", fix="leave --chat out"
+            )
+        order = _long_first(requests)
         given = [Continuation(_name(requests[place]), *requests[place].args) for place in order]
-        for one in given:
-            if one.context.startswith(_CONVERSATION):
-                raise UsageError(
-                    "--chat is for tasks that are answered in words; this one compares likelihoods",
-                    fix="leave --chat out",
-                )
         found = likelihoods_of(given, self._completer, self._folder / "likelihoods.jsonl", self._ports)
-        self._note(requests, order, found)
-        back = {place: (one.log_probability, one.is_greedy) for place, one in zip(order, found, strict=True)}
-        return [back[place] for place in range(len(requests))]
+        return [(one.log_probability, one.is_greedy) for one in self._noted(requests, order, found)]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:  # noqa: ARG002 - the harness's interface
         """Refused: perplexity is an evaluation of its own."""
@@ -67,12 +63,10 @@ class CompleterLM(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The answer to each request; empty where `errors` says why."""
-        order = sorted(range(len(requests)), key=lambda place: (-len(requests[place].args[0]), requests[place].args[0]))
+        order = _long_first(requests)
         given = [_question(requests[place]) for place in order]
         found = answers_to(given, self._completer, self._folder / "answers.jsonl", self._ports)
-        self._note(requests, order, found)
-        back = dict(zip(order, (one.text for one in found), strict=True))
-        return [back[place] for place in range(len(requests))]
+        return [one.text for one in self._noted(requests, order, found)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation itself: who answers applies the template."""
@@ -85,12 +79,15 @@ class CompleterLM(LM):  # type: ignore[misc]
         """What the harness would name its caches by; none are used."""
         return self._completer.describe().model
 
-    def _note(self, requests: Sequence[Any], order: Sequence[int], found: Sequence[Answer | Likelihood]) -> None:
+    def _noted(self, requests: Sequence[Any], order: Sequence[int], found: Sequence[Given]) -> list[Given]:
+        """What was found, in the order of the requests; errors and cuts are noted."""
         for place, one in zip(order, found, strict=True):
             item = int(requests[place].doc_id)
             if one.error is not None:
                 self.errors.setdefault(item, one.error)
             self.cut_tokens[item] = max(self.cut_tokens.get(item, 0), one.cut_tokens)
+        back = dict(zip(order, found, strict=True))
+        return [back[place] for place in range(len(requests))]
 
 
 class HarnessTasks:
@@ -209,6 +206,11 @@ def _refuse_what_cannot_run(name: str, config: Mapping[str, Any]) -> None:
                 f"{name} needs NLTK's {place}, which is not on this machine",
                 fix=f"python -m nltk.downloader {place}, or set NLTK_DATA to a folder that has it",
             ) from error
+
+
+def _long_first(requests: Sequence[Any]) -> list[int]:
+    """Places: long contexts first, and what has the same one, or one of the same length, side by side."""
+    return sorted(range(len(requests)), key=lambda place: (-len(requests[place].args[0]), requests[place].args[0]))
 
 
 def _name(request: Any) -> str:

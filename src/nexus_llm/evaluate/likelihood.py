@@ -134,9 +134,7 @@ class LikelihoodReader:
         trees = [Tree.of([rows[place] for place in group], skip=skipped) for group in groups]
         most_tokens = _TREE_TOKENS if skipped else _PASS_TOKENS
         found: dict[int, RowScore] = {}
-        for batch in batches(
-            [len(one.token_ids) for one in trees], max_tokens=most_tokens, max_padding=_MOST_PADDING
-        ):
+        for batch in batches([len(one.token_ids) for one in trees], max_tokens=most_tokens, max_padding=_MOST_PADDING):
             places = [place for index in batch for place in groups[index]]
             scores = self._score_trees(beginning, [trees[index] for index in batch], [rows[place] for place in places])
             found.update(zip(places, scores, strict=True))
@@ -157,8 +155,6 @@ class LikelihoodReader:
 
     def _score_trees(self, beginning: Beginning, trees: Sequence[Tree], rows: Sequence[TokenRow]) -> list[RowScore]:
         """The scores of `rows`, which are those of the trees, one tree behind the other."""
-        import torch
-
         paths = [[(number, place) for place in path] for number, tree in enumerate(trees) for path in tree.paths]
         wanted = {node: line for line, node in enumerate(dict.fromkeys(node for path in paths for node in path))}
         logits_NV = self._logits(beginning, trees, list(wanted))
@@ -172,9 +168,7 @@ class LikelihoodReader:
             for some, likeliest in zip(values.cpu().split(lengths), is_likeliest.cpu().split(lengths), strict=True)
         ]
 
-    def _logits(
-        self, beginning: Beginning, trees: Sequence[Tree], wanted: Sequence[tuple[int, int]]
-    ) -> torch.Tensor:
+    def _logits(self, beginning: Beginning, trees: Sequence[Tree], wanted: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Logits at the wanted (tree, place), shape NV; one pass."""
         import torch
 

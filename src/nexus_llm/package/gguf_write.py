@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from nexus_llm import gguf_format, gguf_tokenizer
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.errors import PackagingError
 from nexus_llm.package.ggml_quantise import quantised_rows
+from nexus_llm.package.merge import check_shapes
 from nexus_llm.package.tensor_types import FILE_TYPES, GgufFormat, TensorType, tensor_type
 from nexus_llm.weights import Weights
 
@@ -56,7 +56,8 @@ def write_gguf(
         **_tokenizer_metadata(folder, config),
     }
     weights = Weights.open(folder)
-    shapes = _shapes(folder, config, weights)
+    shapes = gguf_format.tensor_shapes(config)
+    check_shapes(folder, weights, shapes)
     types = _types(config, shapes, format)
     scaling = rope_tensor(config)
     writer = GGUFWriter(str(file), metadata.pop("general.architecture"))
@@ -112,18 +113,6 @@ def _tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, An
     if template := chat.template:
         metadata["tokenizer.chat_template"] = template
     return metadata
-
-
-def _shapes(folder: Path, config: Mapping[str, Any], weights: Weights) -> dict[str, tuple[int, ...]]:
-    shapes = gguf_format.tensor_shapes(config)
-    for tensor, shape in shapes.items():
-        found = weights.shape(tensor) if tensor in weights else None
-        if found != shape:
-            raise PackagingError(
-                f"{folder}: tensor {tensor} has shape {found} where config.json says {shape}",
-                fix="make the weights again: they do not belong to this configuration",
-            )
-    return shapes
 
 
 def _types(

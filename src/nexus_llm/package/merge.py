@@ -35,7 +35,7 @@ def merge(
     shapes = gguf_format.tensor_shapes(json.loads((base / "config.json").read_text(encoding="utf-8")))
     adapter = read_adapter(trained, shapes) if trained and (trained / ADAPTER_CONFIG).exists() else None
     source = weights.Weights.open(base if adapter or trained is None else trained / weights.SINGLE_FILE)
-    _check_shapes(base if adapter or trained is None else trained, source, shapes)
+    check_shapes(base if adapter or trained is None else trained, source, shapes)
 
     def merged(name: str) -> weights.Bits16:
         on_bytes(2 * math.prod(shapes[name]))
@@ -55,7 +55,12 @@ def merge(
     return {"method": "lora", "changed_tensors": len(adapter.layers), "rank": adapter.rank, "scale": adapter.scale}
 
 
-def _check_shapes(folder: Path, source: weights.Weights, shapes: dict[str, tuple[int, ...]]) -> None:
+def check_shapes(folder: Path, source: weights.Weights, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Nothing, where the weights of `folder` have these shapes.
+
+    Raises:
+        PackagingError: one is missing, or has another.
+    """
     for name, shape in shapes.items():
         found = source.shape(name) if name in source else None
         if found != shape:
