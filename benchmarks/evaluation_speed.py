@@ -6,7 +6,8 @@ The machine's speed drifts, so both sides take turns on the same items, new ones
 counts: HellaSwag without examples, and MMLU with five (`anatomy`, as the benchmark is defined). Items are drawn from
 the whole set, since HellaSwag's first thousands are its short ones. Both compute in float32 from the same file, in
 this process, with as many threads. The `hf` backend gets the best of several batch sizes, found beforehand on items
-that are not timed. Before any time is told, the answers are compared: every likelihood, every greedy flag, every item's score.
+that are not timed. Before any time is told, the answers are compared: every likelihood, every greedy flag, every
+item's score.
 Requests are built before the clock starts; reading the model and tokenising count for both.
 
 Result: results/evaluation_speed_*.json. Claims: at least twice as fast on both, with the same answers.

@@ -85,10 +85,9 @@ def benchmarks(
         for name in names:
             print(f"{name} …", file=sys.stderr, flush=True)
             runs[name] = run_task(name, known, completer, wishes, folder / name, openings)
-    found: Mapping[str, Contamination] = {}
-    if against:
-        data = data_artifact(against, workspace(root)).folder
-        found = overlaps(data, {name: one.texts for name, one in runs.items()}, openings.progress)
+    data = data_artifact(against, workspace(root)).folder if against else None
+    texts = {name: one.texts for name, one in runs.items()}
+    found = overlaps(data, texts, openings.progress) if data else {}
     rows = [(summary(one.result), found.get(name)) for name, one in runs.items()]
     _tell(asdict(facts), rows, absent, folder, as_json=as_json)
     return 0
