@@ -6,6 +6,7 @@ The stages are tiny, the code is the one of `nexus aws up|status|down`. The real
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -43,8 +44,20 @@ WHERE = ("--name", "nexus-tiny", "--account", ACCOUNT, "--region", REGION, "--zo
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     binary()
-    with running_emulator() as running:
+    with running_emulator(wrap=one_topic_takes_time) as running:
         yield running
+
+
+def one_topic_takes_time(app: Any) -> Any:
+    """So that terraform still works when another of them is told to be made: then it is killed."""
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        if b"Action=CreateTopic" in body and b"nexus-tiny-0" in body:
+            time.sleep(2)
+        return app(environ | {"wsgi.input": io.BytesIO(body)}, start_response)
+
+    return answer
 
 
 @pytest.fixture
