@@ -63,6 +63,7 @@ def running_server(
     wait_until_ready: bool = True,
     with_sagemaker: bool = False,
     upstream: Upstream | None = None,
+    admin_token: str | None = None,
 ) -> Iterator[RunningServer]:
     """A server that listens; stopped, with its engine, at the end."""
     with background_server(
@@ -74,5 +75,6 @@ def running_server(
         wait_until_ready=wait_until_ready,
         with_sagemaker=with_sagemaker,
         upstream=upstream,
+        admin_token=admin_token,
     ) as background:
         yield RunningServer(background, model)

@@ -19,6 +19,7 @@ from nexus_llm.cli import (
     chat,
     cost,
     data,
+    deploy,
     evaluate,
     gate,
     jobs,
@@ -65,6 +66,7 @@ jobs.register(app)
 serve.register(app)
 chat.register(app)
 bench.register(app)
+deploy.register(app)
 keys.register(app)
 usage.register(app)
 observe.register(app)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nexus_llm.cli.admin_token import AdminToken
 from nexus_llm.cli.console import print_json
 from nexus_llm.cli.options import AsJson, KeysDatabase, Overrides, Root, cache_folder, command_line
 from nexus_llm.errors import ArtifactError, MissingExtraError, ServingError
@@ -82,21 +83,28 @@ def serve(
     if sagemaker_port is not None:
         recipe = recipe.model_copy(update={"sagemaker": True, "sagemaker_port": sagemaker_port})
 
+    token = AdminToken()
+
     def on_ready(info: ServerInfo) -> None:
+        token.leave(info.url)
         _print_ready(info, as_json=as_json)
 
-    run_server(
-        model.folder,
-        recipe=recipe,
-        model_name=name or model.name,
-        host=host or model.recipe.host,
-        port=model.recipe.port if port is None else port,
-        drain_seconds=drain_seconds,
-        on_ready=on_ready,
-        upstream_key=upstream_key(model.recipe),
-        database_password=None if recipe.keys.database is None else database_password(recipe.keys.database),
-        find_folder=lambda: find_model(target, root=root, overrides=tuple(overrides)).folder,
-    )
+    try:
+        run_server(
+            model.folder,
+            recipe=recipe,
+            model_name=name or model.name,
+            host=host or model.recipe.host,
+            port=model.recipe.port if port is None else port,
+            drain_seconds=drain_seconds,
+            on_ready=on_ready,
+            upstream_key=upstream_key(model.recipe),
+            database_password=None if recipe.keys.database is None else database_password(recipe.keys.database),
+            admin_token=token.value,
+            find_folder=lambda: find_model(target, root=root, overrides=tuple(overrides)).folder,
+        )
+    finally:
+        token.remove()
     return 0
 
 

@@ -55,6 +55,7 @@ def background_server(
     wait_until_ready: bool = True,
     with_sagemaker: bool = False,
     upstream: Upstream | None = None,
+    admin_token: str | None = None,
 ) -> Iterator[BackgroundServer]:
     """A server on a free loopback port, stopped with its engine at the end.
 
@@ -63,7 +64,9 @@ def background_server(
     """
 
     def make() -> Server:
-        return Server(model, command, recipe=recipe, drain_seconds=drain_seconds, limits=limits, upstream=upstream)
+        server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, limits=limits, upstream=upstream)
+        server.admin_token = admin_token
+        return server
 
     def work() -> None:
         try:

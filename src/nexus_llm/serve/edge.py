@@ -76,6 +76,8 @@ class Edge:
         self.metrics.responded(route, record.status)
         if record.path_is_api:
             self.metrics.requested(is_failure=record.is_failure)
+        if record.tally is not None:
+            record.tally.count(record)
         self._telemetry.end(record)
 
 

@@ -28,12 +28,23 @@ from nexus_llm.serve.openapi import describe
 from nexus_llm.serve.page.document import page_headers, read_page
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
 from nexus_llm.serve.responses import GenerationResponse, usage_of
+from nexus_llm.serve.rollout import ModelRollout, add_rollout_routes
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.tokenize import add_tokenize_route
 
 
-def create_app(generator: Generator, access: Access | None = None, *, keys: KeysRecipe | None = None) -> Edge:
-    """The ASGI application around one model, open to everybody without `access`; `keys` tells what tokens cost."""
+def create_app(
+    generator: Generator,
+    access: Access | None = None,
+    *,
+    keys: KeysRecipe | None = None,
+    rollout: ModelRollout | None = None,
+    admin_token: str | None = None,
+) -> Edge:
+    """The ASGI application around one model, open to everybody without `access`; `keys` tells what tokens cost.
+
+    Another model can take over by `rollout`; `admin_token` is who may, where there are no keys.
+    """
     app = FastAPI(title="Nexus LLM", docs_url=None, redoc_url=None)
     add_error_handlers(app)
     _add_model_routes(app, generator, keys or KeysRecipe())
@@ -44,6 +55,8 @@ def create_app(generator: Generator, access: Access | None = None, *, keys: Keys
     add_tokenize_route(app, generator)
     _add_operations_routes(app, generator)
     _add_page(app)
+    if rollout is not None:
+        add_rollout_routes(app, rollout, token=admin_token)
     if access is not None:
         access.count_refusal = generator.metrics.refused
         add_admin_routes(app, access)

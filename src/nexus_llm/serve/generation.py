@@ -13,6 +13,7 @@ from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.engines.port import EngineDelta, EngineRequest
 from nexus_llm.serve.engines.supervisor import EngineDiedError, EngineDownError, TokenStream
 from nexus_llm.serve.fair_queue import Ticket
+from nexus_llm.serve.lanes import Lane
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.text import Answer, TextDelta
 
@@ -52,6 +53,7 @@ class Generation:
     def __init__(
         self,
         generator: Generator,
+        lane: Lane,
         ticket: Ticket,
         choices: list[Choice],
         *,
@@ -67,10 +69,10 @@ class Generation:
         self._is_late = False
         self._refusal = refusal
         self.prompt_tokens = prompt_tokens
-        self.model = generator.model
+        self.model = lane.model
         """That answers; a later swap does not change it."""
         self._generator = generator
-        self._engine = generator.engine
+        self._engine = lane.engine
         self._engine.open_generations += 1
         self._choices = choices
         self._open = {choice.request.id: choice for choice in choices}

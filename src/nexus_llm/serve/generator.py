@@ -31,6 +31,7 @@ from nexus_llm.serve.engines.port import EngineRequest
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor
 from nexus_llm.serve.fair_queue import Ticket
 from nexus_llm.serve.generation import Choice, Generation
+from nexus_llm.serve.lanes import Lane, Lanes
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
@@ -46,16 +47,16 @@ SHORT_TEXT_CHARACTERS = 2_048  # less than 1 ms of encoding, half of which a thr
 LONG_TEXT_CHARACTERS = 65_536  # some 50 ms of encoding: longer texts go to a thread of their own
 
 Value = TypeVar("Value")
+Asked = TypeVar("Asked", bound=AnyRequest)
 
 
 class Generator:
-    """Turns requests into generations, for one model behind one engine."""
+    """Turns requests into generations: one model behind one engine, or two while another one takes over."""
 
     def __init__(
         self,
-        model: ServedModel,
+        lanes: Lanes,
         *,
-        engine: EngineSupervisor,
         admission: Admission,
         metrics: ServerMetrics,
         default_max_tokens: int,
@@ -64,8 +65,7 @@ class Generator:
         timeouts: TimeoutsRecipe = TimeoutsRecipe(),  # noqa: B008 - immutable
         telemetry: Telemetry | None = None,
     ) -> None:
-        self.model = model
-        self.engine = engine
+        self.lanes = lanes
         self.admission = admission
         self.metrics = metrics
         self.telemetry = telemetry or Telemetry()
@@ -84,6 +84,16 @@ class Generator:
         self._long_encoder = ThreadPoolExecutor(1, thread_name_prefix="encode-long")
 
     @property
+    def model(self) -> ServedModel:
+        """The one that speaks for the server."""
+        return self.lanes.live.model
+
+    @property
+    def engine(self) -> EngineSupervisor:
+        """That model's."""
+        return self.lanes.live.engine
+
+    @property
     def open_answers(self) -> int:
         """Answers that are being given, by the engine or by the upstream."""
         return self.open_generations + (self.relay.open_answers if self.relay is not None else 0)
@@ -95,28 +105,33 @@ class Generator:
             ApiError: the request is wrong or too long, its key may not do it or has reached a limit, the queue is
                 full or would take too long, or there is no engine that can do it.
         """
-        self._refuse(request)
+        request, named = self._refuse(request)
+        is_named = named is not None
         self.check_open()
         record = current_record()
         record.asked(request)
         ticket = self.take_ticket(request, 1 if isinstance(request, EmbeddingRequest) else _choice_count(request))
         record.mark("queued")
         try:
-            model = None
+            lane = None
             record.mark("encoding")
-            while self.model is not model:  # a swap meanwhile brings another tokenizer and another engine
-                model = self.model
-                template, wishes = self._asked(request)
-                prompts = await self._encode(request)
+            while lane not in self.lanes.all:  # a lane that went meanwhile took its tokenizer and its engine with it
+                lane = named or self.lanes.pick()
+                named = None
+                template, wishes = self._asked(request, lane)
+                prompts = await self._encode(request, lane.model)
             record.mark("encoded")
-            choices = self._choices(request, prompts, template, wishes)
+            choices = self._choices(request, prompts, template, wishes, lane)
             with refusals_told(self.metrics):
                 self.admission.enter(ticket, tokens=sum(choice.held_tokens for choice in choices))
         except BaseException:
             self.admission.leave(ticket)
             raise
+        if not is_named:
+            record.tally = lane.tally
         generation = Generation(
             self,
+            lane,
             ticket,
             choices,
             prompt_tokens=sum(map(len, prompts)),
@@ -134,35 +149,36 @@ class Generator:
         Raises:
             ApiError: the request is wrong, or for another model.
         """
-        self._refuse(request)
-        return await self._encode(request)
-
-    def switch(self, model: ServedModel, engine: EngineSupervisor) -> None:
-        """Gives new requests to another engine. Those that are open stay with theirs."""
-        self.model, self.engine = model, engine
+        request, named = self._refuse(request)
+        return await self._encode(request, (named or self.lanes.live).model)
 
     def close(self) -> None:
         """Ends the encoders' threads."""
         for encoder in (self._encoder, self._long_encoder):
             encoder.shutdown(wait=False, cancel_futures=True)
 
-    def _asked(self, request: AnyRequest) -> tuple[EngineRequest, AnswerWishes]:
+    def _asked(self, request: AnyRequest, lane: Lane) -> tuple[EngineRequest, AnswerWishes]:
         """What the engine is asked, and what is made of its tokens."""
-        assert self.engine.facts is not None
-        refuse_missing_features(request, self.engine.facts)
-        spelled = call_format(request, self.model)
-        return engine_request(request, self.model), answer_wishes(request, spelled)
+        assert lane.engine.facts is not None
+        refuse_missing_features(request, lane.engine.facts)
+        spelled = call_format(request, lane.model)
+        return engine_request(request, lane.model), answer_wishes(request, spelled)
 
-    def _refuse(self, request: AnyRequest) -> None:
+    def _refuse(self, request: Asked) -> tuple[Asked, Lane | None]:
+        """The request by its model's own name, and the lane that it wants; refuses what nobody here can answer."""
         if self.relay is not None:
             message = "Behind this server is another one; only chat, completions and embeddings are passed on to it."
             raise ApiError(404, message, code="not_relayed")
         request.refuse_unsupported()
         caller = current_caller()
+        name, lane = self.lanes.named(request.model)
+        if lane is not None and (caller is None or (caller.key is not None and caller.key.is_admin)):
+            request = request.model_copy(update={"model": name})
         if caller is not None:
             caller.check_model(request.model)
         if request.model not in (self.model.name, *self.model.adapters):
             raise api_errors.model_not_found(request.model, self.model.name)
+        return request, lane
 
     def check_open(self) -> None:
         """Looks whether new requests are welcome.
@@ -204,13 +220,13 @@ class Generator:
         with refusals_told(self.metrics):
             return self.admission.arrive(key=owner, places=count, priority=priority, deadline=current_deadline())
 
-    async def _encode(self, request: AnyRequest) -> list[list[int]]:
+    async def _encode(self, request: AnyRequest, model: ServedModel) -> list[list[int]]:
         """Token ids of each prompt; long ones are made beside the event loop, or they would stop other streams."""
-        tokenizer = self.model.tokenizer
+        tokenizer = model.tokenizer
         if isinstance(request, ChatRequest):
             conversation, tools = request.conversation(), request.offered_tools()
             characters = sum(map(len, strings([conversation, tools])))
-            self._check_length(characters, "messages")
+            self._check_length(model, characters, "messages")
             encode = partial(tokenizer.encode_prompt, conversation, tools=tools or None)
             try:
                 return [await self._beside(encode, characters=characters)]
@@ -224,7 +240,7 @@ class Generator:
         param = "input" if isinstance(request, EmbeddingRequest) else "prompt"
         prompts = []
         for prompt in request.prompts():
-            ids = prompt if isinstance(prompt, list) else await self._encode_text(prompt, param)
+            ids = prompt if isinstance(prompt, list) else await self._encode_text(model, prompt, param)
             if not ids or max(ids) >= tokenizer.vocabulary_size:
                 raise api_errors.invalid(
                     f"Each {param} needs at least one token, and ids below {tokenizer.vocabulary_size}.", param=param
@@ -232,16 +248,16 @@ class Generator:
             prompts.append(ids)
         return prompts
 
-    async def _encode_text(self, text: str, param: str) -> list[int]:
-        self._check_length(len(text), param)
-        return await self._beside(partial(self.model.tokenizer.encode_text, text), characters=len(text))
+    async def _encode_text(self, model: ServedModel, text: str, param: str) -> list[int]:
+        self._check_length(model, len(text), param)
+        return await self._beside(partial(model.tokenizer.encode_text, text), characters=len(text))
 
-    def _check_length(self, characters: int, param: str) -> None:
+    def _check_length(self, model: ServedModel, characters: int, param: str) -> None:
         """Refuses what cannot fit however well it is encoded: 10 MB take the tokenizer ten seconds."""
-        tokens = characters // self.model.tokenizer.longest_token_characters
-        if tokens > self.model.context_tokens:
+        tokens = characters // model.tokenizer.longest_token_characters
+        if tokens > model.context_tokens:
             raise api_errors.prompt_too_long(
-                characters=characters, tokens=tokens, context_tokens=self.model.context_tokens, param=param
+                characters=characters, tokens=tokens, context_tokens=model.context_tokens, param=param
             )
 
     async def _beside(self, work: Callable[[], Value], *, characters: int) -> Value:
@@ -256,9 +272,10 @@ class Generator:
         prompts: list[list[int]],
         template: EngineRequest,
         wishes: AnswerWishes,
+        lane: Lane,
     ) -> list[Choice]:
-        assert self.engine.facts is not None
-        context_tokens = min(self.model.context_tokens, self.engine.facts.capacity_tokens)
+        assert lane.engine.facts is not None
+        context_tokens = min(lane.model.context_tokens, lane.engine.facts.capacity_tokens)
         is_embedding = isinstance(request, EmbeddingRequest)
         each = 1 if isinstance(request, EmbeddingRequest) else request.n or 1
         count = len(prompts) * each
@@ -277,7 +294,7 @@ class Generator:
             held = len(prompt) + one.max_tokens
             if is_embedding:
                 held = sum(map(len, prompts)) if index == count - 1 else 0
-            choices.append(Choice(index, one, Answer(self.model.tokenizer, wishes, prompt=prompt), held))
+            choices.append(Choice(index, one, Answer(lane.model.tokenizer, wishes, prompt=prompt), held))
         return choices
 
 

@@ -27,11 +27,13 @@ from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
 from nexus_llm.serve.gateway import create_app
 from nexus_llm.serve.generator import Generator
+from nexus_llm.serve.lanes import Lane, Lanes
 from nexus_llm.serve.listening import address_of, bound_socket
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel, read_model
 from nexus_llm.serve.relay import Relay, Upstream
 from nexus_llm.serve.relay_engine import UpstreamEngine, relayed_model, upstream_of
+from nexus_llm.serve.rollout import ModelRollout
 from nexus_llm.serve.telemetry.telemetry import Telemetry
 
 log = logging.getLogger("nexus_llm.serve.server")
@@ -65,12 +67,14 @@ def run_server(
     on_ready: Callable[[ServerInfo], None] = lambda _info: None,
     upstream_key: str | None = None,
     database_password: Callable[[], str] | None = None,
+    admin_token: str | None = None,
     find_folder: Callable[[], Path] | None = None,
 ) -> None:
     """Serves a packaged model folder until SIGINT or SIGTERM, then lets open answers finish for `drain_seconds`.
 
     A second signal stops at once. SIGHUP swaps the model for the one in `find_folder()`, without dropping an answer.
-    `on_ready` is called when the model answers. `database_password` gives one for each connection.
+    `on_ready` is called when the model answers. `database_password` gives one for each connection. `admin_token` opens
+    `/admin/rollout` where there are no keys.
 
     Raises:
         ServingError: the port is taken, the folder is no packaged model, or the engine cannot start or dies too often.
@@ -83,8 +87,15 @@ def run_server(
         model, command, upstream = prepare(folder, name=model_name, recipe=recipe, upstream_key=upstream_key)
 
         async def serve() -> None:
-            server = Server(model, command, recipe=recipe, drain_seconds=drain_seconds, upstream=upstream)
-            server.database_password = database_password
+            server = Server(
+                model,
+                command,
+                recipe=recipe,
+                drain_seconds=drain_seconds,
+                upstream=upstream,
+                folder=folder.resolve(),
+            )
+            server.database_password, server.admin_token = database_password, admin_token
             if find_folder is not None and upstream is None:
                 server.swap_on_hangup(find_folder)
             await server.run(listener, sagemaker=sagemaker, on_ready=ready, handle_signals=True)
@@ -143,21 +154,27 @@ class Server:
         drain_seconds: float = 30.0,
         limits: SupervisorLimits | None = None,
         upstream: Upstream | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.engine = EngineSupervisor(command, limits=limits) if upstream is None else UpstreamEngine()
+        engine = EngineSupervisor(command, limits=limits) if upstream is None else UpstreamEngine()
         self.database_password: Callable[[], str] | None = None
+        self.admin_token: str | None = None
+        """Opens `/admin/rollout` where there are no keys."""
+        self._lanes = Lanes(Lane(model, engine, folder))
+        self._rollout = ModelRollout(self._lanes, load=self._load, drain_seconds=drain_seconds)
         self._upstream = upstream
-        self._model = model
-        self._command = command
+        self._engine_name = command.name
         self._recipe = recipe
         self._drain_seconds = drain_seconds
         self._stop_requests = 0
         self._stop_wanted = asyncio.Event()
         self._limits = limits
-        self._generator: Generator | None = None
-        self._swaps = asyncio.Lock()
-        self._swapped = asyncio.Event()
         self._hangup: asyncio.Task[None] | None = None
+
+    @property
+    def engine(self) -> EngineSupervisor:
+        """The one that speaks for the server."""
+        return self._lanes.live.engine
 
     def request_stop(self) -> None:
         """Drains and stops; asked a second time, stops at once."""
@@ -174,23 +191,19 @@ class Server:
             ServingError: the model cannot be read or its engine cannot start; the old one goes on then.
             ModelError: its tokenizer cannot be read.
         """
-        async with self._swaps:
-            if self._generator is None or self._upstream is not None or self.engine.state is not EngineState.READY:
-                raise ServingError("there is no running engine to swap", fix="wait until the server is ready")
-            # Reading a tokenizer takes a second: beside the event loop, or every stream would stop for it.
-            model = await asyncio.to_thread(_read, folder, name=self._model.name, recipe=self._recipe)
-            command = engine_command(model, self._recipe)
-            new = EngineSupervisor(command, limits=self._limits)
-            try:
-                await new.start()
-            except BaseException:
-                await new.stop()
-                raise
-            old, self.engine, self._model, self._command = self.engine, new, model, command
-            self._generator.switch(model, new)
-            self._swapped.set()
-            log.info("server.swapped", extra={"fingerprint": model.fingerprint, "open": old.open_generations})
-            await self._drain_engine(old)
+        await self._rollout.swap(folder)
+
+    async def _load(self, folder: Path) -> Lane:
+        # Reading a tokenizer takes a second: beside the event loop, or every stream would stop for it.
+        name = self._lanes.blue.model.name
+        model = await asyncio.to_thread(_read, folder, name=name, recipe=self._recipe)
+        engine = EngineSupervisor(engine_command(model, self._recipe), limits=self._limits)
+        try:
+            await engine.start()
+        except BaseException:
+            await engine.stop()
+            raise
+        return Lane(model, engine, folder)
 
     def swap_on_hangup(self, find_folder: Callable[[], Path]) -> None:
         """Swaps at each SIGHUP. What goes wrong is logged, and the old model goes on."""
@@ -206,14 +219,6 @@ class Server:
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
 
-    async def _drain_engine(self, engine: EngineSupervisor) -> None:
-        deadline = asyncio.get_running_loop().time() + self._drain_seconds
-        try:
-            while engine.open_generations and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(DRAIN_POLL_SECONDS)
-        finally:  # also when the server stops meanwhile
-            await engine.stop()
-
     async def run(
         self,
         listener: socket.socket,
@@ -228,11 +233,12 @@ class Server:
             ServingError: the engine cannot start or dies too often, or the keys' database cannot be used.
         """
         access = await asyncio.to_thread(self._open_access)
-        generator = self._generator = await self._make_generator()
+        generator = await self._make_generator()
         if handle_signals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
-        app = create_app(generator, access, keys=self._recipe.keys)
+        rollout = None if self._upstream is not None else self._rollout
+        app = create_app(generator, access, keys=self._recipe.keys, rollout=rollout, admin_token=self.admin_token)
         webs: list[tuple[WebServer, socket.socket]] = [(web_server(app, generator), listener)]
         if sagemaker is not None:
             webs.append((web_server(create_sagemaker_app(generator), generator), sagemaker))
@@ -244,7 +250,8 @@ class Server:
             if self._hangup is not None:
                 self._hangup.cancel()
                 await asyncio.gather(self._hangup, return_exceptions=True)
-            await self.engine.stop()
+            await self._rollout.close()
+            await self._lanes.blue.engine.stop()
             await self._flush(generator)
             for web, _ in webs:
                 web.should_exit = web.force_exit = True
@@ -260,12 +267,12 @@ class Server:
 
     async def _make_generator(self) -> Generator:
         loop = asyncio.get_running_loop()
-        metrics = ServerMetrics(self._model.name, engine=self._command.name)
+        metrics = ServerMetrics(self._lanes.blue.model.name, engine=self._engine_name)
         recipe = self._recipe
 
         def capacity_tokens() -> int | None:
-            facts = self.engine.facts  # a swap changes it; an upstream tells 0
-            return int(facts.capacity_tokens * recipe.kv_overcommit) if facts and facts.capacity_tokens else None
+            tokens = self._lanes.capacity_tokens()  # a swap changes it; an upstream tells none
+            return None if tokens is None else int(tokens * recipe.kv_overcommit)
 
         admission = Admission(
             max_running=recipe.max_running,
@@ -288,22 +295,21 @@ class Server:
             freed_per_second=lambda: admission.throughput.tokens_per_second or 0.0,
         )
         # Beside the event loop: the first text that is redacted compiles the search for personal data.
-        opening = partial(Telemetry.open, self._recipe, model_name=self._model.name, metrics=metrics)
+        opening = partial(Telemetry.open, self._recipe, model_name=self._lanes.blue.model.name, metrics=metrics)
         telemetry = await asyncio.to_thread(opening)
         telemetry.start(lambda: admission.waiting)
         relay = None
         if self._upstream is not None and isinstance(self.engine, UpstreamEngine):
             relay = Relay(
                 self._upstream,
-                served_name=self._model.name,
+                served_name=self._lanes.blue.model.name,
                 admission=admission,
                 metrics=metrics,
                 timeouts=recipe.timeouts,
             )
             self.engine.relay = relay
         return Generator(
-            self._model,
-            engine=self.engine,
+            self._lanes,
             admission=admission,
             metrics=metrics,
             default_max_tokens=self._recipe.max_new_tokens,
@@ -339,11 +345,12 @@ class Server:
     async def _stops_by_wish(self, stop: asyncio.Task[Any]) -> bool:
         """Waits for the end: True when somebody wants it, False when the engine in use was given up."""
         while True:
-            self._swapped.clear()
-            swapped = asyncio.create_task(self._swapped.wait())
-            ends: set[asyncio.Future[Any]] = {stop, self.engine.given_up, swapped}
+            self._lanes.changed.clear()
+            changed = asyncio.create_task(self._lanes.changed.wait())
+            given_up = {lane.engine.given_up for lane in self._lanes.all if not lane.engine.given_up.done()}
+            ends: set[asyncio.Future[Any]] = {stop, changed, *given_up}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            swapped.cancel()
+            changed.cancel()
             if stop.done() or self.engine.given_up.done():
                 return stop.done()
 
@@ -351,7 +358,7 @@ class Server:
         host = listener.getsockname()[0]
         return ServerInfo(
             url=address_of(listener),
-            model=self._model.name,
+            model=self._lanes.blue.model.name,
             engine_pid=self.engine.pid or 0,
             load_seconds=load_seconds,
             is_loopback=host in LOOPBACK,

@@ -18,6 +18,7 @@ from nexus_llm.serve.requests import AnyRequest, ChatRequest, EmbeddingRequest
 from nexus_llm.serve.telemetry.trace_context import TraceContext
 
 if TYPE_CHECKING:
+    from nexus_llm.serve.lanes import Tally
     from nexus_llm.serve.model_folder import ServedModel
     from nexus_llm.serve.telemetry.samples import Sample
 
@@ -64,6 +65,8 @@ class RequestRecord:
     """Code of the error that was answered, also in the middle of a stream."""
     receipt: str | None = None
     """Which weights answered: the header `x-nexus-receipt`."""
+    tally: Tally | None = None
+    """Of the lane that answers, where that counts."""
     sample: Sample | None = None
     """Collects prompt and answer, where this request was chosen for it."""
 
