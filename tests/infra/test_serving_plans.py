@@ -23,7 +23,10 @@ pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeo
 
 VARIANTS = ("serving-small", "serving-standard", "serving-regulated", "serving-gpu", "delivery")
 COUNTS = Path(__file__).parent / "serving_plan_counts.json"
-METRICS = {"ResponseTime", "TokensGenerated", "ErrorCount", "RequestCount", "TimeToFirstToken", "QueueDepth"}
+METRICS = {
+    "ResponseTime", "TokensGenerated", "ErrorCount", "RequestCount", "TimeToFirstToken", "QueueDepth",
+    "RequestsInFlight",
+}  # fmt: skip
 """All that the gateway sends to NexusLLM/API (docs: the project's design, HTTP and metrics)."""
 UNKNOWN_POLICIES = {
     (one, "module.service.aws_iam_role_policy.task[0]") for one in VARIANTS if one not in ("serving-gpu", "delivery")

@@ -325,8 +325,8 @@ def test_a_cloudwatch_line_keeps_the_published_format_and_has_the_dashboards_met
         "TimeToFirstToken": (0.5, "Seconds"),
         "TokensGenerated": (64, "Count"),
     }
-    depth = check_emf(emf.queue_line(3, service="gateway", timestamp_ms=1))
-    assert (depth["QueueDepth"], depth["Service"]) == (3, "gateway")
+    depth = check_emf(emf.queue_line(3, running=4, service="gateway", timestamp_ms=1))
+    assert (depth["QueueDepth"], depth["RequestsInFlight"], depth["Service"]) == (3, 7, "gateway")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-# How many tasks run: as many as the queue asks for, one more when the first token is late, none while developers sleep.
+# How many tasks run: as many as the requests in flight need, one more when the first token is late, none by night.
 
 # The schedule moves minimum and maximum, too: an apply while the service sleeps wakes it until the next night.
 resource "aws_appautoscaling_target" "tasks" {
@@ -9,22 +9,24 @@ resource "aws_appautoscaling_target" "tasks" {
   max_capacity       = var.tasks.max
 }
 
-# The mean over all tasks' samples is the queue of one task: twice the tasks halve it, which is what target tracking needs.
+# The mean over all tasks' samples is what one task has in flight: twice the tasks halve it, as target tracking needs it. The
+# queue alone is 0 with too many tasks as with just enough, so that tasks would come and go for ever
+# (tests/infra/test_scaling_simulated.py); what waits is part of what is in flight.
 resource "aws_appautoscaling_policy" "queue" {
-  name               = "${var.platform.name}-queue-depth"
+  name               = "${var.platform.name}-requests-in-flight"
   policy_type        = "TargetTrackingScaling"
   service_namespace  = aws_appautoscaling_target.tasks.service_namespace
   scalable_dimension = aws_appautoscaling_target.tasks.scalable_dimension
   resource_id        = aws_appautoscaling_target.tasks.resource_id
 
   target_tracking_scaling_policy_configuration {
-    target_value       = var.queue_depth_per_task
+    target_value       = var.requests_per_task
     scale_out_cooldown = 60
     scale_in_cooldown  = 600 # a task that leaves ends nobody's stream, but a model takes minutes to load again
 
     customized_metric_specification {
       namespace   = "NexusLLM/API"
-      metric_name = "QueueDepth"
+      metric_name = "RequestsInFlight"
       statistic   = "Average"
       dimensions {
         name  = "Service"

@@ -30,13 +30,13 @@ variable "tasks" {
   }
 }
 
-variable "queue_depth_per_task" {
-  description = "Requests that may wait at each task before one more is started."
+variable "requests_per_task" {
+  description = "Requests that each task shall have in flight, running and waiting: more start tasks, fewer end some."
   type        = number
-  default     = 4
+  default     = 48
   validation {
-    condition     = var.queue_depth_per_task > 0
-    error_message = "queue_depth_per_task is above 0."
+    condition     = var.requests_per_task > 0
+    error_message = "requests_per_task is above 0."
   }
 }
 

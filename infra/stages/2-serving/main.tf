@@ -70,15 +70,15 @@ module "service" {
 }
 
 module "scaling" {
-  source               = "../../modules/serving-scaling"
-  platform             = local.platform
-  cluster_name         = module.cluster.name
-  service_name         = module.service.name
-  balancer_arn_suffix  = module.balancer.arn_suffix
-  tasks                = var.tasks
-  queue_depth_per_task = var.queue_depth_per_task
-  first_token_seconds  = var.objectives.first_token_seconds
-  schedule             = var.schedule
+  source              = "../../modules/serving-scaling"
+  platform            = local.platform
+  cluster_name        = module.cluster.name
+  service_name        = module.service.name
+  balancer_arn_suffix = module.balancer.arn_suffix
+  tasks               = var.tasks
+  requests_per_task   = coalesce(var.requests_per_task, ceil(0.75 * var.engine.max_running))
+  first_token_seconds = var.objectives.first_token_seconds
+  schedule            = var.schedule
 }
 
 module "objectives" {

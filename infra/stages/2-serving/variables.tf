@@ -117,10 +117,10 @@ variable "objectives" {
   default = {}
 }
 
-variable "queue_depth_per_task" {
-  description = "Requests that may wait at each task before one more is started."
+variable "requests_per_task" {
+  description = "Requests that each task shall have in flight, running and waiting; null: three quarters of engine.max_running."
   type        = number
-  default     = 4
+  default     = null
 }
 
 variable "schedule" {

@@ -16,7 +16,7 @@ run "tasks_follow_the_queue_and_late_first_tokens" {
     source = "../../modules/serving-scaling"
   }
   assert {
-    condition     = aws_appautoscaling_policy.queue.target_tracking_scaling_policy_configuration[0].customized_metric_specification[0].metric_name == "QueueDepth"
+    condition     = aws_appautoscaling_policy.queue.target_tracking_scaling_policy_configuration[0].customized_metric_specification[0].metric_name == "RequestsInFlight"
     error_message = "queue depth is tracked"
   }
   assert {

@@ -297,7 +297,7 @@ class Server:
         # Beside the event loop: the first text that is redacted compiles the search for personal data.
         opening = partial(Telemetry.open, self._recipe, model_name=self._lanes.blue.model.name, metrics=metrics)
         telemetry = await asyncio.to_thread(opening)
-        telemetry.start(lambda: admission.waiting)
+        telemetry.start(lambda: (admission.waiting, admission.running))
         relay = None
         if self._upstream is not None and isinstance(self.engine, UpstreamEngine):
             relay = Relay(

@@ -11,6 +11,7 @@ makes metrics of such a line where the log driver takes it as it is, one line an
 | TimeToFirstToken | Seconds | each that got a token |
 | TokensGenerated | Count | each that was answered |
 | QueueDepth | Count | a moment: requests that wait for the engine |
+| RequestsInFlight | Count | the same moment: those, and the ones that the engine works on |
 
 The one dimension is Service. Request id, model, route and status stand beside the metrics, for Logs Insights only.
 """
@@ -42,12 +43,13 @@ def request_line(record: RequestRecord, *, service: str) -> str:
     return _line(values, service=service, timestamp_ms=ended_ms, beside=beside)
 
 
-def queue_line(depth: int, *, service: str, timestamp_ms: int) -> str:
-    """The line of how many wait at this moment (milliseconds since 1970)."""
-    return _line({"QueueDepth": depth}, service=service, timestamp_ms=timestamp_ms, beside={})
+def queue_line(depth: int, *, running: int, service: str, timestamp_ms: int) -> str:
+    """The line of how many wait and run at this moment (milliseconds since 1970)."""
+    values = {"QueueDepth": depth, "RequestsInFlight": depth + running}
+    return _line(values, service=service, timestamp_ms=timestamp_ms, beside={})
 
 
-def _line(values: dict[str, float], *, service: str, timestamp_ms: int, beside: Mapping[str, object]) -> str:
+def _line(values: Mapping[str, float], *, service: str, timestamp_ms: int, beside: Mapping[str, object]) -> str:
     metrics = [{"Name": name, "Unit": _UNITS.get(name, "Count")} for name in values]
     directive = {"Namespace": NAMESPACE, "Dimensions": [["Service"]], "Metrics": metrics}
     about = {"Timestamp": timestamp_ms, "CloudWatchMetrics": [directive]}

@@ -95,11 +95,11 @@ class Telemetry:
         if self._samples is not None:
             self._samples.write(record)
 
-    def start(self, queue_depth: Callable[[], int]) -> None:
-        """Begins what happens from time to time; `queue_depth` tells how many requests wait. `aclose` ends it."""
+    def start(self, load: Callable[[], tuple[int, int]]) -> None:
+        """Begins what happens from time to time; `load` tells how many requests wait and run. `aclose` ends it."""
         loop = asyncio.get_running_loop()
         if self._emf is not None:
-            self._tasks.append(loop.create_task(self._tell_queue(queue_depth)))
+            self._tasks.append(loop.create_task(self._tell_queue(load)))
         if self._samples is not None:
             self._tasks.append(loop.create_task(self._samples.keep_removing()))
 
@@ -114,9 +114,11 @@ class Telemetry:
         if self._emf is not None and self._emf not in (sys.stdout, sys.stderr):
             self._emf.close()
 
-    async def _tell_queue(self, queue_depth: Callable[[], int]) -> None:
+    async def _tell_queue(self, load: Callable[[], tuple[int, int]]) -> None:
         while True:
-            self._write(queue_line(queue_depth(), service=self._service, timestamp_ms=time.time_ns() // 1_000_000))
+            waiting, running = load()
+            now_ms = time.time_ns() // 1_000_000
+            self._write(queue_line(waiting, running=running, service=self._service, timestamp_ms=now_ms))
             await asyncio.sleep(QUEUE_PERIOD_SECONDS)
 
     def _write(self, line: str) -> None:
