@@ -113,7 +113,9 @@ def swapped(plan: Plan, scratch: Path) -> list[Claim]:
             quiet = 60.0 if plan.is_full else 2.0
             time.sleep(quiet)
             began = time.monotonic()
-            done = _deploy(plan, server, plan.model, scratch, canary=15 if plan.is_full else 1, bake=15 if plan.is_full else 1)
+            done = _deploy(
+                plan, server, plan.model, scratch, canary=15 if plan.is_full else 1, bake=15 if plan.is_full else 1
+            )
             return began, began - quiet, done
 
         began, quiet_since, done = asyncio.run(crowd.run(work))

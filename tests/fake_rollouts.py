@@ -5,6 +5,7 @@ Each look moves a deployment one state further. moto knows neither ContinueDeplo
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -44,6 +45,13 @@ DEFINITION = {
 }
 
 
+@functools.cache
+def operations_of(service: str) -> dict[str, Any]:
+    """Method → botocore's model of the operation; SageMaker's has megabytes."""
+    model = botocore.session.get_session().get_service_model(service)
+    return {xform_name(name): model.operation_model(name) for name in model.operation_names}
+
+
 class FakeRollouts:
     """One account with a service behind CodeDeploy and an endpoint of two machines."""
 
@@ -64,15 +72,19 @@ class FakeRollouts:
                                  "Environment": {"NEXUS_SERVE_MODEL": "/opt/ml/model"}},
             "ExecutionRoleArn": "arn:aws:iam::123456789012:role/serve", "EnableNetworkIsolation": True,
         }}  # fmt: skip
-        variant = {"VariantName": "all", "ModelName": "chat-1", "InitialInstanceCount": 2, "InstanceType": "ml.g5.xlarge"}
+        variant = {
+            "VariantName": "all",
+            "ModelName": "chat-1",
+            "InitialInstanceCount": 2,
+            "InstanceType": "ml.g5.xlarge",
+        }
         self.configs: dict[str, Any] = {"chat-1": {"ProductionVariants": [variant]}}
         self.updates: list[dict[str, Any]] = []
         self.starts_badly = False
 
     def client(self, service: str) -> Any:
         """As `nexus_llm.cloud.account.Account.client`."""
-        model = botocore.session.get_session().get_service_model(service)
-        operations = {xform_name(name): model.operation_model(name) for name in model.operation_names}
+        operations = operations_of(service)
 
         def method(name: str) -> Any:
             def call(**body: Any) -> Any:
@@ -100,7 +112,7 @@ class FakeRollouts:
 
     # ECS and CodeDeploy
 
-    def describe_services(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def describe_services(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"services": [{"taskSets": [{"status": "PRIMARY", "taskDefinition": self.primary}]}]}
 
     def describe_task_definition(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -112,10 +124,10 @@ class FakeRollouts:
         self.definitions.append(body | {"taskDefinitionArn": arn_of(number), "revision": number})
         return {"taskDefinition": self.definitions[-1]}
 
-    def list_tasks(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def list_tasks(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"taskArns": ["arn:one"]}
 
-    def describe_tasks(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def describe_tasks(self, body: dict[str, Any]) -> dict[str, Any]:
         moments = ("createdAt", "pullStartedAt", "pullStoppedAt", "startedAt")
         return {"tasks": [{name: NOON + timedelta(seconds=20 * at) for at, name in enumerate(moments)}]}
 
@@ -165,12 +177,15 @@ class FakeRollouts:
         self.primary = arn_of(1)
         return {"status": "Pending"}
 
-    def list_deployment_targets(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def list_deployment_targets(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"targetIds": ["nexus-test:nexus-test-api"]}
 
     def get_deployment_target(self, body: dict[str, Any]) -> dict[str, Any]:
         weight = self._deployment(body)["weight"]
-        sets = [{"taskSetLabel": "Blue", "trafficWeight": 100 - weight}, {"taskSetLabel": "Green", "trafficWeight": weight}]
+        sets = [
+            {"taskSetLabel": "Blue", "trafficWeight": 100 - weight},
+            {"taskSetLabel": "Green", "trafficWeight": weight},
+        ]
         return {"deploymentTarget": {"deploymentTargetType": "ECSTarget", "ecsTarget": {"taskSetsInfo": sets}}}
 
     def _deployment(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from nexus_llm.chat.conversations import strings
 from nexus_llm.errors import ModelError
@@ -173,7 +173,7 @@ class Generator:
         caller = current_caller()
         name, lane = self.lanes.named(request.model)
         if lane is not None and (caller is None or (caller.key is not None and caller.key.is_admin)):
-            request = request.model_copy(update={"model": name})
+            request = cast("Asked", request.model_copy(update={"model": name}))
         if caller is not None:
             caller.check_model(request.model)
         if request.model not in (self.model.name, *self.model.adapters):
