@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def swapped(plan: Plan, scratch: Path) -> list[Claim]:
         crowd, old = Crowd(plan, server.port, plan.streams), server.engine()
 
         def work() -> tuple[float, float, subprocess.CompletedProcess[str]]:
-            quiet = 60.0 if plan.is_full else 2.0
+            quiet = 60.0 if plan.is_full else 10.0
             time.sleep(quiet)
             began = time.monotonic()
             done = _deploy(
@@ -140,6 +140,7 @@ def swapped(plan: Plan, scratch: Path) -> list[Claim]:
 
 def turned_back(plan: Plan, scratch: Path) -> list[Claim]:
     """`nexus rollback` while the new model bakes with all the traffic, and again after the old one has gone."""
+    plan = replace(plan, tasks=("--check", str(_quick_check(scratch))))  # how good answers are is another proof's
     with _server(plan) as server:
         crowd = Crowd(plan, server.port, plan.streams // 4)
 
@@ -297,6 +298,15 @@ def _timed(server: Served, root: Path) -> float:
     command = [sys.executable, "-m", "nexus_llm.cli", "rollback", "--url", server.url, "--root", str(root)]
     subprocess.run(command, check=True, **_quiet)
     return time.monotonic() - began
+
+
+def _quick_check(folder: Path) -> Path:
+    """Fifty questions of one token each: a check that every package passes against itself."""
+    path = folder / "quick.yaml"
+    lines = ["task: quick", 'prompt: "{{ question }}"', "max_new_tokens: 1", "scorer: {type: contains}", "items:"]
+    lines += [f"  - {{question: Count to {number}., target: nobody says this}}" for number in range(50)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def _copied(model: Path, folder: Path) -> Path:

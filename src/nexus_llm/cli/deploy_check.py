@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ITEMS = 50  # of each task: a broken model is ten times worse, and each item is asked twice
 CONFIDENCE = 0.95
+AT_ONCE = 4  # questions: blue has its users meanwhile
 KEY_VARIABLE = "NEXUS_API_KEY"
 ASKED = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
 
@@ -75,7 +76,7 @@ def judge_answers(
     from nexus_llm.deploy.rollout import Judgement
     from nexus_llm.evaluate.domain_tasks import Drawing, run_task
     from nexus_llm.evaluate.gate import corrected, judge_tasks, overall
-    from nexus_llm.evaluate.over_http import HttpCompleter
+    from nexus_llm.evaluate.over_http import HttpCompleter, HttpLimits
     from nexus_llm.evaluate.results import TaskResult
     from nexus_llm.evaluate.task_file import load_task
     from nexus_llm.recipe import GateRecipe, TaskRule
@@ -86,7 +87,7 @@ def judge_answers(
     for colour, door in (("blue", blue), ("green", green)):
         with door.client() as client:
             client.base_url = f"{door.url.rstrip('/')}/v1/"
-            completer = HttpCompleter(client, CompleterFacts(door.model, "openai"))
+            completer = HttpCompleter(client, CompleterFacts(door.model, "openai"), HttpLimits(concurrency=AT_ONCE))
             folder = kept / colour
             drawing = Drawing(ITEMS)
             found.append([run_task(one, completer, folder, ports, drawing=drawing)[0] for one in loaded])
