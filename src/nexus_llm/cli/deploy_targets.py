@@ -77,7 +77,7 @@ def _local(where: Where, ports: Ports) -> Opened:  # noqa: ARG001
     from nexus_llm.cli.deploy_check import judge_parity
     from nexus_llm.deploy.rollout_gateway import GatewayTarget
 
-    headers = key_headers() or admin_headers(httpx.URL(where.url).port or 80)
+    headers = admin_headers(httpx.URL(where.url).port or 80) or key_headers()
     pulled: dict[str, float] = {}
 
     def stage(name: str) -> str:
