@@ -1,4 +1,4 @@
-"""What the README says is run as it is written there."""
+"""What the README says is run as it is written there. That its commands exist: tests/docs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import sys
 
 import pytest
 
-from command_line import REPOSITORY, Run, nexus
+from command_line import REPOSITORY, Run
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-COMMANDS = sorted({line for page in PAGES for line in re.findall(r"\bnexus ([a-z]+(?: [a-z]+)?)\b", page.read_text())})
 
 
 @pytest.mark.lifecycle
@@ -37,10 +35,3 @@ def test_the_client_of_the_readme_gets_an_answer_from_the_served_model(small_run
         server.terminate()
         server.communicate(timeout=60)
     assert server.returncode == 0
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_in_the_documents_exists(command: str) -> None:
-    group, *verb = command.split()
-    words = [group, *verb] if group in ("recipe", "model") else [group]
-    assert nexus(*words, "--help", cwd=REPOSITORY).returncode == 0, command
