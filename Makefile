@@ -6,11 +6,20 @@ NEXUS  := $(BIN)/nexus
 # The folder of one artifact of the quickstart run.
 artifact = $$($(BIN)/python -c 'import json; print(json.load(open("runs/quickstart/artifacts.json"))["$(1)"]["path"])')
 
-.PHONY: demo test check docs bench rehearse proof-serve proof-aws proof-operate checkov controls clean help
+# What the delivery pipeline delivers; each can be given: make gate RECIPE=… RUN=…
+RECIPE      ?= recipes/quickstart.yaml
+RUN         ?= runs/$(basename $(notdir $(RECIPE)))
+ENVIRONMENT ?= small
+PLATFORM    ?= nexus-$(ENVIRONMENT)
+RATE        ?= 2
+-include build/image.env
+
+.PHONY: demo test check docs reference bench rehearse proof-serve proof-aws proof-operate checkov controls clean help
+.PHONY: gate slo plan-check image scan deploy
 .DEFAULT_GOAL := help
 
 help: ## these words
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(VENV)/.installed-demo ## from raw text to an answering model: installs, fetches the small model, runs recipes/quickstart.yaml
 	@$(NEXUS) model pull smollm2-135m-instruct
@@ -28,7 +37,10 @@ check: $(VENV)/.installed-dev ## style, types, import contracts
 	$(BIN)/pytest -q tests/test_house.py
 
 docs: $(VENV)/.installed-docs ## the documentation site, built strictly, into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: $(VENV)/.installed-dev ## writes the generated pages of docs/: command line, recipe
+	$(BIN)/python benchmarks/reference.py
 
 bench: $(VENV)/.installed-bench ## measures training and serving against their peers; stores results in benchmarks/results/
 	$(BIN)/python benchmarks/startup.py
@@ -74,6 +86,49 @@ checkov: .venv-checkov/bin/checkov ## judges infra/ and containers/; stores what
 controls: $(VENV)/.installed-dev checkov ## runs every check of infra/controls.yaml and writes docs/controls.md (minutes)
 	$(BIN)/python benchmarks/controls.py
 
+gate: $(VENV)/.installed-dev ## makes RECIPE and judges it: data, parity and equivalence of the package, verdict; JUnit in build/
+	@mkdir -p build
+	$(NEXUS) model pull smollm2-135m-instruct
+	$(NEXUS) run $(RECIPE)
+	$(NEXUS) gate $(RECIPE) --junit build/gate.xml
+
+# The bounds are the objectives of docs/observability.md; a test compares them.
+slo: $(VENV)/.installed-dev ## RUN under RATE requests a second, held against the objectives; URL=… asks a service that stands
+	@mkdir -p build
+	@set -e; url="$(URL)"; if [ -z "$$url" ]; then \
+	  url=http://127.0.0.1:8077; $(NEXUS) serve $(RUN) --port 8077 & server=$$!; trap 'kill $$server; wait $$server' EXIT; \
+	  curl --silent --fail --output /dev/null --retry 90 --retry-delay 2 --retry-all-errors $$url/ready; fi; \
+	$(NEXUS) bench $$url --rate $(RATE) --duration 60 --warmup 4 --slo ttft=2,e2e=30 --min-goodput 0.95 \
+	  --report build/slo.html --records build/slo.jsonl
+
+# ACCOUNT and REGION: also the plan and the price of what stands there.
+plan-check: $(VENV)/.installed-dev checkov ## plans every environment, holds policy, controls, prices and cost.lock
+	$(BIN)/pytest -q tests/infra/test_platform.py tests/infra/test_serving_plans.py tests/infra/test_environment_prices.py
+	$(NEXUS) cost check recipes/domain-8b-sagemaker.yaml --quick
+	$(if $(ACCOUNT),$(NEXUS) aws up --environment $(ENVIRONMENT) --account $(ACCOUNT) --region $(REGION) --dry-run \
+	  $(if $(BUDGET),--budget $(BUDGET)))
+
+image: ## the serve image; with REPOSITORY it is pushed, named by its commit, and written into build/image.env
+	infra/delivery/image.sh
+
+# pip-audit brings its own requests and cyclonedx: it never shares an environment with the product either.
+.venv-audit/bin/pip-audit: Makefile
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@touch $@
+
+scan: $(VENV)/.installed-dev .venv-audit/bin/pip-audit ## known vulnerabilities of the image's packages; build/sbom.json; the findings of IMAGE in its registry
+	@mkdir -p build
+	$(BIN)/pip install --quiet --dry-run --ignore-installed --report build/packages.json \
+	  ".[$$(sed -n 's/^ARG EXTRAS=//p' containers/serve/Dockerfile)]"
+	$(BIN)/python containers/sbom.py nexus-serve $$($(NEXUS) --version) < build/packages.json > build/sbom.json
+	sed -n 's|^ *"purl": "pkg:pypi/\(.*\)@\(.*\)".*|\1==\2|p' build/sbom.json > build/requirements.txt
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement build/requirements.txt
+	$(if $(IMAGE),infra/delivery/scan.sh $(IMAGE))
+
+deploy: $(VENV)/.installed-dev ## rolls RUN out on ECS, blue/green, and asks nobody; IMAGE is a new gateway
+	$(NEXUS) deploy $(RUN) --to ecs --name $(PLATFORM) $(if $(IMAGE),--image $(IMAGE)) --yes
+
 clean: ## removes what runs made here (the cache of base models stays)
 	rm -rf artifacts runs site build dist
 
@@ -87,8 +142,8 @@ $(VENV)/.installed-demo: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,spark,aws,documents,dev]'
-	@touch $@ $(VENV)/.installed-demo
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,eval,serve,spark,aws,documents,dev,docs]'
+	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'

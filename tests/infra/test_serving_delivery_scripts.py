@@ -1,4 +1,4 @@
-"""The two small programs of the delivery pipeline: the gate of an image's scan, and what is rolled out."""
+"""The delivery pipeline's gate of an image's scan."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 DELIVERY = Path(__file__).parents[2] / "infra" / "delivery"
-IMAGE = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/nexus/serve@sha256:" + "ab" * 32
-OLD = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/nexus/serve:1.0"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, script: str, given: object, *arguments: str) -> int:
@@ -80,45 +78,3 @@ def test_the_list_that_ships_is_readable(monkeypatch: pytest.MonkeyPatch) -> Non
     shipped = str(DELIVERY / "accepted-findings.json")
     arguments = ("--max-severity", "MEDIUM", "--accepted", shipped, "--today", "2026-11-22")
     assert run(monkeypatch, "scan_gate.py", scan(), *arguments) == 0
-
-
-def definition(image: str = OLD) -> dict[str, Any]:
-    containers = [
-        {"name": "model", "image": image, "essential": False},
-        {"name": "engine", "image": "vllm/vllm-openai:v0.33.0"},
-        {"name": "gateway", "image": image, "user": "10001:10001"},
-    ]
-    answered = {"revision": 7, "status": "ACTIVE", "taskDefinitionArn": "arn", "registeredAt": "2026-11-22"}
-    return {"taskDefinition": {"family": "nexus-api", "cpu": "4096", "containerDefinitions": containers, **answered}}
-
-
-def roll_out(monkeypatch: pytest.MonkeyPatch, out: Path, given: object) -> int:
-    told = {"--image": IMAGE, "--container": "gateway", "--port": "8000", "--capacity-provider": "nexus-gpu"}
-    arguments = [word for pair in told.items() for word in pair]
-    return run(monkeypatch, "rollout_files.py", given, *arguments, "--out", str(out))
-
-
-def test_a_rollout_changes_our_image_everywhere_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert roll_out(monkeypatch, tmp_path, definition()) == 0
-    written = json.loads((tmp_path / "taskdef.json").read_text())
-    images = {one["name"]: one["image"] for one in written["containerDefinitions"]}
-    assert images == {"model": IMAGE, "engine": "vllm/vllm-openai:v0.33.0", "gateway": IMAGE}
-    assert sorted(written) == ["containerDefinitions", "cpu", "family"]
-    assert written["containerDefinitions"][2]["user"] == "10001:10001"
-
-
-def test_a_rollout_names_the_capacity_provider_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert roll_out(monkeypatch, tmp_path, definition()) == 0
-    spec = json.loads((tmp_path / "appspec.yaml").read_text())
-    (resource,) = spec["Resources"]
-    properties = resource["TargetService"]["Properties"]
-    assert properties["TaskDefinition"] == "<TASK_DEFINITION>"
-    assert properties["CapacityProviderStrategy"] == [{"CapacityProvider": "nexus-gpu", "Base": 0, "Weight": 1}]
-    assert properties["LoadBalancerInfo"] == {"ContainerName": "gateway", "ContainerPort": 8000}
-
-
-def test_an_image_of_another_repository_is_not_rolled_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert roll_out(monkeypatch, tmp_path, definition("123.dkr.ecr.eu-central-1.amazonaws.com/nexus/train:1.0")) == 1
-    assert not list(tmp_path.iterdir())

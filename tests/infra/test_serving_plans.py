@@ -37,8 +37,8 @@ WILDCARDS = {
     "FindTheBalancer": "the describing actions of load balancing know no resources",
     "FindTheEndpoint": "ecs:DiscoverPollEndpoint knows no resources",
     "LogInToEcr": "ecr:GetAuthorizationToken knows no resources",
-    "ReadTaskDefinitions": "ecs:DescribeTaskDefinition knows no resources",
-    "RegisterTaskDefinitions": "what is registered has no ARN yet",
+    "LookAtItsTasks": "ecs:ListTasks knows container instances alone, and tasks' ids are AWS' own; kept to the cluster",
+    "RegisterTaskDefinitions": "what is registered has no ARN yet; ecs:DescribeTaskDefinition knows no resources",
     "SendTraces": "X-Ray's writing actions know no resources",
 }
 """Statement → why its Resource is `*`."""

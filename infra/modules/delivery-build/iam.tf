@@ -2,6 +2,72 @@
 
 locals {
   account = "${var.platform.region}:${var.platform.account_id}"
+  # What `nexus deploy --to ecs` calls.
+  roll_out = var.rolls_out == null ? [] : concat(
+    [
+      {
+        Sid    = "StartRollouts"
+        Effect = "Allow"
+        Action = [
+          "codedeploy:ContinueDeployment", "codedeploy:CreateDeployment", "codedeploy:GetApplicationRevision",
+          "codedeploy:GetDeployment", "codedeploy:GetDeploymentConfig", "codedeploy:GetDeploymentGroup",
+          "codedeploy:GetDeploymentTarget", "codedeploy:ListDeploymentTargets", "codedeploy:ListDeployments",
+          "codedeploy:RegisterApplicationRevision", "codedeploy:StopDeployment",
+        ]
+        Resource = [
+          "arn:aws:codedeploy:${local.account}:application:${var.rolls_out.application_name}",
+          "arn:aws:codedeploy:${local.account}:deploymentconfig:${var.rolls_out.deployment_config_name}",
+          "arn:aws:codedeploy:${local.account}:deploymentgroup:${var.rolls_out.application_name}/${var.rolls_out.deployment_group_name}",
+        ]
+      },
+      {
+        Sid      = "RegisterTaskDefinitions" # a new definition has no ARN yet to be allowed by, and reading knows no resources
+        Effect   = "Allow"
+        Action   = ["ecs:DescribeTaskDefinition", "ecs:RegisterTaskDefinition"]
+        Resource = ["*"]
+      },
+      {
+        Sid      = "LookAtTheService"
+        Effect   = "Allow"
+        Action   = ["ecs:DescribeServices"]
+        Resource = ["arn:aws:ecs:${local.account}:service/${var.rolls_out.cluster_name}/${var.rolls_out.service_name}"]
+      },
+      {
+        Sid      = "LookAtItsTasks"
+        Effect   = "Allow"
+        Action   = ["ecs:DescribeTasks", "ecs:ListTasks"]
+        Resource = ["*"] # "*": ListTasks takes container instances as its resource, and tasks have ids of AWS' own
+        Condition = { ArnEquals = {
+          "ecs:cluster" = "arn:aws:ecs:${local.account}:cluster/${var.rolls_out.cluster_name}"
+        } }
+      },
+      {
+        Sid       = "NameTheTasksRoles"
+        Effect    = "Allow"
+        Action    = ["iam:PassRole"]
+        Resource  = var.rolls_out.task_role_arns
+        Condition = { StringEquals = { "iam:PassedToService" = "ecs-tasks.amazonaws.com" } }
+      },
+      {
+        Sid      = "WatchTheAlarms"
+        Effect   = "Allow"
+        Action   = ["cloudwatch:DescribeAlarms"]
+        Resource = [for name in var.rolls_out.alarm_names : "arn:aws:cloudwatch:${local.account}:alarm:${name}"]
+      },
+      {
+        Sid      = "StageThePackage"
+        Effect   = "Allow"
+        Action   = ["s3:GetObject", "s3:ListBucket", "s3:PutObject"]
+        Resource = [var.rolls_out.models_bucket_arn, "${var.rolls_out.models_bucket_arn}/*"]
+      },
+    ],
+    var.rolls_out.api_key_secret_arn == null ? [] : [{
+      Sid      = "AskWithAKey"
+      Effect   = "Allow"
+      Action   = ["secretsmanager:GetSecretValue"]
+      Resource = [var.rolls_out.api_key_secret_arn]
+    }],
+  )
 }
 
 resource "aws_iam_role" "this" {
@@ -70,12 +136,7 @@ resource "aws_iam_role_policy" "this" {
         Action   = ["ecr:DescribeImageScanFindings", "ecr:DescribeImages"]
         Resource = var.reads_scans_of
       }],
-      length(var.reads_task_definitions_of) == 0 ? [] : [{
-        Sid      = "ReadTaskDefinitions" # the action knows no resources
-        Effect   = "Allow"
-        Action   = ["ecs:DescribeTaskDefinition"]
-        Resource = ["*"]
-      }],
+      local.roll_out,
     )
   })
 }

@@ -36,6 +36,15 @@ resource "aws_codebuild_project" "this" {
         value = environment_variable.value
       }
     }
+
+    dynamic "environment_variable" {
+      for_each = try(var.rolls_out.api_key_secret_arn, null) == null ? [] : [var.rolls_out.api_key_secret_arn]
+      content {
+        name  = "NEXUS_API_KEY"
+        type  = "SECRETS_MANAGER"
+        value = environment_variable.value
+      }
+    }
   }
 
   logs_config {

@@ -66,10 +66,20 @@ variable "reads_scans_of" {
   default     = []
 }
 
-variable "reads_task_definitions_of" {
-  description = "Task families whose definitions the build reads."
-  type        = list(string)
-  default     = []
+variable "rolls_out" {
+  description = "What the build may roll out: the service, CodeDeploy's names, roles that its tasks take, alarms that turn it back, the bucket of its models, and a secret with the API key that its checks ask with. Null: nothing."
+  type = object({
+    application_name       = string
+    deployment_group_name  = string
+    deployment_config_name = string
+    cluster_name           = string
+    service_name           = string
+    task_role_arns         = list(string)
+    alarm_names            = list(string)
+    models_bucket_arn      = string
+    api_key_secret_arn     = optional(string)
+  })
+  default = null
 }
 
 variable "compute_type" {

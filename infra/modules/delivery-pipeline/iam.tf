@@ -64,32 +64,6 @@ resource "aws_iam_role_policy" "this" {
         Resource = [for name in values(var.projects) : "arn:aws:codebuild:${local.account}:project/${name}"]
       },
       {
-        Sid    = "StartRollouts"
-        Effect = "Allow"
-        Action = [
-          "codedeploy:CreateDeployment", "codedeploy:GetApplication", "codedeploy:GetApplicationRevision",
-          "codedeploy:GetDeployment", "codedeploy:GetDeploymentConfig", "codedeploy:RegisterApplicationRevision",
-        ]
-        Resource = [
-          "arn:aws:codedeploy:${local.account}:application:${var.rollout.application_name}",
-          "arn:aws:codedeploy:${local.account}:deploymentconfig:${var.rollout.deployment_config_name}",
-          "arn:aws:codedeploy:${local.account}:deploymentgroup:${var.rollout.application_name}/${var.rollout.deployment_group_name}",
-        ]
-      },
-      {
-        Sid      = "RegisterTaskDefinitions" # a new definition has no ARN yet to be allowed by
-        Effect   = "Allow"
-        Action   = ["ecs:RegisterTaskDefinition"]
-        Resource = ["*"]
-      },
-      {
-        Sid       = "NameTheTasksRoles"
-        Effect    = "Allow"
-        Action    = ["iam:PassRole"]
-        Resource  = var.task_role_arns
-        Condition = { StringEquals = { "iam:PassedToService" = "ecs-tasks.amazonaws.com" } }
-      },
-      {
         Sid      = "AskForApproval"
         Effect   = "Allow"
         Action   = ["sns:Publish"]

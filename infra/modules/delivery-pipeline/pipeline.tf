@@ -1,5 +1,5 @@
 # From a commit to green: check, image, gate, somebody's word, blue/green. Each step's words are a buildspec in
-# infra/delivery/buildspecs, and those call the Makefile: what runs here runs on a laptop.
+# infra/delivery/buildspecs, and those call the Makefile: what runs here runs on a laptop and in GitHub Actions.
 
 resource "aws_codepipeline" "this" {
   name           = local.full_name
@@ -80,7 +80,7 @@ resource "aws_codepipeline" "this" {
         version  = "1"
         configuration = {
           NotificationArn = var.platform.alerts_topic_arn
-          CustomData      = "#{image.IMAGE} of commit #{source.CommitId} passed checks, tests and the scan gate."
+          CustomData      = "#{image.IMAGE} of commit #{source.CommitId} passed checks, tests, gates, load test and scan."
         }
       }
     }
@@ -90,18 +90,15 @@ resource "aws_codepipeline" "this" {
     name = "Deploy"
     action {
       name            = "BlueGreen"
-      category        = "Deploy"
+      category        = "Build"
       owner           = "AWS"
-      provider        = "CodeDeployToECS"
+      provider        = "CodeBuild"
       version         = "1"
-      input_artifacts = ["rollout"]
+      input_artifacts = ["source", "run"]
       configuration = {
-        ApplicationName                = var.rollout.application_name
-        DeploymentGroupName            = var.rollout.deployment_group_name
-        TaskDefinitionTemplateArtifact = "rollout"
-        TaskDefinitionTemplatePath     = "taskdef.json"
-        AppSpecTemplateArtifact        = "rollout"
-        AppSpecTemplatePath            = "appspec.yaml"
+        ProjectName          = var.projects["deploy"]
+        PrimarySource        = "source"
+        EnvironmentVariables = jsonencode(local.from_image)
       }
     }
   }
@@ -113,10 +110,10 @@ locals {
     for name in ["IMAGE", "IMAGE_DIGEST"] : { name = name, value = "#{image.${name}}", type = "PLAINTEXT" }
   ]
   steps = [
-    { purpose = "check", stage = "Check", outputs = [], environment = [] },
+    { purpose = "check", stage = "Check", outputs = ["run"], environment = [] },
     { purpose = "image", stage = "Image", outputs = [], environment = [
       { name = "COMMIT", value = "#{source.CommitId}", type = "PLAINTEXT" },
     ] },
-    { purpose = "gate", stage = "Gate", outputs = ["rollout"], environment = local.from_image },
+    { purpose = "gate", stage = "Gate", outputs = ["parts"], environment = local.from_image },
   ]
 }

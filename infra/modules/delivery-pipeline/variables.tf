@@ -29,26 +29,12 @@ variable "source_code" {
 }
 
 variable "projects" {
-  description = "Names of the CodeBuild projects by purpose: check (style, types, tests), image (builds and pushes), gate (judges the scan, writes what is rolled out)."
+  description = "Names of the CodeBuild projects by purpose: check (style, types, tests, gates, load, plans), image (builds and pushes), gate (judges the image), deploy (rolls out)."
   type        = map(string)
   validation {
-    condition     = sort(keys(var.projects)) == tolist(["check", "gate", "image"])
-    error_message = "projects are check, gate and image."
+    condition     = sort(keys(var.projects)) == tolist(["check", "deploy", "gate", "image"])
+    error_message = "projects are check, deploy, gate and image."
   }
-}
-
-variable "rollout" {
-  description = "CodeDeploy's application, deployment group and configuration."
-  type = object({
-    application_name       = string
-    deployment_group_name  = string
-    deployment_config_name = string
-  })
-}
-
-variable "task_role_arns" {
-  description = "Roles that the rolled out task definition names."
-  type        = list(string)
 }
 
 variable "needs_approval" {

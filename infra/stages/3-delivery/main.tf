@@ -8,9 +8,18 @@ locals {
   repository_name = join("/", slice(split("/", local.repository), 1, length(split("/", local.repository))))
   repository_arn  = "arn:aws:ecr:${local.platform.region}:${local.platform.account_id}:repository/${local.repository_name}"
 
+  rollout = {
+    application_name       = module.rollout.application_name
+    deployment_group_name  = module.rollout.deployment_group_name
+    deployment_config_name = module.rollout.deployment_config_name
+  }
+  # What `nexus deploy` reads of all three stages. Packed: a build takes 5,500 characters of variables (AWS CodeBuild user
+  # guide, "Environment variables in build environments", read 2026-11).
+  handed_on = base64gzip(jsonencode({ platform = local.platform, serving = local.serving, delivery = local.rollout }))
+
   builds = {
     check = {
-      description  = "Style, types, contracts and all tests: make check, make test."
+      description  = "Style, types, tests, the gates of data and model, load, plans: make check test gate slo plan-check."
       compute_type = "BUILD_GENERAL1_LARGE" # tests load models: 8 GB of memory and more
       environment  = {}
     }
@@ -21,38 +30,41 @@ locals {
       pushes_to     = [local.repository_arn]
     }
     gate = {
-      description  = "Judges the image's scan and writes what is rolled out."
-      compute_type = "BUILD_GENERAL1_SMALL"
-      environment = {
-        REPOSITORY        = local.repository_name
-        MAX_SEVERITY      = var.max_severity
-        TASK_FAMILY       = local.serving.task_family
-        CAPACITY_PROVIDER = local.serving.capacity_provider
-        CONTAINER         = local.serving.container_name
-        PORT              = tostring(local.serving.container_port)
-      }
-      reads_scans_of            = [local.repository_arn]
-      reads_task_definitions_of = [local.serving.task_family]
+      description    = "Judges the image: its packages and the registry's scan."
+      environment    = { MAX_SEVERITY = var.max_severity }
+      reads_scans_of = [local.repository_arn]
+    }
+    deploy = {
+      description = "Rolls out blue/green: make deploy."
+      environment = { PLATFORM = local.platform.name, HANDED_ON = local.handed_on }
+      rolls_out = merge(local.rollout, {
+        cluster_name       = local.serving.cluster_name
+        service_name       = local.serving.service_name
+        task_role_arns     = values(local.serving.role_arns)
+        alarm_names        = local.serving.rollback_alarm_names
+        models_bucket_arn  = local.platform.models_bucket_arn
+        api_key_secret_arn = var.api_key_secret_arn
+      })
     }
   }
 }
 
 module "build" {
-  source                    = "../../modules/delivery-build"
-  for_each                  = local.builds
-  platform                  = local.platform
-  purpose                   = each.key
-  description               = each.value.description
-  buildspec                 = "infra/delivery/buildspecs/${each.key}.yml"
-  artifact_bucket_arn       = module.pipeline.artifact_bucket_arn
-  environment               = each.value.environment
-  builds_images             = try(each.value.builds_images, false)
-  pushes_to                 = try(each.value.pushes_to, [])
-  reads_scans_of            = try(each.value.reads_scans_of, [])
-  reads_task_definitions_of = try(each.value.reads_task_definitions_of, [])
-  compute_type              = try(each.value.compute_type, "BUILD_GENERAL1_MEDIUM")
-  timeout_minutes           = each.key == "check" ? 120 : 60
-  log_retention_days        = var.log_retention_days
+  source              = "../../modules/delivery-build"
+  for_each            = local.builds
+  platform            = local.platform
+  purpose             = each.key
+  description         = each.value.description
+  buildspec           = "infra/delivery/buildspecs/${each.key}.yml"
+  artifact_bucket_arn = module.pipeline.artifact_bucket_arn
+  environment         = each.value.environment
+  builds_images       = try(each.value.builds_images, false)
+  pushes_to           = try(each.value.pushes_to, [])
+  reads_scans_of      = try(each.value.reads_scans_of, [])
+  rolls_out           = try(each.value.rolls_out, null)
+  compute_type        = try(each.value.compute_type, "BUILD_GENERAL1_MEDIUM")
+  timeout_minutes     = contains(["check", "deploy"], each.key) ? 180 : 60
+  log_retention_days  = var.log_retention_days
 }
 
 module "rollout" {
@@ -70,11 +82,5 @@ module "pipeline" {
   platform       = local.platform
   source_code    = var.source_code
   projects       = { for purpose, one in module.build : purpose => one.name }
-  task_role_arns = values(local.serving.role_arns)
   needs_approval = var.needs_approval
-  rollout = {
-    application_name       = module.rollout.application_name
-    deployment_group_name  = module.rollout.deployment_group_name
-    deployment_config_name = module.rollout.deployment_config_name
-  }
 }

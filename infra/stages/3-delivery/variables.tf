@@ -46,6 +46,12 @@ variable "bake_minutes" {
   default     = 30
 }
 
+variable "api_key_secret_arn" {
+  description = "Secret of Secrets Manager that holds an API key of the gateway: the rollout's checks ask with it. Null where the gateway has no keys."
+  type        = string
+  default     = null
+}
+
 variable "needs_approval" {
   description = "True waits for somebody's word between gate and rollout."
   type        = bool

@@ -13,13 +13,7 @@ variables {
     connection_arn = "arn:aws:codeconnections:eu-central-1:123456789012:connection/1"
     repository     = "example/nexus-llm"
   }
-  projects = { for one in ["check", "gate", "image"] : one => "nexus-test-${one}" }
-  rollout = {
-    application_name       = "nexus-test-api"
-    deployment_group_name  = "nexus-test-api"
-    deployment_config_name = "nexus-test-canary"
-  }
-  task_role_arns = ["arn:aws:iam::123456789012:role/nexus-test-api-task"]
+  projects = { for one in ["check", "deploy", "gate", "image"] : one => "nexus-test-${one}" }
 }
 
 run "a_build_that_makes_no_images_is_not_privileged_and_cannot_push" {
@@ -49,6 +43,35 @@ run "the_image_build_pushes_to_its_repository_alone" {
   assert {
     condition     = one([for one in jsondecode(aws_iam_role_policy.this.policy).Statement : one.Resource if one.Sid == "PushImages"]) == ["arn:aws:ecr:eu-central-1:123456789012:repository/nexus-test/serve"]
     error_message = "one repository"
+  }
+}
+
+run "the_rollout_reaches_its_service_alone" {
+  command = plan
+  module {
+    source = "../../modules/delivery-build"
+  }
+  variables {
+    purpose = "deploy"
+    rolls_out = {
+      application_name       = "nexus-test-api"
+      deployment_group_name  = "nexus-test-api"
+      deployment_config_name = "nexus-test-canary"
+      cluster_name           = "nexus-test"
+      service_name           = "nexus-test-api"
+      task_role_arns         = ["arn:aws:iam::123456789012:role/nexus-test-api-task"]
+      alarm_names            = ["nexus-test-5xx"]
+      models_bucket_arn      = "arn:aws:s3:::nexus-test-models-123456789012"
+      api_key_secret_arn     = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:nexus-test-key-AbCdEf"
+    }
+  }
+  assert {
+    condition     = alltrue([for one in jsondecode(aws_iam_role_policy.this.policy).Statement : contains(["RegisterTaskDefinitions", "LookAtItsTasks"], one.Sid) || !contains(one.Resource, "*")])
+    error_message = "all but what knows no resources is named"
+  }
+  assert {
+    condition     = one([for one in aws_codebuild_project.this.environment[0].environment_variable : one.type if one.name == "NEXUS_API_KEY"]) == "SECRETS_MANAGER"
+    error_message = "the key comes from Secrets Manager"
   }
 }
 

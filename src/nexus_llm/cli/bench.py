@@ -15,7 +15,7 @@ import typer
 
 from nexus_llm.cli.console import console_progress, print_json
 from nexus_llm.cli.options import AsJson
-from nexus_llm.errors import ServingError, UsageError
+from nexus_llm.errors import GateFailedError, GateInconclusiveError, NexusError, ServingError, UsageError
 
 if TYPE_CHECKING:
     from nexus_llm.serve.bench.plan import BenchPlan, Lengths
@@ -50,6 +50,9 @@ def bench(
     max_seconds: Annotated[float | None, typer.Option(help="End after so long; the rest is unfinished.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until one request is given up.")] = 600.0,
     slo: Annotated[str | None, typer.Option(help="Goodput: ttft=0.5,itl=0.05,stall=1,tpot=0.05,e2e=10.")] = None,
+    min_goodput: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit 3 where a smaller share of the requests met --slo.")
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Ask again after 429 and 503, when retry-after says.")] = False,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Open loop: requests at once, at most.")] = 4096,
     seed: Annotated[int, typer.Option(help="Of arrivals, lengths and prompts.")] = 0,
@@ -88,7 +91,29 @@ def bench(
         seed=seed,
         api_key=os.environ.get("OPENAI_API_KEY", "none"),
     )
-    return _measure_and_tell(plan, model, report=report, records=records, as_json=as_json)
+    document = _measure_and_tell(plan, model, report=report, records=records, as_json=as_json)
+    if document["stopped_early"] == "interrupted":
+        return INTERRUPTED
+    missed = None if min_goodput is None else missed_objective(document, min_share=min_goodput)
+    if missed is not None and not as_json:
+        raise missed
+    return missed.exit_code if missed else 0
+
+
+def missed_objective(document: Mapping[str, Any], *, min_share: float) -> NexusError | None:
+    """What speaks against the measured server; None where at least `min_share` of the requests met the SLO."""
+    if not document["is_valid"]:
+        reasons = "; ".join(document["not_valid_because"])
+        return GateInconclusiveError(
+            f"the load test says nothing: {reasons}", fix="run it from a machine with free cores"
+        )
+    share = document["goodput"]["share"] or 0.0
+    if share >= min_share:
+        return None
+    return GateFailedError(
+        f"{share:.1%} of the requests met the SLO, at least {min_share:.1%} are wanted",
+        fix="look at what was late: --records FILE.jsonl; then a smaller --rate, more replicas, or docs/performance.md",
+    )
 
 
 def _lengths(text: str | None, option: str) -> Lengths | None:
@@ -118,6 +143,8 @@ def _refuse_what_does_not_fit(given: Mapping[str, Any]) -> None:
             refuse(f"--{name.replace('_', '-')} means nothing with {loop}", f"leave it out, or use {loops[0]}")
     if loop == "--rate" and given["duration"] is None and given["requests"] is None:
         refuse("--rate alone never ends", "say for how long: --duration 60, or how many: --requests 500")
+    if given["min_goodput"] is not None and given["slo"] is None:
+        refuse("--min-goodput asks for a share of what met the SLO", "say which: --slo ttft=2,e2e=30")
     if "@" in urlsplit(given["url"]).netloc:
         refuse("the address has a name or password in it", "set $OPENAI_API_KEY instead")
     for path in (given["report"], given["records"]):
@@ -127,7 +154,7 @@ def _refuse_what_does_not_fit(given: Mapping[str, Any]) -> None:
 
 def _measure_and_tell(
     plan: BenchPlan, model: str | None, *, report: Path | None, records: Path | None, as_json: bool
-) -> int:
+) -> Mapping[str, Any]:
     import asyncio
     import dataclasses
 
@@ -156,7 +183,7 @@ def _measure_and_tell(
         print_json(document)
     else:
         print_result(document)
-    return INTERRUPTED if document["stopped_early"] == "interrupted" else 0
+    return document
 
 
 async def _run(plan: BenchPlan) -> Measured:
