@@ -3,7 +3,7 @@
 locals {
   account = "${var.platform.region}:${var.platform.account_id}"
   # What `nexus deploy --to ecs` calls.
-  roll_out = var.rolls_out == null ? [] : concat(
+  roll_out = flatten([for out in var.rolls_out[*] : concat(
     [
       {
         Sid    = "StartRollouts"
@@ -15,9 +15,9 @@ locals {
           "codedeploy:RegisterApplicationRevision", "codedeploy:StopDeployment",
         ]
         Resource = [
-          "arn:aws:codedeploy:${local.account}:application:${var.rolls_out.application_name}",
-          "arn:aws:codedeploy:${local.account}:deploymentconfig:${var.rolls_out.deployment_config_name}",
-          "arn:aws:codedeploy:${local.account}:deploymentgroup:${var.rolls_out.application_name}/${var.rolls_out.deployment_group_name}",
+          "arn:aws:codedeploy:${local.account}:application:${out.application_name}",
+          "arn:aws:codedeploy:${local.account}:deploymentconfig:${out.deployment_config_name}",
+          "arn:aws:codedeploy:${local.account}:deploymentgroup:${out.application_name}/${out.deployment_group_name}",
         ]
       },
       {
@@ -30,44 +30,44 @@ locals {
         Sid      = "LookAtTheService"
         Effect   = "Allow"
         Action   = ["ecs:DescribeServices"]
-        Resource = ["arn:aws:ecs:${local.account}:service/${var.rolls_out.cluster_name}/${var.rolls_out.service_name}"]
+        Resource = ["arn:aws:ecs:${local.account}:service/${out.cluster_name}/${out.service_name}"]
       },
       {
         Sid      = "LookAtItsTasks"
         Effect   = "Allow"
         Action   = ["ecs:DescribeTasks", "ecs:ListTasks"]
-        Resource = ["*"] # "*": ListTasks takes container instances as its resource, and tasks have ids of AWS' own
+        Resource = ["*"] # ListTasks takes container instances as its resource, and tasks have ids of AWS' own
         Condition = { ArnEquals = {
-          "ecs:cluster" = "arn:aws:ecs:${local.account}:cluster/${var.rolls_out.cluster_name}"
+          "ecs:cluster" = "arn:aws:ecs:${local.account}:cluster/${out.cluster_name}"
         } }
       },
       {
         Sid       = "NameTheTasksRoles"
         Effect    = "Allow"
         Action    = ["iam:PassRole"]
-        Resource  = var.rolls_out.task_role_arns
+        Resource  = out.task_role_arns
         Condition = { StringEquals = { "iam:PassedToService" = "ecs-tasks.amazonaws.com" } }
       },
       {
         Sid      = "WatchTheAlarms"
         Effect   = "Allow"
         Action   = ["cloudwatch:DescribeAlarms"]
-        Resource = [for name in var.rolls_out.alarm_names : "arn:aws:cloudwatch:${local.account}:alarm:${name}"]
+        Resource = [for name in out.alarm_names : "arn:aws:cloudwatch:${local.account}:alarm:${name}"]
       },
       {
         Sid      = "StageThePackage"
         Effect   = "Allow"
         Action   = ["s3:GetObject", "s3:ListBucket", "s3:PutObject"]
-        Resource = [var.rolls_out.models_bucket_arn, "${var.rolls_out.models_bucket_arn}/*"]
+        Resource = [out.models_bucket_arn, "${out.models_bucket_arn}/*"]
       },
     ],
-    var.rolls_out.api_key_secret_arn == null ? [] : [{
+    [for secret in out.api_key_secret_arn[*] : {
       Sid      = "AskWithAKey"
       Effect   = "Allow"
       Action   = ["secretsmanager:GetSecretValue"]
-      Resource = [var.rolls_out.api_key_secret_arn]
+      Resource = [secret]
     }],
-  )
+  )])
 }
 
 resource "aws_iam_role" "this" {

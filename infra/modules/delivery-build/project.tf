@@ -38,7 +38,7 @@ resource "aws_codebuild_project" "this" {
     }
 
     dynamic "environment_variable" {
-      for_each = try(var.rolls_out.api_key_secret_arn, null) == null ? [] : [var.rolls_out.api_key_secret_arn]
+      for_each = try(var.rolls_out.api_key_secret_arn[*], [])
       content {
         name  = "NEXUS_API_KEY"
         type  = "SECRETS_MANAGER"
