@@ -92,6 +92,10 @@ def bench(
         api_key=os.environ.get("OPENAI_API_KEY", "none"),
     )
     document = _measure_and_tell(plan, model, report=report, records=records, as_json=as_json)
+    return _exit_code(document, min_goodput, as_json=as_json)
+
+
+def _exit_code(document: Mapping[str, Any], min_goodput: float | None, *, as_json: bool) -> int:
     if document["stopped_early"] == "interrupted":
         return INTERRUPTED
     missed = None if min_goodput is None else missed_objective(document, min_share=min_goodput)
