@@ -26,6 +26,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _TEXT = typer.Option(help="Tokens in each prompt, template included: 128, or 64-512 [default: the trace's, else 128].")
 _ANSWER = typer.Option(help="Tokens in each answer: 64, or 16-256 [default: the trace's, else 64].")
 
+_GOODPUT = typer.Option(min=0, max=1, help="Exit 3 where a smaller share of the requests met --slo.")
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
@@ -50,9 +52,7 @@ def bench(
     max_seconds: Annotated[float | None, typer.Option(help="End after so long; the rest is unfinished.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until one request is given up.")] = 600.0,
     slo: Annotated[str | None, typer.Option(help="Goodput: ttft=0.5,itl=0.05,stall=1,tpot=0.05,e2e=10.")] = None,
-    min_goodput: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Exit 3 where a smaller share of the requests met --slo.")
-    ] = None,
+    min_goodput: Annotated[float | None, _GOODPUT] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Ask again after 429 and 503, when retry-after says.")] = False,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Open loop: requests at once, at most.")] = 4096,
     seed: Annotated[int, typer.Option(help="Of arrivals, lengths and prompts.")] = 0,
