@@ -12,7 +12,7 @@ import pytest
 
 from nexus_llm.artifacts import Artifact, ArtifactStore
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.errors import NexusError, PackagingError
+from nexus_llm.errors import ModelError, NexusError, PackagingError
 from nexus_llm.model.stage import pull
 from nexus_llm.package.stage import STAGE, package_base
 from nexus_llm.ports import Ports
@@ -172,7 +172,7 @@ def test_an_adapter_of_another_model_leaves_no_artifact(
     inputs: dict[str, Artifact], tmp_path: Path, ports: Ports
 ) -> None:
     other, _ = pull(str(write_tiny_model(tmp_path / "wide", hidden_size=128, head_dim=32)), ports, provenance={})
-    with pytest.raises(PackagingError, match="has shape"):
+    with pytest.raises(ModelError, match="has shape"):
         package({**inputs, "model": other}, tmp_path / "out", ports)
     assert not list((tmp_path / "out").rglob("manifest.json"))
 

@@ -39,6 +39,7 @@ from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.edge import MAX_BODY_BYTES
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.listening import bound_socket
+from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.relay import Upstream
 from nexus_llm.serve.relay_engine import relayed_model
@@ -329,13 +330,18 @@ def test_each_place_is_really_read(start: StartServer, sinks: Sinks, monkeypatch
         record.key_id = "overwritten"
         print("on-stdout", flush=True)
         os.write(2, b"on-stderr\n")
-        assert server.background.server is not None
-        generator = server.background.server._generator
-        assert generator is not None
-        generator.metrics.refused("in-a-label")
+        metrics[0].refused("in-a-label")
         (sinks.folder / "dump").write_text("in-a-file")
         raise ValueError("in-an-exception")
 
+    metrics: list[ServerMetrics] = []
+    track = ServerMetrics.track
+
+    def noted(self: ServerMetrics, **sources: Callable[[], float]) -> None:
+        metrics.append(self)
+        track(self, **sources)
+
+    monkeypatch.setattr(ServerMetrics, "track", noted)
     monkeypatch.setattr(AnswerWriter, "whole", leaking)
     server = start(end_token_id=2, recipe=sinks.recipe())
     database = open_database(str(sinks.folder / "keys.db"))
