@@ -45,6 +45,8 @@ class ResourceCost:
     """One resource's month, before and after."""
 
     address: str
+    kind: str
+    """Terraform's resource type."""
     before_usd: float
     after_usd: float
 
@@ -113,7 +115,7 @@ def plan_diff(plan: Values, pricing: Pricing) -> PlanDiff:
             _usd(kind, found[address], pricing, found) if address in found else 0.0 for found in sides.values()
         )
         if before or after:
-            rows.append(ResourceCost(address, before, after))
+            rows.append(ResourceCost(address, kind, before, after))
     rows.sort(key=lambda one: (-abs(one.change_usd), one.address))
     return PlanDiff(tuple(rows), tuple(sorted(unknown)))
 
