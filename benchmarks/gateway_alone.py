@@ -190,6 +190,7 @@ def _open_streams(model: Path, count: int) -> dict[str, Any]:
         deadline = time.monotonic() + 30
         while server.metric("vllm:num_requests_running") and time.monotonic() < deadline:
             time.sleep(0.2)
+        time.sleep(1)  # the last look at /metrics was a connection too
         after = sizes(server.gateway)
     told = {"asked": count, "begun": seen, "running": running, "before": before, "during": during, "after": after}
     tell(f"open streams: {told}")

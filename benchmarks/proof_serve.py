@@ -3,8 +3,9 @@
     python benchmarks/proof_serve.py [--model FOLDER] [--engine openvino] [--seconds 300 | --hour] [--only NAME …]
 
 Runs `nexus serve` on a packaged model as users run it, brings each fault about, and writes
-`results/proof_serve_HARDWARE_DATE.json` and `.html`. Exit code 1 where a claim does not hold. `--seconds 10` is a small
-form of everything, for tests: it proves that the proof works, and that nothing breaks at that size.
+`results/proof_serve_HARDWARE_DATE.json` and `.html` (`proof_serve_hour_…` with `--hour`). Exit code 1 where a claim
+does not hold. `--seconds 10` is a small form of everything, for tests: it proves that the proof works, and that nothing
+breaks at that size.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def main() -> int:
     ]
     folder = arguments.out or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"proof_serve_{platform.machine()}-{os.cpu_count()}-cores_{document['date']}"
+    name = "proof_serve_hour" if arguments.hour else "proof_serve"
+    stem = folder / f"{name}_{platform.machine()}-{os.cpu_count()}-cores_{document['date']}"
     stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     stem.with_suffix(".html").write_text(page(document), encoding="utf-8")
     print(stem.with_suffix(".html"))
