@@ -1,7 +1,7 @@
 """Tokenizing: MB of text per CPU second and MiB of memory of every library that gives exactly Hugging Face's ids.
 
 Run `python benchmarks/data_tokens.py TOKENIZER_FOLDER TEXT_FOLDER... [--megabytes 20]`. Needs the libraries that shall
-be compared (`pip install splintr-rs fastokens`); an absent one is reported as absent. Every library runs in a
+be compared (`pip install splintr-rs`); an absent one is reported as absent. Every library runs in a
 process of its own, on one thread, through the adapter that the data stage uses; then `encode_block` as a whole, and
 writing the shards.
 """
@@ -73,7 +73,7 @@ def measure(name: str, tokenizer_folder: Path, texts: list[str]) -> dict[str, An
     blocks = blocks_of(texts)
     before, started = memory_mib(), time.perf_counter()
     try:
-        encoder = reference if name == reference.name else fast_tokenizers.adapted(name, tokenizer)
+        encoder = reference if name == reference.name else fast_tokenizers.fast(tokenizer)
         probes = fast_tokenizers.adversarial_texts(tokenizer.tokenizer_json)
         encoder.encode(["a"])
     except ImportError:
@@ -150,7 +150,6 @@ def measure_blocks(tokenizer_folder: Path, texts: list[str]) -> dict[str, Any]:
         grown = memory_mib() - before
     return {
         "encoder": encoder.name,
-        "rejected": encoder.rejected,
         "choose_seconds": round(seconds.pop("choose"), 2),
         "megabytes_per_cpu_second": {name: round(size / spent, 1) for name, spent in seconds.items()},
         "memory_mib_that_writing_adds": round(grown),
@@ -179,7 +178,7 @@ def main() -> None:
         "megabytes": arguments.megabytes,
         "texts": [folder.name for folder in arguments.texts],
     }
-    for only in ("tokenizers", "splintr", "fastokens", "blocks"):
+    for only in ("tokenizers", "splintr", "blocks"):
         command = [sys.executable, __file__, str(arguments.tokenizer), *map(str, arguments.texts), "--only", only]
         command += ["--megabytes", str(arguments.megabytes)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

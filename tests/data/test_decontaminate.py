@@ -18,8 +18,8 @@ ITEM = "A train leaves the station at nine and arrives in the capital city at no
 SHORT = "What is the name of the tallest mountain?"  # 8 words
 
 
-def found(text: str, index: Index, **options: int) -> list[tuple[str, str, int, int]]:
-    return contaminated(pl.Series([text]), index, **options).select("set", "item", "ngram_start", "hits").rows()
+def found(text: str, index: Index) -> list[tuple[str, str, int]]:
+    return contaminated(pl.Series([text]), index).select("set", "item", "hits").rows()
 
 
 def words_of(text: str) -> list[str]:
@@ -50,40 +50,33 @@ def brute(texts: list[str], sets: dict[str, list[tuple[str, str]]]) -> list[tupl
 def test_an_item_inside_a_text_is_found_whatever_its_case_and_punctuation() -> None:
     index = build_index({"trains": [("t1", ITEM)]})
     text = "Être ou ne pas être — " + ITEM.upper().replace(" ", ", ") + " The end."
-    assert found(text, index) == [("trains", "t1", text.index("A,"), len(ITEM.split()) - 12)]
+    assert found(text, index) == [("trains", "t1", len(ITEM.split()) - 12)]
 
 
 def test_twelve_words_of_an_item_are_no_piece_of_it_and_thirteen_are() -> None:
     index = build_index({"trains": [("t1", ITEM)]})
     words = ITEM.split()
     assert found("so " + " ".join(words[2:14]) + " so", index) == []
-    assert found("so " + " ".join(words[2:15]) + " so", index) == [("trains", "t1", 3, 1)]
+    assert found("so " + " ".join(words[2:15]) + " so", index) == [("trains", "t1", 1)]
 
 
 def test_an_item_of_eight_words_counts_as_a_whole_and_one_of_seven_is_not_checked() -> None:
     index = build_index({"quiz": [("8", SHORT), ("7", "What is the name of this mountain?"), ("0", "")]})
-    assert found(f"She asked: {SHORT} He knew.", index) == [("quiz", "8", 11, 1)]
+    assert found(f"She asked: {SHORT} He knew.", index) == [("quiz", "8", 1)]
     assert found("She asked: What is the name of this mountain? He knew.", index) == []
     assert index.unchecked == {"quiz": 2}
 
 
-def test_what_many_items_share_is_ignored_and_listed() -> None:
+def test_what_many_items_share_is_ignored_and_counted() -> None:
     common = "choose the best of the following answers and write down its letter only please"
     items = [(str(n), f"{common} {n}a {n}b {n}c") for n in range(MAX_ITEMS + 1)]
     index = build_index({"quiz": items})
-    assert index.ignored.rows() == [(" ".join(words_of(common)[start : start + 13]), 11) for start in (0, 1)]
+    assert index.ignored == len(words_of(common)) - 12
     assert found(f"now {common} now", index) == []
-    assert found(f"now {common} 3a now", index) == [("quiz", "3", 4 + len("choose the "), 1)]
+    assert found(f"now {common} 3a now", index) == [("quiz", "3", 1)]
     assert index.unchecked == {}
     assert build_index({"quiz": [(str(n), common) for n in range(11)]}).unchecked == {"quiz": 11}
     assert found(f"now {common} now", build_index({"quiz": items[:MAX_ITEMS]})) != []
-
-
-def test_fewer_hits_than_asked_for_are_left_out() -> None:
-    index = build_index({"trains": [("t1", ITEM)]})
-    part = " ".join(ITEM.split()[:15])
-    assert [hits for *_, hits in found(part, index)] == [3]
-    assert found(part, index, min_hits=4) == []
 
 
 def test_texts_of_one_item_are_one_item() -> None:
@@ -110,8 +103,8 @@ def test_an_index_survives_the_way_to_another_process() -> None:
 def test_a_run_across_two_pieces_of_a_long_text_is_found_once(before: int) -> None:
     index = build_index({"trains": [("t1", ITEM)], "quiz": [("8", SHORT)]})
     text = "x " * before + ITEM + " x" * 5_000
-    assert found(text, index) == [("trains", "t1", 2 * before, 7)]
-    assert found("x " * before + SHORT, index) == [("quiz", "8", 2 * before, 1)]
+    assert found(text, index) == [("trains", "t1", 7)]
+    assert found("x " * before + SHORT, index) == [("quiz", "8", 1)]
 
 
 def test_every_text_of_a_row_is_a_part_of_its_item(tmp_path: Path) -> None:
@@ -122,7 +115,7 @@ def test_every_text_of_a_row_is_a_part_of_its_item(tmp_path: Path) -> None:
     assert items == [("quiz.jsonl:1", SHORT), ("quiz.jsonl:1", "K2"), ("quiz.jsonl:1", ITEM), ("quiz.jsonl:2", "Who?")]
     index = build_index({"quiz": items})
     assert index.unchecked == {"quiz": 1}
-    assert found(ITEM, index) == [("quiz", "quiz.jsonl:1", 0, 7)]
+    assert found(ITEM, index) == [("quiz", "quiz.jsonl:1", 7)]
 
 
 def test_an_evaluation_set_with_a_broken_row_is_refused(tmp_path: Path) -> None:

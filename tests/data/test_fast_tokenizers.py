@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data.tokens import fast_tokenizers
 from nexus_llm.data.tokens.fast_tokenizers import (
-    ADAPTERS,
     Encode,
     Encoder,
-    adapted,
     adversarial_texts,
     bounds_of,
     choose,
+    fast,
     first_difference,
     merged,
     rare_characters,
@@ -35,13 +34,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data" / "tokenizers-dev"
 TINY = ChatTokenizer(json.dumps(tiny_tokenizer()), template=TEMPLATE, config={"eos_token": "<|im_end|>"})
 
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data/tokenizers-dev")
-library = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"needs {name}"))
-        for name in ADAPTERS
-    ],
-)
+needs_splintr = pytest.mark.skipif(not importlib.util.find_spec("splintr"), reason="needs splintr")
 texts = st.lists(
     st.one_of(
         st.text(st.characters(codec="utf-8"), max_size=60),
@@ -54,8 +47,8 @@ texts = st.lists(
 
 
 @cache
-def encoder_of(name: str, tokenizer: ChatTokenizer = TINY) -> Encoder:
-    return adapted(name, tokenizer)
+def tiny_encoder() -> Encoder:
+    return fast(TINY)
 
 
 def shared_tokenizer(file: str, end: str) -> ChatTokenizer:
@@ -69,18 +62,18 @@ def ids_of(encoder: Encoder, documents: Sequence[str]) -> list[list[int]]:
     return [part.tolist() for part in np.split(ids, offsets[1:-1])] if documents else []
 
 
-@library
+@needs_splintr
 @settings(max_examples=200)
 @given(documents=texts)
-def test_a_librarys_ids_are_the_references(name: str, documents: list[str]) -> None:
-    assert ids_of(encoder_of(name), documents) == ids_of(reference(TINY), documents)
+def test_splintrs_ids_are_the_references(documents: list[str]) -> None:
+    assert ids_of(tiny_encoder(), documents) == ids_of(reference(TINY), documents)
 
 
-@library
-def test_a_library_stands_the_self_check_and_characters_of_all_planes(name: str) -> None:
+@needs_splintr
+def test_splintr_stands_the_self_check_and_characters_of_all_planes() -> None:
     points = [*range(0x400), *range(0x400, 0xD800, 11), *range(0xE000, 0x20000, 11), *range(0x20000, 0x110000, 4099)]
     documents = [*adversarial_texts(TINY.tokenizer_json), *(f"a{chr(p)}b {chr(p)}'s\n{chr(p)}\u0301" for p in points)]
-    assert first_difference(documents, encoder_of(name).encode(documents), reference(TINY).encode(documents)) is None
+    assert first_difference(documents, tiny_encoder().encode(documents), reference(TINY).encode(documents)) is None
 
 
 @given(documents=texts)
@@ -90,9 +83,9 @@ def test_the_reference_is_what_the_chat_tokenizer_encodes_without_its_ends(docum
     )
 
 
-@library
-def test_control_tokens_that_a_document_spells_out_stay_text(name: str) -> None:
-    (ids,) = ids_of(encoder_of(name), ["".join(CONTROL)])
+@needs_splintr
+def test_control_tokens_that_a_document_spells_out_stay_text() -> None:
+    (ids,) = ids_of(tiny_encoder(), ["".join(CONTROL)])
     assert not set(ids) & set(TINY.control_tokens.values())
     assert TINY.decode(ids, keep_control_tokens=True) == "".join(CONTROL)
 
@@ -153,28 +146,26 @@ def panics(_: str) -> Encode:
     raise Panic("called `Option::unwrap()` on a `None` value")
 
 
-def test_a_library_that_fails_or_differs_is_passed_over_and_named() -> None:
-    adapters = {"panicking": panics, "inexact": wrong_for("my probe"), "good": wrong_for("never asked")}
-    chosen = choose(TINY, ["my probe"], adapters=adapters)
-    assert chosen.name == "good"
-    assert chosen.rejected == {
-        "panicking": "Panic: called `Option::unwrap()` on a `None` value",
-        "inexact": "other ids for 'my probe'",
-    }
-
-
-def test_the_reference_is_taken_where_no_library_is_exact() -> None:
-    chosen = choose(TINY, adapters={"inexact": wrong_for("Hello, world!")})
-    assert (chosen.name, list(chosen.rejected)) == ("tokenizers", ["inexact"])
+@pytest.mark.parametrize("adapter", [panics, wrong_for("my probe"), wrong_for("Hello, world!")])
+def test_the_reference_is_taken_where_splintr_fails_or_differs(monkeypatch: pytest.MonkeyPatch, adapter: Any) -> None:
+    monkeypatch.setattr(fast_tokenizers, "_splintr", adapter)
+    chosen = choose(TINY, ["my probe"])
+    assert chosen.name == "tokenizers"
     assert ids_of(chosen, ["Hello, world!"]) == ids_of(reference(TINY), ["Hello, world!"])
 
 
-def test_asking_a_run_to_stop_is_no_reason_to_reject_a_library() -> None:
+def test_what_was_not_probed_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_tokenizers, "_splintr", wrong_for("never asked"))
+    assert choose(TINY, ["my probe"]).name == "splintr"
+
+
+def test_asking_a_run_to_stop_is_no_reason_to_reject_splintr(monkeypatch: pytest.MonkeyPatch) -> None:
     def stops(_: str) -> Encode:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(fast_tokenizers, "_splintr", stops)
     with pytest.raises(KeyboardInterrupt):
-        choose(TINY, adapters={"stopped": stops})
+        choose(TINY)
 
 
 @given(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.data.judging.c4_lines import keep_c4_lines
 from nexus_llm.data.judging.rules import Spec, decisions, judge, load_spec, page
-from nexus_llm.errors import DataError, UsageError
+from nexus_llm.data.judging.text_statistics import STATISTICS, measure
+from nexus_llm.errors import UsageError
 
 SPEC = load_spec()
 ROOT = Path(__file__).parents[2]
@@ -125,40 +125,29 @@ def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(texts: list[str],
     assert whole.equals(pl.concat(parts))
 
 
-RULE = "unit: x, reason: x, source: x"
+RULE = {"id": "brief", "family": "mine", "statistic": "words", "unit": "words", "reason": "too long", "source": "me"}
+
+
+def spec_of(**fields: object) -> Spec:
+    return Spec.model_validate({"version": 1, "families": {"mine": "x"}, "rules": [{**RULE, **fields}]})
 
 
 @pytest.mark.parametrize(
-    ("content", "place"),
-    [
-        ("rules: [", "cannot be read"),
-        ("version: 1\nfamilies: {}\nrules: [{id: a}]", "rules.0"),
-        (
-            f"version: 1\nfamilies: {{f: x}}\nrules: [{{id: a, family: f, statistic: words, {RULE}}}]",
-            "at_least",
-        ),
-        (
-            f"version: 1\nfamilies: {{f: x}}\nrules: [{{id: a, family: f, statistic: charm, at_most: 1, {RULE}}}]",
-            "charm",
-        ),
-        (
-            f"version: 1\nfamilies: {{}}\nrules: [{{id: a, family: f, statistic: words, at_most: 1, {RULE}}}]",
-            "family f",
-        ),
-    ],
+    ("fields", "complaint"),
+    [({}, "at_least or at_most"), ({"at_most": 1, "family": "other"}, "family other"), ({"at_mots": 1}, "at_mots")],
 )
-def test_a_broken_spec_is_refused_with_its_place(tmp_path: Path, content: str, place: str) -> None:
-    path = tmp_path / "rules.yaml"
-    path.write_text(content)
-    with pytest.raises(DataError, match=place):
-        load_spec(path)
+def test_a_mistake_in_the_spec_is_noticed(fields: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        spec_of(**fields)
 
 
-def test_a_spec_of_ones_own_is_judged_by(tmp_path: Path) -> None:
-    path = tmp_path / "rules.yaml"
-    rule = "{id: brief, family: mine, statistic: words, at_most: 2, unit: words, reason: too long, source: me}"
-    path.write_text(f"version: 1\nfamilies: {{mine: x}}\nrules: [{rule}]")
-    verdicts = judge(pl.Series(["a b", "a b c"]), load_spec(path), families=["mine"], overrides={})
+def test_every_statistic_that_a_rule_asks_for_is_measured() -> None:
+    imitated = {rule.datatrove.statistic for rule in SPEC.rules if rule.datatrove}
+    assert {rule.statistic for rule in SPEC.rules} | imitated - {None} <= set(STATISTICS)
+
+
+def test_a_value_on_the_bound_is_kept() -> None:
+    verdicts = judge(pl.Series(["a b", "a b c"]), spec_of(at_most=2), families=["mine"], overrides={})
     assert verdicts.rows() == [(None, None, None), ("brief", "too long", 3.0)]
 
 
@@ -174,20 +163,10 @@ def test_thresholds_are_those_of_the_papers() -> None:
     assert thresholds["fineweb_max_duplicate_line_character_share"] == 0.1
 
 
-def test_c4_keeps_whole_sentences_and_takes_citations_out() -> None:
+def test_c4_counts_the_sentences_of_whole_lines_without_their_citations() -> None:
     text = "Menu\n This is a sentence.[3] \nWe use cookies on this page.\nToo short.\nIt goes on...\r\n"
-    text += "Is[edit] it done now?"
-    assert keep_c4_lines(pl.Series("text", [text, "", "none"])).to_list() == [
-        "This is a sentence.\nIs it done now?",
-        "",
-        "",
-    ]
-
-
-@given(text=TEXT)
-def test_what_c4_keeps_is_kept_again(text: str) -> None:
-    once = keep_c4_lines(pl.Series([text, f"{text} is here.\nIt is {text}!"]))
-    assert keep_c4_lines(once).equals(once)
+    texts = pl.Series([f"{text}Is[edit] it done now?", "", "none", "It is so. [citation needed]", "It is so. [note]"])
+    assert measure(texts)["c4_sentences"].to_list() == [2, 0, 0, 1, 0]
 
 
 def test_real_documentation_passes_our_own_rules() -> None:

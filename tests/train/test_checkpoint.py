@@ -9,17 +9,29 @@ import pytest
 import torch
 
 from nexus_llm.train import checkpoint
-from nexus_llm.train.checkpoint import STATE, TENSORS, Checkpoint, broken_checkpoints, load_newest, save
+from nexus_llm.train.checkpoint import STATE, TENSORS, Found, broken_checkpoints
 
 
-def at(step: int) -> Checkpoint:
-    return Checkpoint(step, {"a": torch.full((5,), float(step)), "b": torch.arange(step)}, {"note": step / 3})
+def tensors_at(step: int) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((5,), float(step)), "b": torch.arange(step)}
+
+
+def save(folder: Path, step: int, *, keep: int) -> Path:
+    checkpoint.write_part(folder, step, tensors_at(step))
+    path = checkpoint.publish(folder, step, state={"note": step / 3}, run={})
+    checkpoint.prune(folder, keep=keep)
+    return path
+
+
+def load_newest(folder: Path) -> Found | None:
+    checkpoint.remove_partial(folder)
+    return checkpoint.find_newest(folder)
 
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
     for step in (10, 20, 30):
-        save(tmp_path, at(step), keep=3)
+        save(tmp_path, step, keep=3)
     return tmp_path
 
 
@@ -27,7 +39,7 @@ def test_what_was_saved_comes_back_exactly(three):
     found = load_newest(three)
     assert found is not None
     assert (found.step, found.state) == (30, {"note": 10.0})
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in at(30).tensors.items())
+    assert all(torch.equal(found.tensors()[name], tensor) for name, tensor in tensors_at(30).items())
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
@@ -36,7 +48,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
 
 def test_only_the_newest_are_kept(tmp_path):
     for step in (10, 20, 30, 40):
-        save(tmp_path, at(step), keep=2)
+        save(tmp_path, step, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000040"]
 
 
@@ -64,7 +76,7 @@ def test_a_damaged_file_is_set_aside_with_a_reason_and_the_one_before_is_used(th
 
 
 def test_every_single_flipped_byte_is_noticed(tmp_path):
-    folder = save(tmp_path, at(2), keep=2)
+    folder = save(tmp_path, 2, keep=2)
     for name in (TENSORS, STATE):
         whole = (folder / name).read_bytes()
         for place in range(len(whole)):
@@ -87,7 +99,7 @@ def test_two_broken_ones_of_the_same_step_are_both_kept(three):
     for _ in range(2):
         cut_off(three / "step-00000030" / TENSORS)
         load_newest(three)
-        save(three, at(30), keep=3)
+        save(three, 30, keep=3)
     assert [broken.name for broken in broken_checkpoints(three)] == ["step-00000030", "step-00000030-2"]
 
 

@@ -59,7 +59,6 @@ def test_an_empty_tree_means_one_host_and_the_default_folders(tmp_path: Path) ->
     contract = container.read_contract(tmp_path)
     assert (contract.hosts, contract.host_rank) == (("localhost",), 0)
     assert contract.checkpoints == tmp_path / "checkpoints"
-    assert not contract.checkpoints_survive
     assert contract.failure == tmp_path / "output" / "failure"
 
 

@@ -281,7 +281,8 @@ def test_a_wrapper_stands_where_the_model_stood(tmp_path):
             for gradient in self.optimizer.gradients().values():
                 gradient.mul_(2)
 
-    learner = Doubled(packed, module=wrapper, hooks=False)
+    learner = Doubled(packed, hooks=False)
+    learner.module = wrapper
     single, double = train(alone, 1)[0], train(learner, 1)[0]
     assert double == pytest.approx((single[0], 2 * single[1]), rel=1e-6)
     assert wrapper.calls == 1

@@ -75,7 +75,7 @@ def _run(recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Po
     with storage.explained(str(draft.folder)), _engine(recipe, files, draft.work, ports) as engine:
         facts = _new_facts(recipe.data, files)
         if (index := engine.tools.evaluation_index) is not None:
-            facts.unchecked, facts.common_runs = dict(index.unchecked), len(index.ignored)
+            facts.unchecked, facts.common_runs = dict(index.unchecked), index.ignored
         _check_disk(files, draft.work)
         enough.check_template(recipe.data, locations, facts, model_folder)
         summaries = _take(engine, recipe.data, files, facts, draft.work, ports)

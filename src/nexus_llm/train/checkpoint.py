@@ -34,15 +34,6 @@ _WRITTEN = ".written"  # beside a tensor file of a partial folder: its size and 
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A training run after `step` steps."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Found:
     """A whole checkpoint on the disk; every hash was right."""
 
@@ -68,27 +59,6 @@ class BrokenCheckpoint:
 
     name: str
     reason: str
-
-
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Writes a checkpoint of one process so that a kill or a power cut leaves all of it or nothing, then removes all
-    but the newest `keep`.
-
-    Raises:
-        StorageError: the disk is full or refuses.
-    """
-    write_part(folder, checkpoint.step, checkpoint.tensors)
-    path = publish(folder, checkpoint.step, state=checkpoint.state, run={})
-    prune(folder, keep=keep)
-    return path
-
-
-def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of one process that is whole, or None. Broken ones are moved to quarantine; partial ones
-    are removed."""
-    remove_partial(folder)
-    found = find_newest(folder)
-    return Checkpoint(found.step, found.tensors(), found.state) if found else None
 
 
 def tensors_name(part: int, parts: int) -> str:

@@ -56,7 +56,6 @@ class Contract:
     network_interface: str
     checkpoints: Path
     """What lies here survives the machine, if the job has a checkpoint configuration."""
-    checkpoints_survive: bool
 
     @property
     def model(self) -> Path:
@@ -119,7 +118,6 @@ def read_contract(root: Path = ROOT) -> Contract:
         current_host=current,
         network_interface=str(resources.get("network_interface_name", "")),
         checkpoints=_below(root, str(checkpoints.get("LocalPath") or ROOT / "checkpoints")),
-        checkpoints_survive=bool(checkpoints),
     )
 
 

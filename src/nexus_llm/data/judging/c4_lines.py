@@ -11,13 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
-import pyarrow as pa
 
-from nexus_llm.characters import CODE_POINTS, Bytes, Offsets, buffers, decode
 from nexus_llm.data.judging.compiled import kernel
-from nexus_llm.data.judging.repetition_statistics import first_visible, last_visible
-from nexus_llm.data.judging.word_tables import IS_LINE_BREAK, IS_SPACE, tables
 
 _Array = TypeVar("_Array", bound=npt.NDArray[Any])
 
@@ -46,76 +41,11 @@ _EDIT = np.frombuffer(b"[edit]", np.uint8)
 _CITATION_NEEDED = np.frombuffer(b"[citation needed]", np.uint8)
 
 
-def keep_c4_lines(texts: pl.Series) -> pl.Series:
-    """The texts with only the lines that C4 keeps, joined by line feeds, citations such as `[3]` taken out.
-
-    >>> keep_c4_lines(pl.Series(["Menu\\nThis is a whole sentence.[3]\\nPlease enable JavaScript to go on."])).item()
-    'This is a whole sentence.'
-    """
-    data, offsets = buffers(texts)
-    data, offsets = read_only(data), read_only(offsets)
-    kept, bounds = np.empty(data.size + 1, np.uint8), np.zeros(offsets.size, np.int64)
-    clean = np.empty(data.size + 1, np.uint8)
-    size = _keep_lines(data, offsets, tables().kinds, clean, read_only(clean), kept, bounds)
-    column = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(bounds), pa.py_buffer(kept[:size]))
-    return pl.Series(texts.name, pl.from_arrow(column), pl.String)
-
-
 def read_only(memory: _Array) -> _Array:
     """The same memory as a read-only array, as which kernels take texts: they compile once for each type."""
     view = memory.view()
     view.flags.writeable = False
     return view
-
-
-@kernel
-def _keep_lines(data: Bytes, offsets: Offsets, kinds: Any, clean: Any, clean_text: Any, kept: Any, bounds: Any) -> int:
-    """Bytes of all kept lines; fills them and the bounds of the texts in them."""
-    size = 0
-    for text in range(offsets.size - 1):
-        place, end = offsets[text], offsets[text + 1]
-        while place < end:
-            stop, behind = line_end(data, place, end, kinds)
-            words, longest = _words(data, place, stop, kinds)
-            first = first_visible(data, place, stop, kinds)
-            length = without_citations(data, first, last_visible(data, first, stop, kinds), clean)
-            if judge_line(clean_text, np.int64(0), length, words, longest) & KEPT:
-                if size > bounds[text]:
-                    kept[size] = 10
-                    size += 1
-                for index in range(length):
-                    kept[size + index] = clean[index]
-                size += length
-            place = behind
-        bounds[text + 1] = size
-    return size
-
-
-@kernel
-def line_end(data: Any, place: int, end: int, kinds: Any) -> Any:
-    """(byte at which the line ends, byte at which the next one starts), for lines as `str.splitlines` breaks them."""
-    while place < end:
-        point, behind = decode(data, place)
-        if point < CODE_POINTS and kinds[point] & IS_LINE_BREAK:
-            is_pair = point == 13 and behind < end and data[behind] == 10
-            return place, behind + 1 if is_pair else behind
-        place = behind
-    return end, end
-
-
-@kernel
-def _words(data: Any, place: int, stop: int, kinds: Any) -> Any:
-    """(words between white space, characters of the longest)."""
-    words = longest = length = 0
-    while place < stop:
-        point, place = decode(data, place)
-        if point < CODE_POINTS and kinds[point] & IS_SPACE:
-            length = 0
-        else:
-            words += length == 0
-            length += 1
-            longest = max(longest, length)
-    return words, longest
 
 
 @kernel

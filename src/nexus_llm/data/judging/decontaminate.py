@@ -31,8 +31,8 @@ SHORTEST = 8
 MAX_ITEMS = 10
 """A run in more items than this is boilerplate."""
 
-SCHEMA = {"row": pl.UInt32, "set": pl.String, "item": pl.String, "ngram_start": pl.UInt32, "hits": pl.UInt32}
-"""`ngram_start`: character of the text at which the first shared run begins; `hits`: different runs shared."""
+SCHEMA = {"row": pl.UInt32, "set": pl.String, "item": pl.String, "hits": pl.UInt32}
+"""`hits`: different runs shared."""
 
 # Words hashed at a time.
 _PIECE = 4096
@@ -59,8 +59,8 @@ class Index:
     """Columns `set` and `item` of each item number."""
     unchecked: dict[str, int]
     """Set → items too short to be checked, or of common runs alone."""
-    ignored: pl.DataFrame
-    """Columns `ngram`, `items`: runs in more than MAX_ITEMS items, the most common first."""
+    ignored: int
+    """Runs in more than MAX_ITEMS items."""
 
 
 def build_index(sets: Mapping[str, Iterable[tuple[str, str]]]) -> Index:
@@ -71,22 +71,12 @@ def build_index(sets: Mapping[str, Iterable[tuple[str, str]]]) -> Index:
     numbers = given.join(items.with_row_index("number"), on=["set", "item"], how="left", maintain_order="left")[
         "number"
     ]
-    runs, prefixes, texts, starts, ends, widths = _item_runs(given["text"])
-    found = pl.DataFrame(
-        {
-            "run": runs,
-            "prefix": prefixes,
-            "owner": numbers.cast(pl.Int64)[texts],
-            "text": texts,
-            "start": starts,
-            "end": ends,
-            "width": widths,
-        }
-    )
+    runs, prefixes, texts, widths = _item_runs(given["text"])
+    found = pl.DataFrame({"run": runs, "prefix": prefixes, "owner": numbers.cast(pl.Int64)[texts], "width": widths})
     # An item may hold a run twice; it is one piece of evidence.
     found = found.unique(["run", "owner"], keep="first", maintain_order=True).sort("run", "owner")
     found = found.with_columns(items=pl.len().over("run"))
-    common, kept = found.filter(pl.col("items") > MAX_ITEMS), found.filter(pl.col("items") <= MAX_ITEMS)
+    kept = found.filter(pl.col("items") <= MAX_ITEMS)
     distinct = kept.group_by("run", maintain_order=True).len()
     checked = pl.DataFrame({"number": kept["owner"].unique()})
     left = items.with_row_index("number").join(checked.cast({"number": pl.UInt32}), on="number", how="anti")
@@ -98,7 +88,7 @@ def build_index(sets: Mapping[str, Iterable[tuple[str, str]]]) -> Index:
         widths=np.array(kept["width"].unique().sort(), np.int64),
         items=items,
         unchecked=dict(Counter(left["set"].to_list())),
-        ignored=_ignored(common, given["text"]),
+        ignored=found.filter(pl.col("items") > MAX_ITEMS)["run"].n_unique(),
     )
 
 
@@ -122,30 +112,19 @@ def items_of(path: Path, *, origin: str) -> Iterator[tuple[str, str]]:
                 yield f"{Path(origin).name}:{number}", text
 
 
-def contaminated(texts: pl.Series, index: Index, *, min_hits: int = 1) -> pl.DataFrame:
-    """The items of which a text holds at least `min_hits` runs; columns of SCHEMA, by row, set and item."""
+def contaminated(texts: pl.Series, index: Index) -> pl.DataFrame:
+    """The items of which a text holds a run; columns of SCHEMA, by row, set and item."""
     data, offsets = text_buffers(texts)
-    rows, runs, starts = _fill_hits(data, offsets, *tables(), index.runs, index.filter, index.widths, _POWERS)
+    rows, runs = _fill_hits(data, offsets, *tables(), index.runs, index.filter, index.widths, _POWERS)
     if not len(rows):
         return pl.DataFrame(schema=SCHEMA)
     counts = (index.bounds[runs + 1] - index.bounds[runs]).astype(np.int64)
     # Place of each owner: the first of its run, and one further for each one more.
     further = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     owners = index.owners[np.repeat(index.bounds[runs], counts) + further]
-    hits = pl.DataFrame(
-        {
-            "row": np.repeat(rows, counts),
-            "number": owners,
-            "run": np.repeat(runs, counts),
-            "start": np.repeat(starts, counts),
-        }
-    )
-    found = hits.group_by("row", "number").agg(start=pl.col("start").min(), hits=pl.col("run").n_unique())
-    found = found.filter(pl.col("hits") >= min_hits).sort("row", "number")
-    characters = np.empty(len(found), np.int64)
-    _count_characters(data, offsets[found["row"].to_numpy()], np.array(found["start"], np.int64), characters)
-    named = pl.concat([found, index.items[found["number"]]], how="horizontal")
-    named = named.with_columns(ngram_start=pl.Series(characters)).sort("row", "set", "item")
+    hits = pl.DataFrame({"row": np.repeat(rows, counts), "number": owners, "run": np.repeat(runs, counts)})
+    found = hits.group_by("row", "number").agg(hits=pl.col("run").n_unique())
+    named = pl.concat([found, index.items[found["number"]]], how="horizontal").sort("row", "set", "item")
     return named.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
 
 
@@ -161,12 +140,12 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _item_runs(texts: pl.Series) -> tuple[npt.NDArray[Any], ...]:
-    """(hash, hash of the leading words, text, first byte, byte of the word behind, words) of each run."""
+    """(hash, hash of the leading words, text, words) of each run."""
     data, offsets = text_buffers(texts)
     # A word and what separates it take two bytes at least.
     room = (offsets[1:] - offsets[:-1]) // 2 + 1
     runs, prefixes = np.empty((2, int(room.sum())), np.uint64)
-    places = np.empty((4, int(room.sum())), np.int64)
+    places = np.empty((2, int(room.sum())), np.int64)
     longest = int(room.max()) if len(room) else 0
     count = _fill_item_runs(data, offsets, *tables(), _POWERS, longest, runs, prefixes, places)
     return runs[:count], prefixes[:count], *places[:, :count]
@@ -179,16 +158,6 @@ def _filter(prefixes: Hashes) -> Bytes:
         places = hashes >> np.uint64(64 - bits)
         np.bitwise_or.at(table, places >> np.uint64(3), np.uint8(1) << (places & np.uint64(7)).astype(np.uint8))
     return table
-
-
-def _ignored(common: pl.DataFrame, texts: pl.Series) -> pl.DataFrame:
-    shown = common.unique("run", keep="first", maintain_order=True)
-    ngrams = [
-        texts[text].encode()[start:end].decode().strip()
-        for text, start, end in shown.select("text", "start", "end").rows()
-    ]
-    counted = shown.select(ngram=pl.Series(ngrams, dtype=pl.String), items="items")
-    return counted.sort("items", "ngram", descending=[True, False])
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -241,11 +210,7 @@ def _fill_item_runs(
         for word in range(count - width + 1):
             runs[found] = mix(sums[word + width] - sums[word] * powers[width])
             prefixes[found] = sums[word + SHORTEST] - sums[word] * powers[SHORTEST]
-            places[0, found] = text
-            places[1, found] = starts[word] - offsets[text]
-            end = starts[word + width] if word + width < count else offsets[text + 1]
-            places[2, found] = end - offsets[text]
-            places[3, found] = width
+            places[0, found], places[1, found] = text, width
             found += 1
     return found
 
@@ -253,10 +218,10 @@ def _fill_item_runs(
 @njit(cache=True, nogil=True)
 def _fill_hits(
     data: Any, offsets: Any, small: Any, flags: Any, lowered: Any, runs: Any, table: Any, widths: Any, powers: Any
-) -> tuple[Any, Any, Any]:
-    """(text, place in `runs`, first byte) of each run that a text shares."""
+) -> tuple[Any, Any]:
+    """(text, place in `runs`) of each run that a text shares."""
     hashes, starts, sums = np.empty(_PIECE, np.uint64), np.empty(_PIECE, np.int64), np.empty(_PIECE + 1, np.uint64)
-    hits, found = np.empty((3, 1024), np.int64), 0
+    hits, found = np.empty((2, 1024), np.int64), 0
     bits = 3
     while 1 << (bits - 3) < len(table):
         bits += 1
@@ -279,25 +244,15 @@ def _fill_hits(
                     at = _place_of(run, runs)
                     if at < len(runs) and runs[at] == run:
                         if found == hits.shape[1]:
-                            more = np.empty((3, 2 * found), np.int64)
+                            more = np.empty((2, 2 * found), np.int64)
                             more[:, :found] = hits
                             hits = more
-                        hits[0, found], hits[1, found], hits[2, found] = text, at, starts[word]
+                        hits[0, found], hits[1, found] = text, at
                         found += 1
             carried = min(count, LONGEST - 1)
             for word in range(carried):
-                hashes[word], starts[word] = hashes[count - carried + word], starts[count - carried + word]
-    return hits[0, :found], hits[1, :found], hits[2, :found]
-
-
-@njit(cache=True, nogil=True)
-def _count_characters(data: Any, starts: Any, ends: Any, characters: Any) -> None:
-    for one in range(len(starts)):
-        # Bytes of the form 10xxxxxx continue a character.
-        count = 0
-        for place in range(starts[one], ends[one]):
-            count += (data[place] & 0xC0) != 0x80
-        characters[one] = count
+                hashes[word] = hashes[count - carried + word]
+    return hits[0, :found], hits[1, :found]
 
 
 _POWERS = np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(LONGEST, FACTOR, np.uint64)]), dtype=np.uint64)

@@ -1,14 +1,14 @@
-"""Running text to token ids, by the fastest library that gives exactly the ids of Hugging Face's `tokenizers`.
+"""Running text to token ids, by splintr where it gives exactly the ids of Hugging Face's `tokenizers`.
 
 Hugging Face's library is the reference and the fallback. Others are 3 to 20 times as fast, and none is exact for every
-tokenizer: each must first repeat the reference's ids on strings that are known to trip tokenizers, and on documents of
-the corpus. They are tried in a fixed order, not by a stopwatch, so that every process of a run takes the same one.
+tokenizer: splintr must first repeat the reference's ids on strings that are known to trip tokenizers, and on documents
+of the corpus.
 
 Texts with `rare_characters` always go to the reference. There the fast ones were found to differ, by 300,000 random
 strings and by every code point up to U+3FFFF in seven surroundings, for SmolLM2, GPT-NeoX, Llama 2 and the patterns of
 Llama 3 and Qwen 2: a control character that the vocabulary lacks leaves a gap that splintr does not merge across, and
 a combining mark younger than the reference's tables (Unicode 9) is put elsewhere by NFC. No other difference was found
-in splintr (but Llama 2's added tokens) or fastokens.
+in splintr but for Llama 2's added tokens.
 
 MB of text per CPU second, and MiB of memory that one process pays (4.5 MB of English documentation and web text, first
 pass, AMD EPYC, 2026-11, `benchmarks/data_tokens.py`):
@@ -16,9 +16,6 @@ pass, AMD EPYC, 2026-11, `benchmarks/data_tokens.py`):
                      SmolLM2      GPT-NeoX     Llama 2 (no pre-tokenizer)
 tokenizers 0.23      2.6   167    3.3   128    3.8     134
 splintr-rs 0.22     59      19   55      24    refused: other ids
-fastokens 0.3.5      6.6    56   43      87   45        45
-
-gigatoken 0.10 was tried too: it refuses SmolLM2's tokenizer, and needs 4.5 MB to get from 15 to 130 MB/s.
 """
 
 from __future__ import annotations
@@ -27,8 +24,8 @@ import functools
 import itertools
 import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,12 +38,6 @@ TokenIds = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
 Texts = Sequence[str] | pl.Series
 Encode = Callable[[Texts], tuple[TokenIds, Offsets]]
-Adapter = Callable[[str], Encode]
-"""Makes an encoder of the content of a `tokenizer.json`."""
-
-REFERENCE = "tokenizers"
-"""Name of the encoder that is Hugging Face's library."""
-
 # The reference keeps about 100 bytes a token until it answers: a batch of 2 MB of text then needs 50 MB.
 _REFERENCE_BATCH_CHARACTERS = 2_000_000
 # Of each probe document: the self-check of 64 documents then takes the reference under a second.
@@ -58,53 +49,38 @@ class Encoder:
     """Turns running text into the ids that Hugging Face's library gives, control tokens kept as text."""
 
     name: str
-    """The library: `tokenizers`, `splintr` or `fastokens`."""
+    """The library: `tokenizers` or `splintr`."""
     encode: Encode
     """Texts → (ids of all texts behind one another, texts + 1 bounds), without `document_start_ids` and
     `document_end_id`. Text i is `ids[offsets[i]:offsets[i + 1]]`."""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """Library → why it was not taken, of those that were tried before this one."""
 
 
-def choose(
-    tokenizer: ChatTokenizer, probe_texts: Sequence[str] = (), *, adapters: Mapping[str, Adapter] | None = None
-) -> Encoder:
-    """The first of the fast encoders whose ids equal the reference's on every probe, else the reference itself.
+def choose(tokenizer: ChatTokenizer, probe_texts: Sequence[str] = ()) -> Encoder:
+    """Splintr where its ids equal the reference's on every probe, else the reference itself.
 
     Probed are `adversarial_texts` and the first 20,000 characters of each of `probe_texts`. Takes about 0.3 s, and a
     second with 64 probe texts of full length.
     """
-    source = tokenizer.tokenizer_json
     exact = reference(tokenizer)
-    probes = [*adversarial_texts(source), *(text[:_PROBE_CHARACTERS] for text in probe_texts)]
-    expected = exact.encode(probes)
-    rejected: dict[str, str] = {}
-    for name, adapter in (ADAPTERS if adapters is None else adapters).items():
-        try:
-            encoder = Encoder(name, _with_rare_texts_by(exact.encode, adapter(source)))
-            difference = first_difference(probes, encoder.encode(probes), expected)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:  # noqa: BLE001 - a panic in Rust arrives as a BaseException
-            rejected[name] = f"{type(error).__name__}: {error}"[:200]
-            continue
-        if difference is None:
-            return replace(encoder, rejected=rejected)
-        rejected[name] = f"other ids for {probes[difference][:40]!r}"
-    return replace(exact, rejected=rejected)
+    probes = [*adversarial_texts(tokenizer.tokenizer_json), *(text[:_PROBE_CHARACTERS] for text in probe_texts)]
+    try:
+        encoder = fast(tokenizer)
+        difference = first_difference(probes, encoder.encode(probes), exact.encode(probes))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException:  # noqa: BLE001 - a panic in Rust arrives as a BaseException
+        return exact
+    return encoder if difference is None else exact
 
 
-def adapted(name: str, tokenizer: ChatTokenizer) -> Encoder:
-    """The encoder of that library, unchecked: for processes of a run whose first one has chosen it.
+def fast(tokenizer: ChatTokenizer) -> Encoder:
+    """Splintr's encoder, unchecked.
 
     Raises:
         Exception: of the library's own kind, where it is absent or cannot read this tokenizer; a panic in Rust is a
             BaseException.
     """
-    exact = reference(tokenizer)
-    if name == REFERENCE:
-        return exact
-    return Encoder(name, _with_rare_texts_by(exact.encode, ADAPTERS[name](tokenizer.tokenizer_json)))
+    return Encoder("splintr", _with_rare_texts_by(reference(tokenizer).encode, _splintr(tokenizer.tokenizer_json)))
 
 
 def reference(tokenizer: ChatTokenizer) -> Encoder:
@@ -118,7 +94,7 @@ def reference(tokenizer: ChatTokenizer) -> Encoder:
                 parts.append(np.array(one[opening:-1], np.uint32))
         return _joined(parts), bounds_of([len(part) for part in parts])
 
-    return Encoder(REFERENCE, encode)
+    return Encoder("tokenizers", encode)
 
 
 def first_difference(
@@ -266,23 +242,6 @@ def _splintr(tokenizer_json: str) -> Encode:
         return np.frombuffer(b"".join(parts), "<u4"), bounds_of([len(part) // 4 for part in parts])
 
     return encode
-
-
-def _fastokens(tokenizer_json: str) -> Encode:
-    """fastokens (Apache-2.0, github.com/crusoecloud/fastokens)."""
-    import fastokens
-
-    backend = fastokens.Tokenizer.from_json_str(tokenizer_json)
-
-    def encode(texts: Texts) -> tuple[TokenIds, Offsets]:
-        ids, bounds = backend.encode_batch_flat(list(texts), add_special_tokens=False, split_special_tokens=True)
-        return np.frombuffer(ids, "<u4"), np.frombuffer(bounds, "<i8")
-
-    return encode
-
-
-ADAPTERS: Mapping[str, Adapter] = {"splintr": _splintr, "fastokens": _fastokens}
-"""Library → its adapter, in the order of trial: the faster one on most tokenizers first."""
 
 
 def _without_control_tokens(tokenizer_json: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nexus_llm.errors import RecipeError, UsageError
 from nexus_llm.recipe import TrainRecipe
@@ -12,15 +10,7 @@ from nexus_llm.train.distributed.process_group import TorchRanks
 from nexus_llm.train.hf.learner import TransformersLearner
 
 
-def build(
-    model_folder: Path,
-    recipe: TrainRecipe,
-    ranks: TorchRanks,
-    *,
-    seed: int,
-    base: str,
-    deepspeed_extra: Mapping[str, Any] | None = None,
-) -> TransformersLearner:
+def build(model_folder: Path, recipe: TrainRecipe, ranks: TorchRanks, *, seed: int, base: str) -> TransformersLearner:
     """The learner of this process; all processes call it together. Errors: see `hf.load.load`.
 
     Raises:
@@ -62,5 +52,5 @@ def build(
     if strategy == "deepspeed":
         from nexus_llm.train.distributed.zero import ZeroLearner
 
-        return ZeroLearner(packed, ranks, extra=deepspeed_extra)
+        return ZeroLearner(packed, ranks)
     raise RecipeError(f"strategy {strategy!r} is no strategy of several processes", fix="use ddp, fsdp or deepspeed")

@@ -35,12 +35,11 @@ class ZeroLearner(TransformersLearner):
 
     is_sharded = True
 
-    def __init__(self, packed: PackedModel, ranks: TorchRanks, *, extra: Mapping[str, Any] | None = None) -> None:
-        """`packed` is the same in every process. `extra` are a user's keys of DeepSpeed's configuration.
+    def __init__(self, packed: PackedModel, ranks: TorchRanks) -> None:
+        """`packed` is the same in every process.
 
         Raises:
             MissingExtraError: deepspeed is not installed.
-            RecipeError: see `configuration`.
         """
         self.packed, self._recipe, self._ranks = packed, packed.recipe, ranks
         self._learning = packed.learning()
@@ -48,7 +47,7 @@ class ZeroLearner(TransformersLearner):
         self._vocabulary = packed.vocabulary
         self._trainable = sum(weight.numel() for weight in self._learning.values())
         self._shapes = {name: tuple(weight.shape) for name, weight in self._learning.items()}
-        self._engine = _engine(packed, ranks, extra or {})
+        self._engine = _engine(packed, ranks)
         self.module = self._engine
         self._shares = ZeroShares(self._engine.optimizer, self._learning, rank=ranks.rank)
         self._places = places({name: self._slice(name) for name in self._learning})
@@ -125,16 +124,10 @@ class ZeroLearner(TransformersLearner):
         return Slice(self._shapes[name], start, count)
 
 
-def _engine(packed: PackedModel, ranks: TorchRanks, extra: Mapping[str, Any]) -> Any:
+def _engine(packed: PackedModel, ranks: TorchRanks) -> Any:
     deepspeed = _deepspeed()
     recipe = packed.recipe
-    stated = getattr(packed.model.config, "dtype", None)
-    made = configuration(
-        recipe,
-        processes=ranks.size,
-        model_dtype=None if stated is None else str(stated).removeprefix("torch."),
-        extra=extra,
-    )
+    made = configuration(recipe, processes=ranks.size)
     deepspeed.init_distributed()  # takes the open process group; without it, Init would count one process
     if recipe.distributed.zero_stage == 3:
         # Divides weight by weight, so that no GPU ever holds the whole model.

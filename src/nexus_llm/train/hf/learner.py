@@ -30,12 +30,11 @@ FULL_WEIGHTS = "model.safetensors"
 class TransformersLearner:
     """A `Learner` of one process, and what learners of several processes have in common."""
 
-    def __init__(self, packed: PackedModel, *, module: nn.Module | None = None, hooks: bool = True) -> None:
-        """`module` is what is called in place of `packed` (a wrapper around it); it is never changed.
-
-        `hooks` takes gradients while the backward pass runs; a wrapper that needs them at the weights says no.
-        """
-        self.packed, self.module = packed, module or packed
+    def __init__(self, packed: PackedModel, *, hooks: bool = True) -> None:
+        """`hooks` takes gradients while the backward pass runs; a wrapper that needs them at the weights says no."""
+        self.packed = packed
+        self.module: nn.Module = packed
+        """What is called: a wrapper around it may stand in its place."""
         self._recipe = packed.recipe
         self.optimizer = ModuleAdamW(packed.learning(), weight_decay=packed.recipe.weight_decay, hooks=hooks)
 
