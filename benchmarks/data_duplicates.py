@@ -188,7 +188,7 @@ def _scale(documents: int) -> dict[str, Any]:
     """A tenth are exact copies and a fifth belong to near-duplicates, of documents of 300 shingles."""
     import numpy as np
 
-    from nexus_llm.data.duplicates.find import Signed, stream_duplicates
+    from nexus_llm.data.duplicates.find import Signed, find_duplicates
     from nexus_llm.data.duplicates.word_hashes import Hashes
 
     memory_bytes, at_once, size = 150 * 2**20, 20_000, 300
@@ -225,7 +225,7 @@ def _scale(documents: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         found = sum(
             len(frame)
-            for frame in stream_duplicates(
+            for frame in find_duplicates(
                 blocks(), shingles_of, work=Path(work), jaccard=LEAST, memory_bytes=memory_bytes
             )
         )

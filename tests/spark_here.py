@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from nexus_llm.recipe import SparkRecipe
+
 # What pays off over hours costs more than it gives on a hundred rows: a third of the CPU seconds of these tests.
 QUICK = {"spark.sql.codegen.wholeStage": "false", "spark.sql.adaptive.enabled": "false"}
-SETTINGS: Any = {"master": "local[2]", "memory": "768m", "partitions": 2, "options": QUICK}
 
 
 @contextmanager
@@ -20,5 +21,7 @@ def spark_here(work: Path) -> Iterator[Any]:
     pytest.importorskip("pyspark", reason="needs the spark extra: pip install 'nexus-llm-platform[spark]'")
     from nexus_llm.data.spark.session import spark_session
 
-    with spark_session(work=work, **SETTINGS) as session:
+    with spark_session(SparkRecipe(master="local[2]", memory="768m", partitions=2), work=work) as session:
+        for name, value in QUICK.items():
+            session.conf.set(name, value)
         yield session

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nexus_llm.data.duplicates import minhash
 from nexus_llm.data.duplicates.components import Components
-from nexus_llm.data.duplicates.find import SCHEMA, Signed, find_duplicates, stream_duplicates
+from nexus_llm.data.duplicates.find import SCHEMA, Signed, find_duplicates
 from nexus_llm.data.duplicates.shingle_file import ShingleFile
 
 WORDS = 2  # short shingles, so that short texts can be alike
@@ -56,9 +56,10 @@ class Corpus:
     def found(
         self, work: Path, *, block: int = 1_000, memory_bytes: int = 1 << 24, jaccard: float = 0.7
     ) -> pl.DataFrame:
-        return find_duplicates(
+        frames = find_duplicates(
             self.blocks(block), self.shingles_of, work=work, jaccard=jaccard, memory_bytes=memory_bytes
         )
+        return pl.concat([pl.DataFrame(schema=SCHEMA), *frames])
 
 
 def similarity(a: Iterable[int], b: Iterable[int]) -> float:
@@ -161,7 +162,7 @@ def test_a_hundred_thousand_copies_of_one_text_are_one_cluster(tmp_path: Path) -
         Signed(np.arange(start, start + 10_000, dtype=np.uint64)[::-1], hashes, np.full(10_000, 20), keys)
         for start in range(count - 10_000, -1, -10_000)
     )
-    frames = list(stream_duplicates(blocks, _nobody, work=tmp_path, jaccard=0.7, memory_bytes=1 << 24))
+    frames = list(find_duplicates(blocks, _nobody, work=tmp_path, jaccard=0.7, memory_bytes=1 << 24))
     found = pl.concat(frames)
     assert len(frames) > 1
     assert found["ordinal"].to_list() == list(range(count))
@@ -174,7 +175,7 @@ def test_boilerplate_pages_that_differ_in_a_number_are_one_cluster_of_few_compar
     body = " ".join(f"word{number}" for number in range(400))
     corpus = Corpus([f"{body} page {number} {body[::-1]}" for number in range(3_000)], words=5)
     compared: list[int] = []
-    found = find_duplicates(
+    frames = find_duplicates(
         corpus.blocks(500),
         corpus.shingles_of,
         work=tmp_path,
@@ -182,6 +183,7 @@ def test_boilerplate_pages_that_differ_in_a_number_are_one_cluster_of_few_compar
         memory_bytes=1 << 22,
         advance=compared.append,
     )
+    found = pl.concat(frames)
     assert len(found) == 3_000
     assert found["cluster"].n_unique() == 1
     assert sum(compared) < 60_000
@@ -209,7 +211,7 @@ def test_a_missing_document_is_an_error(tmp_path: Path) -> None:
 
     for wrong in (_nobody, shifted):
         with pytest.raises(ValueError, match=r"shorter|were asked for"):
-            find_duplicates(corpus.blocks(9), wrong, work=tmp_path, jaccard=0.1, memory_bytes=1 << 20)
+            list(find_duplicates(corpus.blocks(9), wrong, work=tmp_path, jaccard=0.1, memory_bytes=1 << 20))
 
 
 @given(

@@ -17,7 +17,6 @@ from nexus_llm.chat import ChatTokenizer
 from nexus_llm.data.intake import take
 from nexus_llm.data.judging import rules
 from nexus_llm.data.reading.blocks import BrokenRecord
-from nexus_llm.data.reading.readers import read_file
 from nexus_llm.data.rows import conversation_json
 from nexus_llm.data.stage import STAGE
 from nexus_llm.data.taken import Taken, Tools
@@ -27,6 +26,7 @@ from nexus_llm.data.tokens.shards import plan_shards, write_shard
 from nexus_llm.recipe import DataRecipe, Recipe
 from nexus_llm.records import Document, Message
 from nexus_llm.train.preferences import pack_pairs, read_pair_shards
+from read_records import read_records
 from running_stages import folder_as_artifact, run_stage
 from tiny_model import TEMPLATE, tiny_tokenizer, write_tiny_model
 
@@ -52,7 +52,7 @@ def pair(question: str, chosen: str, rejected: str) -> str:
 def read(tmp_path: Path, *content: Any) -> list[Document | BrokenRecord]:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    return list(read_file(path, origin="a.jsonl", source="own", text_field="text"))
+    return read_records(path, source="own")
 
 
 def test_a_preference_is_read_with_both_of_its_conversations(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_llm.data.reading import blocks
-from nexus_llm.data.reading.readers import BrokenRecord, read_file
+from nexus_llm.data.reading.blocks import BrokenRecord
 from nexus_llm.errors import DataError
 from nexus_llm.records import Document
+from read_records import read_records
 
 
 def read(path: Path, *, text_field: str = "text") -> list[Document | BrokenRecord]:
-    return list(read_file(path, origin=path.name, source="s", text_field=text_field))
+    return read_records(path, text_field=text_field)
 
 
 def write(path: Path, content: bytes) -> Path:

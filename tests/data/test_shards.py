@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -171,18 +171,11 @@ def test_repeats_are_the_mixs_in_training_and_one_elsewhere(tmp_path: Path) -> N
             wanted = [epochs[name] if split == "train" else 1 for name in sources]
             assert shard.repeats is not None
             assert shard.repeats.tolist() == wanted
-    trained = [one for one in written if one.files[0].startswith("train")]
-    for name, often in epochs.items():
-        counts = [one.sources[name] for one in trained if name in one.sources]
-        assert sum(one.tokens_per_epoch for one in counts) == often * sum(one.tokens for one in counts)
-
-
-def test_the_counts_of_sources_add_up_to_what_was_written(tmp_path: Path) -> None:
-    counts = [count for one in made(tmp_path, 7) for count in one.sources.values()]
     frame = encode_block(documents(), EXACT, TINY).documents
-    assert sum(one.documents for one in counts) == len(frame)
-    assert sum(one.tokens for one in counts) == frame["tokens"].sum()
-    assert sum(one.characters for one in counts) == frame["text"].str.len_chars().sum()
+    for split, name in product(SPLITS, epochs):
+        tokens = frame.filter(split=split, source=name)["tokens"].sum()
+        counted = sum(one.sources.get(name, 0) for one in written if one.files[0].startswith(split))
+        assert counted == tokens * (epochs[name] if split == "train" else 1)
 
 
 def test_a_split_without_documents_has_one_empty_shard_that_can_be_read(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_llm.data.duplicates import minhash
-from nexus_llm.data.spark.duplicates import Corpus, DuplicateSettings, candidate_pairs, find_duplicates, joined, stars
+from nexus_llm.data.spark.duplicates import Corpus, candidate_pairs, find_duplicates, joined, stars
 from nexus_llm.data.spark.frames import collected, to_spark
+from nexus_llm.recipe.schema import NearDuplicateRecipe
 from spark_here import spark_here
 
 WORDS = 5
@@ -98,7 +99,7 @@ def test_spark_finds_what_the_definition_says(session: Any, keep: Any) -> None:
     texts += [text_of(4, changed=1) + " and a longer end", "...", "!!!", "..."]
     ordinals = [(place * 7 + 3) % len(texts) + 2**40 for place in range(len(texts))]
     corpus = corpus_of(session, texts, ordinals)
-    settings = DuplicateSettings(jaccard=JACCARD, shingle_words=WORDS)
+    settings = NearDuplicateRecipe(jaccard=JACCARD, shingle_words=WORDS)
     rows = collected(find_duplicates(corpus, settings, keep=keep))
     found = {
         row["ordinal"]: (row["cluster"], row["representative"], row["copy_of"], row["jaccard"])

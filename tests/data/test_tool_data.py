@@ -18,7 +18,7 @@ from nexus_llm.data.looking import inspect
 from nexus_llm.data.reading.blocks import BrokenRecord, ReadSettings
 from nexus_llm.data.reading.chat_conversion import converted
 from nexus_llm.data.reading.chat_formats import detect, read_conversation
-from nexus_llm.data.reading.readers import blocks_of, read_file, records_of
+from nexus_llm.data.reading.readers import blocks_of, records_of
 from nexus_llm.data.rows import conversation_json, conversation_text, stored_conversation
 from nexus_llm.data.stage import STAGE
 from nexus_llm.data.taken import Taken, Tools
@@ -26,6 +26,7 @@ from nexus_llm.data.tokens.encode import encode_block
 from nexus_llm.data.tokens.fast_tokenizers import reference
 from nexus_llm.recipe import DataRecipe, Recipe
 from nexus_llm.records import Document, Message
+from read_records import read_records
 from running_stages import folder_as_artifact, run_stage
 from tiny_model import write_tiny_model
 from tool_templates import HERMES, tokenizer_of
@@ -113,7 +114,7 @@ HERMES_ROW = {
 def read(tmp_path: Path, *content: Any) -> list[Any]:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    return list(read_file(path, origin="a.jsonl", source="own", text_field="text"))
+    return read_records(path, source="own")
 
 
 def test_the_same_conversation_is_read_from_every_way_to_write_it(tmp_path: Path) -> None:

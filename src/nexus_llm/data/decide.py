@@ -53,8 +53,8 @@ class Decisions:
         """What concerns the ordinals `first` to `last` alone."""
         return replace(self, duplicates=between(self.duplicates, first, last))
 
-    def part(self, kept: pl.DataFrame) -> Decided:
-        """What becomes of rows with the columns of `taken.KEPT_SCHEMA`."""
+    def part(self, kept: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """(who stays, with `cluster` and `split`; the rejections of copies) of rows of `taken.KEPT_SCHEMA`."""
         rows = clusters_of(kept, self.duplicates)
         is_copy = pl.col("copy_of") != pl.col("ordinal")
         is_near = pl.lit(not self.keep_near) & (pl.col("representative") != pl.col("ordinal"))
@@ -70,17 +70,7 @@ class Decisions:
         staying = staying.with_columns(
             split=split_of(cluster_numbers(staying["cluster"], seed=self.seed), self.borders)
         )
-        return Decided(staying, rejections(rows.filter(pl.col("rule").is_not_null())))
-
-
-@dataclass(frozen=True)
-class Decided:
-    """The documents of some rows, parted."""
-
-    staying: pl.DataFrame
-    """Columns of `taken.KEPT_SCHEMA`, `cluster` and `split`."""
-    repeated: pl.DataFrame
-    """Rejections of exact and near duplicates."""
+        return staying, rejections(rows.filter(pl.col("rule").is_not_null()))
 
 
 def clusters_of(kept: pl.DataFrame, duplicates: pl.DataFrame) -> pl.DataFrame:
@@ -106,9 +96,9 @@ class DecideWorker:
         self._stop_if_asked = stop_if_asked
 
     def __call__(self, numbers: Sequence[int]) -> Decisions:
-        from nexus_llm.data.duplicates.find import find_duplicates
+        from nexus_llm.data.duplicates.find import SCHEMA, find_duplicates
 
-        duplicates = find_duplicates(
+        frames = find_duplicates(
             (self._signed(number) for number in numbers),
             lambda ordinals: self._shingles(numbers, ordinals),
             work=self._work,
@@ -116,7 +106,7 @@ class DecideWorker:
             memory_bytes=_MEMORY_BYTES,
             advance=lambda _: self._stop_if_asked(),
         )
-        duplicates = self._named(duplicates, numbers)
+        duplicates = self._named(pl.concat([pl.DataFrame(schema=SCHEMA), *frames]), numbers)
         borders = self._borders(numbers, duplicates)
         return Decisions(duplicates, borders, self._recipe.near_duplicates.keep == "all", self._seed)
 

@@ -130,8 +130,8 @@ class Facts:
         """Counts of all shards."""
         self.shards = {split: sum(shard.split == split for shard, _ in written) for split in SPLITS}
         for shard, counts in written:
-            for source, count in counts.sources.items() if shard.split == "train" else ():
-                self.sources[source].tokens_per_epoch += count.tokens_per_epoch
+            for source, tokens in counts.sources.items() if shard.split == "train" else ():
+                self.sources[source].tokens_per_epoch += tokens
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's facts; every count of documents adds up."""

@@ -79,9 +79,9 @@ class EncodeWorker:
         self._encoder = fast_tokenizers.choose(self._tokenizer, probes)
 
     def __call__(self, job: EncodeJob) -> EncodeResult:
-        part = job.decisions.part(self._taken.kept(job.number))
-        block = tokens.encode_block(part.staying, self._encoder, self._tokenizer)
-        self._encoded.save_rejected(job.number, pl.concat([part.repeated, refusals(part.staying, block)]))
+        staying, repeated = job.decisions.part(self._taken.kept(job.number))
+        block = tokens.encode_block(staying, self._encoder, self._tokenizer)
+        self._encoded.save_rejected(job.number, pl.concat([repeated, refusals(staying, block)]))
         # The block last: its folder says that the task is done.
         tokens.save_block(block, self._encoded.block(job.number))
         return EncodeResult(self._encoder.name, block.differences)
@@ -129,8 +129,7 @@ class ShardWorker:
                 return None
         except (OSError, ValueError):
             return None
-        sources = {name: shards.SourceCount(**one) for name, one in values["sources"].items()}
-        return shards.WrittenShard(tuple(values["files"]), sources)
+        return shards.WrittenShard(tuple(values["files"]), values["sources"])
 
     def _block(self, number: int) -> tokens.EncodedBlock:
         texts = self._taken.kept(number, ["ordinal", "text", "messages"])

@@ -8,32 +8,32 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from nexus_llm.errors import DataError, UsageError
 
 Kind = Literal["pretraining", "sft", "preference"]
-Status = Literal["available", "gone", "reduced", "gated"]
-How = Literal["packaged", "hf", "url-list", "urls", "manual", "none"]
-
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tokens(_Fields):
     """How many tokens the authors count, and with whose tokenizer (None: they do not say)."""
 
     count: int
     tokenizer: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(_Fields):
     """The way to the files."""
 
-    how: How
+    how: Literal["packaged", "hf", "url-list", "urls", "manual", "none"]
     """`packaged` needs no download; `hf` is a data set on the hub; `url-list` a text file of URLs; `urls` the files
     themselves; `manual` needs steps that only a person can take; `none`: there is no way any more."""
     dataset: str | None = None
@@ -50,22 +50,20 @@ class Access:
     instructions: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Citation:
+class Citation(_Fields):
     """The page that says so, and the month in which it was read."""
 
     url: str
     read: str
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueSource:
+class CatalogueSource(_Fields):
     """One corpus or training set."""
 
     id: str
     name: str
     kind: Kind
-    status: Status
+    status: Literal["available", "gone", "reduced", "gated"]
     licence: str | None
     size_bytes: int | None
     """What is downloaded, usually compressed."""
@@ -80,37 +78,30 @@ class CatalogueSource:
 
     def as_document(self) -> dict[str, Any]:
         """All fields as JSON values."""
-        document = asdict(self)
-        document["access"] = {name: value for name, value in document["access"].items() if value not in (None, ())}
-        return document
+        access = self.access.model_dump(mode="json", exclude_defaults=True)
+        return {**self.model_dump(mode="json"), "access": access}
+
+
+class Catalogue(_Fields):
+    """Every entry, in the catalogue's order."""
+
+    sources: tuple[CatalogueSource, ...]
+
+    @model_validator(mode="after")
+    def _ids_fit(self) -> Catalogue:
+        ids = [entry.id for entry in self.sources]
+        for entry in self.sources:
+            if ids.count(entry.id) > 1 or not {*entry.alternatives} <= {*ids}:
+                raise ValueError(f"{entry.id!r} is there twice, or names an alternative that is not there")
+        return self
 
 
 def load_catalogue() -> tuple[CatalogueSource, ...]:
     """Every entry, in the catalogue's order."""
-    text = files("nexus_llm.data.catalogue").joinpath("catalogue.yaml").read_text(encoding="utf-8")
-    return parse_catalogue(text)
-
-
-def parse_catalogue(text: str) -> tuple[CatalogueSource, ...]:
-    """The entries of a catalogue in YAML.
-
-    Raises:
-        DataError: an entry has an unknown or missing field or value, or an id occurs twice.
-    """
     import yaml
 
-    found = tuple(_entry(row) for row in yaml.safe_load(text)["sources"])
-    ids = [entry.id for entry in found]
-    for entry in found:
-        if ids.count(entry.id) > 1:
-            raise DataError(f"the catalogue has {entry.id!r} twice", fix="give each entry its own id")
-        for other in entry.alternatives:
-            if other not in ids:
-                raise DataError(
-                    f"the catalogue's entry {entry.id!r} names the alternative {other!r}, which is not in it",
-                    fix="name an id of the catalogue",
-                )
-    return found
+    text = files("nexus_llm.data.catalogue").joinpath("catalogue.yaml").read_text(encoding="utf-8")
+    return Catalogue.model_validate(yaml.safe_load(text)).sources
 
 
 def find_source(identifier: str, catalogue: tuple[CatalogueSource, ...]) -> CatalogueSource:
@@ -148,8 +139,8 @@ def refuse_unavailable(entry: CatalogueSource) -> None:
         )
 
 
-def recipe_snippet(entry: CatalogueSource, folder: str | None = None) -> str:
-    """The part of a recipe that reads this source, after `nexus data fetch` put it into `folder`.
+def recipe_snippet(entry: CatalogueSource) -> str:
+    """The part of a recipe that reads this source, after `nexus data fetch` put it into `data/ID`.
 
     >>> print(recipe_snippet(find_source("python-docs", load_catalogue())))
     data:
@@ -158,28 +149,4 @@ def recipe_snippet(entry: CatalogueSource, folder: str | None = None) -> str:
     """
     if entry.access.how == "packaged":
         return f"data:\n  sources:\n    - type: {entry.id}"
-    return f"data:\n  sources:\n    - type: files\n      name: {entry.id}\n      path: {folder or f'data/{entry.id}'}"
-
-
-def _entry(row: Mapping[str, Any]) -> CatalogueSource:
-    place = f"the catalogue's entry {row.get('id')!r}"
-    try:
-        fields = dict(row)
-        fields["tokens"] = Tokens(**fields["tokens"]) if fields["tokens"] else None
-        fields["source"] = Citation(**fields["source"])
-        access = dict(fields["access"])
-        fields["access"] = Access(
-            **{**access, "files": tuple(access.get("files", ())), "urls": tuple(access.get("urls", ()))}
-        )
-        fields["alternatives"] = tuple(fields.get("alternatives", ()))
-        entry = CatalogueSource(**fields)
-    except (TypeError, KeyError) as error:
-        raise DataError(
-            f"{place} has a wrong or missing field ({error})", fix="compare it with catalogue.py"
-        ) from error
-    choices = ((entry.kind, Kind), (entry.status, Status), (entry.access.how, How))
-    for value, allowed in choices:
-        if value not in get_args(allowed):
-            expected = ", ".join(cast("tuple[str, ...]", get_args(allowed)))
-            raise DataError(f"{place} has {value!r}", fix=f"use one of {expected}")
-    return entry
+    return f"data:\n  sources:\n    - type: files\n      name: {entry.id}\n      path: data/{entry.id}"

@@ -76,22 +76,6 @@ def find_duplicates(
     jaccard: float,
     memory_bytes: int,
     advance: Callable[[int], None] = lambda _: None,
-) -> pl.DataFrame:
-    """Documents that are not alone, by ordinal; columns of SCHEMA. 72 bytes each, all in memory."""
-    frames = stream_duplicates(
-        blocks, shingles_of, work=work, jaccard=jaccard, memory_bytes=memory_bytes, advance=advance
-    )
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *frames])
-
-
-def stream_duplicates(
-    blocks: Iterable[Signed],
-    shingles_of: ShinglesOf,
-    *,
-    work: Path,
-    jaccard: float,
-    memory_bytes: int,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[pl.DataFrame]:
     """Documents that are not alone, by ordinal, in frames of bounded size; columns of SCHEMA.
 

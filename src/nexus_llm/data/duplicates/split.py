@@ -11,22 +11,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import polars as pl
 
+from nexus_llm.recipe import SplitRecipe
+
 BORDER_CLUSTERS = 8
 """Below this many clusters a held-out split says nothing; a small corpus gives up to a quarter of itself for each."""
-
-
-class Shares(Protocol):
-    """How much is held out, in 0–1; `SplitRecipe` has them."""
-
-    @property
-    def validation_share(self) -> float: ...
-    @property
-    def test_share(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +41,7 @@ def cluster_numbers(clusters: pl.Series, *, seed: int) -> pl.Series:
     return pl.Series("number", np.frombuffer(digests, ">u8").astype(np.float64) / 2.0**64)
 
 
-def split_borders(count: int, lowest: Sequence[float], highest: Sequence[float], shares: Shares) -> Borders:
+def split_borders(count: int, lowest: Sequence[float], highest: Sequence[float], shares: SplitRecipe) -> Borders:
     """Where test ends and validation begins for `count` distinct clusters.
 
     `lowest` and `highest` are the BORDER_CLUSTERS smallest and largest of their numbers (all of them where there are

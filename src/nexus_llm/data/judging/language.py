@@ -52,13 +52,7 @@ def model_path() -> Path:
     raise ModelError(f"the installed {MODEL_DISTRIBUTION} carries no {MODEL_FILE}", fix=fix)
 
 
-def identify(
-    texts: pl.Series,
-    model: Model,
-    *,
-    minimum_characters: int = MINIMUM_CHARACTERS,
-    read_characters: int = READ_CHARACTERS,
-) -> pl.DataFrame:
+def identify(texts: pl.Series, model: Model, *, minimum_characters: int = MINIMUM_CHARACTERS) -> pl.DataFrame:
     """One row a text: `language`, the model's most probable label, and `score`, its probability in 0–1.
 
     Both are null for a text of fewer than `minimum_characters` characters; 0 forces an answer for every text.
@@ -67,7 +61,7 @@ def identify(
     from nexus_llm.data.judging.language_kernels import predict
 
     data, offsets = buffers(texts)
-    numbers, scores = predict(data, offsets, max(minimum_characters, 0), max(read_characters, 1), model.arrays)
+    numbers, scores = predict(data, offsets, minimum_characters, READ_CHARACTERS, model.arrays)
     labels = pl.Series(model.labels, dtype=pl.String)
     index = pl.Series(numbers).cast(pl.Int64)
     index = index.set(index < 0, None)

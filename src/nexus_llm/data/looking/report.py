@@ -5,7 +5,7 @@ Made from the manifest's facts and from examples out of rejected.parquet; a sect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -84,13 +84,10 @@ class Check:
         return self.left == self.right
 
 
-def examples(
-    rejected: pl.DataFrame | pl.LazyFrame, per_rule: int = 3, *, redact: Callable[[pl.Series], pl.Series] | None = None
-) -> Examples:
+def examples(rejected: pl.DataFrame | pl.LazyFrame, per_rule: int = 3) -> Examples:
     """Up to `per_rule` rejected records of each rule, spread over all that it rejected, and the largest clusters.
 
-    `rejected` has the columns of rejected.parquet, sorted by ordinal. `redact` is applied to every excerpt: quality
-    rules see a text before personal data is taken out of it. Rules in UNSHOWN_RULES give no excerpts at all.
+    `rejected` has the columns of rejected.parquet, sorted by ordinal. Rules in UNSHOWN_RULES give no excerpts at all.
     """
     rows = rejected.lazy()
     counts = rows.group_by("rule").len().collect(engine="streaming").sort(["len", "rule"], descending=[True, False])
@@ -98,11 +95,11 @@ def examples(
     for rule, total in counts.head(_MOST_EXAMPLE_RULES).rows():
         picked = sorted({index * total // per_rule for index in range(per_rule)})
         found = rows.filter(pl.col("rule") == rule).with_row_index("place").filter(pl.col("place").is_in(picked))
-        frame = _with_excerpts(found.collect(), redact)
+        frame = _with_excerpts(found.collect())
         by_rule[rule] = [
             Example(*row) for row in frame.select("id", "source", "origin", "reason", "value", "excerpt").iter_rows()
         ]
-    return Examples(by_rule, _largest_clusters(rows, redact))
+    return Examples(by_rule, _largest_clusters(rows))
 
 
 def checks(facts: Mapping[str, Any]) -> list[Check]:
@@ -187,7 +184,7 @@ def page(facts: Mapping[str, Any], examples: Examples, title: str) -> str:
     )
 
 
-def _largest_clusters(rows: pl.LazyFrame, redact: Callable[[pl.Series], pl.Series] | None) -> list[Cluster]:
+def _largest_clusters(rows: pl.LazyFrame) -> list[Cluster]:
     """Copies grouped by the kept record that they lead to; a copy may name one that is itself a near-duplicate."""
     named = pl.col("reason").str.extract(_NAMED_ID)
     # 60 bits of an id instead of its 32 digits: ten million duplicates then take 160 MB.
@@ -203,7 +200,7 @@ def _largest_clusters(rows: pl.LazyFrame, redact: Callable[[pl.Series], pl.Serie
     if sizes.is_empty():
         return []
     direct = repeated.with_columns(kept_id=named, kept=number[1]).filter(pl.col("kept").is_in(sizes["kept"].implode()))
-    first = _with_excerpts(direct.collect(engine="streaming").unique("kept", keep="first", maintain_order=True), redact)
+    first = _with_excerpts(direct.collect(engine="streaming").unique("kept", keep="first", maintain_order=True))
     by_kept = {row["kept"]: row for row in first.iter_rows(named=True)}
     return [
         Cluster(by_kept[kept]["kept_id"], size, by_kept[kept]["origin"], by_kept[kept]["excerpt"])
@@ -211,11 +208,10 @@ def _largest_clusters(rows: pl.LazyFrame, redact: Callable[[pl.Series], pl.Serie
     ]
 
 
-def _with_excerpts(frame: pl.DataFrame, redact: Callable[[pl.Series], pl.Series] | None) -> pl.DataFrame:
-    """The frame with excerpts cut to what the page shows, redacted, and null where the rule forbids them."""
-    text = frame["excerpt"] if redact is None else redact(frame["excerpt"])
+def _with_excerpts(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with excerpts cut to what the page shows, and null where the rule forbids them."""
     shown = pl.when(~pl.col("rule").is_in(UNSHOWN_RULES)).then(pl.col("excerpt").str.slice(0, _EXCERPT_CHARACTERS))
-    return frame.with_columns(excerpt=text).with_columns(excerpt=shown)
+    return frame.with_columns(excerpt=shown)
 
 
 def _rejections(part: Mapping[str, Any]) -> int:

@@ -29,9 +29,6 @@ from nexus_llm.data.reading.streams import ByteStream
 from nexus_llm.data.rows import conversation_json, conversation_text, document_id
 from nexus_llm.records import Document, Message
 
-__all__ = ["ENDINGS", "FORMATS", "MAX_RECORD_BYTES", "ROW_FORMATS", "Block", "BrokenRecord", "ReadSettings",
-           "blocks_of", "content_of", "format_of", "read_file", "records_of"]  # fmt: skip
-
 FORMATS = ("jsonl", "json", "csv", "parquet", "txt", "md", "html", "pdf", "eml", "mbox", "warc")
 _FORMAT_BY_ENDING = {
     **{name: name for name in FORMATS},
@@ -129,14 +126,6 @@ def records_of(
         place = block.origin if is_whole_file else f"{block.origin}:{number}"
         identity = document_id(block.source, place)
         yield number, Document(identity, block.source, place, text, messages, metadata, rejected, declared)
-
-
-def read_file(path: Path, *, origin: str, source: str, text_field: str) -> Iterator[Document | BrokenRecord]:
-    """Every record of one local file, in order: `records_of` all `blocks_of`; errors as there."""
-    settings = ReadSettings(text_field=text_field)
-    for block in blocks_of(path, origin=origin, source=source):
-        for _, record in records_of(block, settings):
-            yield record
 
 
 def content_of(block: Block, *, skipped: Counter[str] | None = None) -> Iterator[tuple[int, Any]]:

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from nexus_llm.data.reading.readers import ReadSettings, blocks_of
+from nexus_llm.data.reading.blocks import ReadSettings
+from nexus_llm.data.reading.readers import blocks_of
 from nexus_llm.data.reading.tasks import Piece, PythonModule
 from nexus_llm.recipe import FilesSource, PythonDocsSource, Source
 
@@ -20,7 +21,7 @@ AtHand = Callable[[str, Path], AbstractContextManager[Path]]
 """Gives a local path of a file while it is needed; may use a folder for it."""
 
 
-class SourceFile(Protocol):
+class SizedFile(Protocol):
     """One file: where it is and its size in bytes; `storage.FileInfo` is one."""
 
     @property
@@ -31,7 +32,7 @@ class SourceFile(Protocol):
 
 def pieces(
     sources: Sequence[Source],
-    files: Mapping[str, Sequence[SourceFile]],
+    files: Mapping[str, Sequence[SizedFile]],
     at_hand: AtHand,
     work: Path,
     advance: Callable[[int], None],
@@ -52,7 +53,7 @@ def pieces(
 
 
 def _file_pieces(
-    file: SourceFile, path: Path, source: FilesSource, index: int, advance: Callable[[int], None]
+    file: SizedFile, path: Path, source: FilesSource, index: int, advance: Callable[[int], None]
 ) -> Iterator[Piece]:
     settings = ReadSettings(text_field=source.text_field, chat_format=source.chat_format)
     left = file.size

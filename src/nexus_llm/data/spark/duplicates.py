@@ -17,13 +17,14 @@ import polars as pl
 import pyarrow as pa
 
 from nexus_llm.data.duplicates import minhash
+from nexus_llm.data.duplicates.buckets import MAX_ALL_PAIRS, NEXT_IN_LARGE
+from nexus_llm.data.duplicates.components import Components
 from nexus_llm.data.spark.frames import collected, to_spark
+from nexus_llm.recipe import NearDuplicateRecipe
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-# A bucket of the band keys with more members pairs each with the next two only; as in the embedded engine.
-MAX_ALL_PAIRS = 32
 # Pairs that one process joins in memory (16 bytes each): below, connected components need no round trips at all.
 MAX_PAIRS_ON_DRIVER = 4_000_000
 # Large-star/small-star halves distances: 2^40 documents in one chain would need fewer rounds.
@@ -47,19 +48,7 @@ class Corpus:
     """ordinal and text of the documents in a frame of ordinal and task."""
 
 
-@dataclass(frozen=True)
-class DuplicateSettings:
-    """What decides who is a duplicate of whom."""
-
-    jaccard: float
-    """Least similarity of two shingle sets, in 0–1."""
-    shingle_words: int
-    """Words of one shingle."""
-
-
-def find_duplicates(
-    corpus: Corpus, settings: DuplicateSettings, *, keep: Keep, max_pairs_on_driver: int = MAX_PAIRS_ON_DRIVER
-) -> DataFrame:
+def find_duplicates(corpus: Corpus, settings: NearDuplicateRecipe, *, keep: Keep) -> DataFrame:
     """Documents that are not alone: ordinal, cluster, representative, copy_of (ordinals), jaccard; in no order.
 
     jaccard is the similarity with the representative, and 1 for the representative itself and its exact copies.
@@ -81,7 +70,7 @@ def find_duplicates(
     texts = keep(corpus.texts(firsts.join(candidates, "ordinal")), "texts")
     verified = keep(jaccards(pairs, texts, words=settings.shingle_words), "verified")
     similar = verified.filter(sql.col("jaccard") >= settings.jaccard).select("a", "b")
-    components = connected_components(similar, keep=keep, max_pairs_on_driver=max_pairs_on_driver)
+    components = connected_components(similar, keep=keep)
     members = keep(_members(copies, components), "members")
     return _with_jaccard(members, texts, settings.shingle_words)
 
@@ -95,7 +84,7 @@ def candidate_pairs(keys: DataFrame) -> DataFrame:
     shared = named.withColumn("members", sql.count("*").over(_by("key"))).filter("members > 1")
     # A window spills to disk; collecting a bucket of a million members into one row would not.
     following = sql.collect_list("ordinal").over(_by("key").orderBy("ordinal").rowsBetween(1, MAX_ALL_PAIRS - 1))
-    reach = sql.when(sql.col("members") <= MAX_ALL_PAIRS, MAX_ALL_PAIRS - 1).otherwise(2)
+    reach = sql.when(sql.col("members") <= MAX_ALL_PAIRS, MAX_ALL_PAIRS - 1).otherwise(NEXT_IN_LARGE)
     partners = shared.withColumn("partners", following).select(
         sql.col("ordinal").alias("a"), sql.explode(sql.slice("partners", sql.lit(1), reach)).alias("b")
     )
@@ -109,9 +98,9 @@ def jaccards(pairs: DataFrame, texts: DataFrame, *, words: int) -> DataFrame:
     return pairs.join(left, "a").join(right, "b").mapInArrow(_Comparison(words), "a bigint, b bigint, jaccard double")
 
 
-def connected_components(pairs: DataFrame, *, keep: Keep, max_pairs_on_driver: int) -> DataFrame:
+def connected_components(pairs: DataFrame, *, keep: Keep) -> DataFrame:
     """(ordinal, component) of everything in a pair; the component is its smallest ordinal."""
-    if pairs.limit(max_pairs_on_driver + 1).count() <= max_pairs_on_driver:
+    if pairs.limit(MAX_PAIRS_ON_DRIVER + 1).count() <= MAX_PAIRS_ON_DRIVER:
         return to_spark(pairs.sparkSession, joined(collected(pairs).to_numpy()))
     return stars(pairs, keep=keep)
 
@@ -123,18 +112,10 @@ def joined(pairs: npt.NDArray[np.int64]) -> pl.DataFrame:
     [(2, 2), (5, 2), (7, 7), (8, 7), (9, 2)]
     """
     ordinals, numbers = np.unique(pairs, return_inverse=True)
-    numbers = numbers.reshape(-1, 2)
-    component = np.arange(len(ordinals))
-    while True:
-        smallest = np.minimum(component[numbers[:, 0]], component[numbers[:, 1]])
-        before = component.copy()
-        # Roots take the smaller root of any pair; then every path is halved until all point at their root.
-        np.minimum.at(component, before[numbers[:, 0]], smallest)
-        np.minimum.at(component, before[numbers[:, 1]], smallest)
-        while not np.array_equal(component, component[component]):
-            component = component[component]
-        if np.array_equal(component, before):
-            return pl.DataFrame({"ordinal": ordinals, "component": ordinals[component]})
+    parts = Components(len(ordinals))
+    parts.join(*np.ascontiguousarray(numbers.reshape(-1, 2).T, np.uint64))
+    _, roots = parts.joined(0, len(ordinals))  # each ordinal is in a pair
+    return pl.DataFrame({"ordinal": ordinals, "component": ordinals[roots]})
 
 
 def stars(pairs: DataFrame, *, keep: Keep) -> DataFrame:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -24,10 +24,11 @@ from nexus_llm.data.decide import DUPLICATES_SCHEMA, Decisions
 from nexus_llm.data.duplicates import split
 from nexus_llm.data.engine import Engine
 from nexus_llm.data.passes import EncodeJob
+from nexus_llm.data.reading.sources import AtHand
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary
-from nexus_llm.data.spark.duplicates import Corpus, DuplicateSettings, find_duplicates
+from nexus_llm.data.spark.duplicates import Corpus, find_duplicates
 from nexus_llm.data.spark.exchange import Exchange
-from nexus_llm.data.spark.files import AtHand, FileGroup, SourceFile, groups
+from nexus_llm.data.spark.files import FileGroup, SourceFile, groups
 from nexus_llm.data.spark.frames import collected, to_spark
 from nexus_llm.data.spark.passes import (
     ENCODED,
@@ -44,12 +45,13 @@ from nexus_llm.data.spark.passes import (
     names_of_encoded,
     names_of_taken,
 )
-from nexus_llm.data.spark.runner import run_on_spark, watched
+from nexus_llm.data.spark.runner import Watched, run_on_spark
 from nexus_llm.data.spark.session import spark_session
 from nexus_llm.data.tokens import encode as tokens
 from nexus_llm.data.tokens import shards
 from nexus_llm.data.tokens.shards import Shard, WrittenShard
 from nexus_llm.data.workers import Workers
+from nexus_llm.recipe import SparkRecipe
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -68,26 +70,18 @@ def spark_engine(
     progress: Progress,
     stop_if_asked: Callable[[], None],
     at_hand: AtHand,
-    settings: SparkSettings,
-    options: Mapping[str, str] | None = None,
+    settings: SparkRecipe,
 ) -> Iterator[SparkEngine]:
     """An engine on the running Spark session, or on one of its own that ends with the block.
 
-    `at_hand` must be importable by its name (or a `functools.partial` of such a function). `options` are further
-    settings of a session of our own.
+    `at_hand` must be importable by its name (or a `functools.partial` of such a function).
 
     Raises:
         MissingExtraError: pyspark is not installed.
         DataError: Spark does not start.
     """
     work = work.absolute()
-    with spark_session(
-        master=settings.master,
-        work=work / "spark",
-        memory=settings.memory,
-        partitions=settings.partitions,
-        options=options,
-    ) as session:
+    with spark_session(settings, work=work / "spark") as session:
         exchange = Exchange(work, settings.exchange and f"{settings.exchange.rstrip('/')}/{work.parent.name}")
         yield SparkEngine(
             tools,
@@ -102,19 +96,6 @@ def spark_engine(
             settings.partitions,
         )
         exchange.clear()  # not after an error: the next run continues with what lies there
-
-
-class SparkSettings(Protocol):
-    """Where Spark runs; `SparkRecipe` has them."""
-
-    @property
-    def master(self) -> str | None: ...
-    @property
-    def memory(self) -> str: ...
-    @property
-    def partitions(self) -> int: ...
-    @property
-    def exchange(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -158,10 +139,9 @@ class SparkEngine(Engine):
         """What only all documents together can say."""
         recipe = self.tools.recipe.near_duplicates
         self.progress.start("finding duplicates", total=None, unit="pairs")
-        with watched(self.session, self.stop_if_asked):
+        with Watched(self.session, self.stop_if_asked):
             corpus = self._corpus([one.number for one in summaries if one.kept])
-            settings = DuplicateSettings(jaccard=recipe.jaccard, shingle_words=recipe.shingle_words)
-            found = self._keep(find_duplicates(corpus, settings, keep=self._keep), "duplicates")
+            found = self._keep(find_duplicates(corpus, recipe, keep=self._keep), "duplicates")
             duplicates = collected(self._with_ids(found, corpus)).sort("ordinal")
             borders = self._borders_of(found, corpus)
         self.progress.finish(f"{len(duplicates):,} documents are not alone")

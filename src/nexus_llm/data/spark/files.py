@@ -7,14 +7,14 @@ file and its place in it.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nexus_llm.data.reading.blocks import BLOCK_BYTES, Block, ReadSettings
 from nexus_llm.data.reading.readers import blocks_of
+from nexus_llm.data.reading.sources import AtHand, SizedFile
 from nexus_llm.data.reading.tasks import Piece, PythonModule, Task, tasks
 from nexus_llm.recipe import FilesSource, PythonDocsSource, Source
 
@@ -26,9 +26,6 @@ MAX_PARTS = 8
 _RUN_BLOCKS = 8
 # number of a task = number of its group << 24 | place in the group: room for 16 million blocks a group.
 _PLACE_BITS = 24
-
-AtHand = Callable[[str, Path], "contextlib.AbstractContextManager[Path]"]
-"""A local path of a file for a while, given its location and a folder to fetch it to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +53,6 @@ class FileGroup:
     files: tuple[SourceFile, ...]
     part: int = 0
     parts: int = 1
-
-
-class SizedFile(Protocol):
-    """A location and its size in bytes; `storage.FileInfo` has them."""
-
-    @property
-    def location(self) -> str: ...
-    @property
-    def size(self) -> int: ...
 
 
 def source_files(sources: Iterable[Source], files: Mapping[str, Sequence[SizedFile]]) -> Iterator[SourceFile]:

@@ -16,9 +16,10 @@ import pyarrow as pa
 from nexus_llm.data.duplicates import split
 from nexus_llm.data.facts import Facts, SourceFacts
 from nexus_llm.data.passes import EncodeJob, EncodeResult, EncodeWorker, ShardWorker, TakeWorker
+from nexus_llm.data.reading.sources import AtHand
 from nexus_llm.data.segments import EncodedSegments, Segments, Summary
 from nexus_llm.data.spark.exchange import Exchange
-from nexus_llm.data.spark.files import AtHand, FileGroup, tasks_of
+from nexus_llm.data.spark.files import FileGroup, tasks_of
 from nexus_llm.data.taken import Tools
 from nexus_llm.data.tokens import encode as tokens
 from nexus_llm.data.tokens.shards import Shard, WrittenShard

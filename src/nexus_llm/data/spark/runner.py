@@ -73,24 +73,17 @@ def run_on_spark(
             advance(finished - told)
             told = finished
 
-    with watched(session, stop_if_asked, tell):
+    with Watched(session, stop_if_asked, tell):
         done = {row.place: row.content for row in sent.collect()}
     tell(slices)
     return [cast(Result, pickle.loads(done[place])) for place in range(len(rows))]  # noqa: S301 - our own executors'
 
 
-def watched(
-    session: SparkSession, stop_if_asked: Callable[[], None], progress: Callable[[int], None] = lambda _: None
-) -> Watched:
-    """A block that runs Spark jobs: they are cancelled when `stop_if_asked` raises, and their errors become ours."""
-    return Watched(session, stop_if_asked, progress)
-
-
 class Watched:
-    """Polls beside the block; see `watched`."""
+    """A block that runs Spark jobs: they are cancelled when `stop_if_asked` raises, and their errors become ours."""
 
     def __init__(
-        self, session: SparkSession, stop_if_asked: Callable[[], None], progress: Callable[[int], None]
+        self, session: SparkSession, stop_if_asked: Callable[[], None], progress: Callable[[int], None] = lambda _: None
     ) -> None:
         self._context = session.sparkContext
         self._group = f"nexus-{id(self)}"

