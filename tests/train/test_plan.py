@@ -119,8 +119,9 @@ def test_what_was_fitted_fits_and_keeps_the_rows_of_a_step(config, recipe, devic
     if fitted is None:
         assert before.device_bytes > memory_bytes
         return
-    assert plan.memory(config, fitted, device=device).device_bytes <= memory_bytes
-    assert plan.rows_per_step(fitted) == plan.rows_per_step(recipe)
+    after = plan.memory(config, fitted, device=device)
+    assert after.device_bytes <= memory_bytes
+    assert after.rows_per_step == before.rows_per_step
     same = {"per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
     assert fitted.model_dump(exclude=same) == recipe.model_dump(exclude=same)
     if before.device_bytes <= memory_bytes:
@@ -211,24 +212,16 @@ def test_it_resolves_to_the_implementation_that_the_stage_takes():
     assert plan.resolved(SMALL, TrainRecipe(), device="cpu") == "fused"
     assert plan.resolved(SMALL, TrainRecipe(), device="cuda") == "transformers"
     assert plan.resolved(SMALL, TrainRecipe(gradient_checkpointing=True), device="cpu") == "transformers"
+    assert plan.resolved({**SMALL, "hidden_act": "gelu"}, TrainRecipe(), device="cpu") == "transformers"
     with pytest.raises(TrainingError, match="gradient_checkpointing"):
         plan.memory(SMALL, TrainRecipe(implementation="fused", gradient_checkpointing=True))
 
 
-def test_time_and_cost_follow_from_speed():
-    planned = plan.memory(SMALL, TrainRecipe(max_steps=36, max_length=100, per_device_train_batch_size=1))
-    assert fitting.time_and_cost(planned, 1.0, 10.0) == fitting.Duration(3600, 10.0)
-    assert fitting.time_and_cost(planned, 10.0).usd is None
-    with pytest.raises(ValueError):
-        fitting.time_and_cost(planned, 0.0)
-
-
 def test_sizes_that_are_written_down_twice_agree():
     from nexus_llm.train import loss
-    from nexus_llm.train.fused import decoder, operations
+    from nexus_llm.train.fused import operations
     from nexus_llm.train.hf import optimizer
 
-    assert set(plan.FUSED_MODEL_TYPES) == set(decoder.MODEL_TYPES)
     assert plan.WEIGHTS_AT_ONCE == optimizer.WEIGHTS_AT_ONCE
     assert activations.QUERY_BLOCK == operations.QUERY_BLOCK
     ours = (activations.TOKENS_AT_ONCE, activations.TOKENS_IN_CACHE, activations.ROWS_AT_ONCE)

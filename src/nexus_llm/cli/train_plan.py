@@ -46,18 +46,18 @@ def show(recipe: Recipe, made: dict[str, Artifact], ports: Ports, *, as_json: bo
     config, planned, available = _planned(recipe, made["model"].folder)
     refusal = fitting.refusal(config, planned, available.bytes) if available else None
     speed = None if refusal else _measured_speed(recipe, made, ports)
-    duration = fitting.time_and_cost(planned, speed) if speed else None
+    seconds = planned.tokens / speed if speed else None
     if as_json:
         document: dict[str, Any] = {
             **plan.to_json(planned),
             "available_bytes": available.bytes if available else None,
             "fits": refusal is None,
             "tokens_per_second": round(speed, 1) if speed else None,
-            "seconds": round(duration.seconds) if duration else None,
+            "seconds": round(seconds) if seconds else None,
         }
         print_json(document)
     else:
-        _print(planned, available, speed, duration.seconds if duration else None)
+        _print(planned, available, speed, seconds)
     if refusal:
         raise refusal
 

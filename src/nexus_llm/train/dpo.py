@@ -59,12 +59,11 @@ def dpo_learner(
     identity: str,
     ranks: Ranks | None = None,
     stop_reason: Callable[[], str | None] = lambda: None,
-    on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> DpoLearner:
     """`learner`, still at the base model, as a learner of pairs: to be made before a checkpoint is restored.
 
     Where every weight learns, the base model's answers are computed now, and kept in `folder` under `identity` (of
-    base model and data); `stop_reason` and `on_rows` as in `stored_reference`.
+    base model and data); `stop_reason` as in `stored_reference`.
 
     Raises:
         TryAgainError: asked to stop meanwhile; what was computed is kept.
@@ -85,7 +84,6 @@ def dpo_learner(
         rows_at_once=recipe.per_device_train_batch_size,
         ranks=ranks,
         stop_reason=stop_reason,
-        on_rows=on_rows,
     )
     return DpoLearner(learner, learner, recipe=recipe, reference=reference)
 
@@ -100,7 +98,7 @@ class DpoLearner:
 
     def gradients(self, batch: Batch, *, learned_tokens: int) -> float:
         total = 0.0
-        for part in self._parts(batch):
+        for part in batch.parts(self._recipe.per_device_train_batch_size):
             # The reference first: so its activations are gone before those that the gradients need are made.
             reference = self._reference(part)
             loss = self._summed_loss(self._policy(part), reference) / max(1, learned_tokens)
@@ -110,7 +108,7 @@ class DpoLearner:
 
     def loss(self, batch: Batch) -> float:
         total = 0.0
-        for part in self._parts(batch):
+        for part in batch.parts(self._recipe.per_device_train_batch_size):
             reference = self._reference(part)
             with torch.no_grad(), self._model.evaluating():
                 total += float(self._summed_loss(self._policy(part), reference))
@@ -144,10 +142,6 @@ class DpoLearner:
 
     def describe(self) -> dict[str, Any]:
         return self._inner.describe() | self._reference.describe()
-
-    def _parts(self, batch: Batch) -> list[Batch]:
-        at_once = self._recipe.per_device_train_batch_size
-        return [batch.part(start, start + at_once) for start in range(0, len(batch.token_ids), at_once)]
 
     def _policy(self, batch: Batch) -> Tensor:
         return answer_log_probabilities(self._model.hidden(batch), self._model.head, batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from nexus_llm.errors import TrainingError
@@ -12,21 +11,13 @@ from nexus_llm.train.activations import Device
 from nexus_llm.train.plan import GB, MemoryPlan, memory
 
 
-@dataclass(frozen=True, slots=True)
-class Duration:
-    """Of a whole run, without loading, validation and checkpoints."""
-
-    seconds: float
-    usd: float | None
-
-
 def fits(plan: MemoryPlan, memory_bytes: int) -> bool:
     """Whether the device needs no more than that. Nothing is kept in reserve: give less where others need memory."""
     return plan.device_bytes <= memory_bytes
 
 
 def fit(
-    config: Mapping[str, Any], recipe: TrainRecipe, memory_bytes: int, *, device: Device = "cpu", snapshot: bool = True
+    config: Mapping[str, Any], recipe: TrainRecipe, memory_bytes: int, *, device: Device = "cpu"
 ) -> TrainRecipe | None:
     """The recipe with fewer rows in a pass and, if it must be, checkpointing, so that it fits; None: no such fits.
 
@@ -38,14 +29,12 @@ def fit(
         TrainingError: the fused layers cannot do what the recipe asks for.
     """
     for candidate in _candidates(recipe):
-        if fits(memory(config, candidate, device=device, snapshot=snapshot), memory_bytes):
+        if fits(memory(config, candidate, device=device), memory_bytes):
             return candidate
     return None
 
 
-def refusal(
-    config: Mapping[str, Any], plan: MemoryPlan, memory_bytes: int, *, snapshot: bool = True
-) -> TrainingError | None:
+def refusal(config: Mapping[str, Any], plan: MemoryPlan, memory_bytes: int) -> TrainingError | None:
     """What does not fit, in GB of each part, and the knob that helps, with the GB after turning it. None: it fits."""
     if fits(plan, memory_bytes):
         return None
@@ -54,7 +43,7 @@ def refusal(
     what = f"training needs {plan.device_bytes / GB:.1f} GB and {memory_bytes / GB:.1f} GB are there: {listed}"
     found: list[tuple[int, str]] = []
     for words, recipe in _knobs(plan):
-        needed = memory(config, recipe, device=plan.device, snapshot=snapshot).device_bytes
+        needed = memory(config, recipe, device=plan.device).device_bytes
         if needed <= memory_bytes:
             return TrainingError(what, fix=f"{words}: {needed / GB:.1f} GB")
         found.append((needed, words))
@@ -63,18 +52,6 @@ def refusal(
         needed, words = min(found)
         fix += f"; the most helps: {words}: {needed / GB:.1f} GB"
     return TrainingError(what, fix=fix)
-
-
-def time_and_cost(plan: MemoryPlan, tokens_per_second: float, usd_per_hour: float | None = None) -> Duration:
-    """Seconds and USD of all steps at this speed, of all processes together.
-
-    Raises:
-        ValueError: the speed is not above 0.
-    """
-    if not tokens_per_second > 0:
-        raise ValueError(f"tokens_per_second is {tokens_per_second}")
-    seconds = plan.tokens / tokens_per_second
-    return Duration(seconds, None if usd_per_hour is None else seconds / 3600 * usd_per_hour)
 
 
 def _candidates(recipe: TrainRecipe) -> Iterator[TrainRecipe]:

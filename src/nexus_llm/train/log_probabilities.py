@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nexus_llm.train.packing import NOT_LEARNED, Batch, Integers
+from nexus_llm.train.packing import Batch, Integers
 from nexus_llm.train.preferences import pairs_of_rows
 
 # Tokens whose logits exist at one time: as in the cross-entropy, 25 MB in bfloat16 for 49,152 entries.
@@ -28,14 +28,9 @@ def answer_log_probabilities(hidden: Tensor, head: Tensor, batch: Batch) -> Tens
     `hidden` is (B * T, C), ready for `head`, (V, C). Sums over learned tokens are made in one order only, so they are
     the same bits at every call.
     """
-    labels = np.full_like(batch.labels, NOT_LEARNED)
-    # The prediction at one place is compared with the token at the next; a row's last prediction has no token.
-    labels[:, :-1] = batch.labels[:, 1:]
-    places = np.flatnonzero(labels != NOT_LEARNED)
-    device = hidden.device
-    each = log_probabilities(
-        hidden[torch.from_numpy(places).to(device)], head, torch.from_numpy(labels.ravel()[places]).to(device)
-    )
+    places, labels = batch.learned()
+    chosen, targets = (torch.from_numpy(one).to(hidden.device) for one in (places, labels))
+    each = log_probabilities(hidden[chosen], head, targets)
     answers = each.double().split(_answer_lengths(batch, places))
     return torch.stack([answer.sum() for answer in answers]).view(-1, 2) if answers else each.double().view(0, 2)
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nexus_llm.train.packing import NOT_LEARNED
+from nexus_llm.train.packing import Batch
 
 # Tokens whose logits exist at one time: enough for full matrix speed, 25 MB in bfloat16 for 49,152 entries.
 TOKENS_AT_ONCE = 256
@@ -27,23 +25,13 @@ TOKENS_IN_CACHE = 16
 
 
 def packed_cross_entropy(
-    hidden: Tensor,
-    head: Tensor,
-    labels: npt.NDArray[np.int64],
-    *,
-    scale: float = 1.0,
-    head_gradient: Tensor | None = None,
+    hidden: Tensor, head: Tensor, batch: Batch, *, scale: float = 1.0, head_gradient: Tensor | None = None
 ) -> Tensor:
     """`scale` times the sum over the learned tokens of packed rows of -log p(token), in nats, as a float32 scalar.
 
-    `labels` is (B, T) as `packing.Batch` has it; `hidden` is (B * T, C). The others as in `summed_cross_entropy`.
+    `hidden` is (B * T, C). The others as in `summed_cross_entropy`.
     """
-    # The prediction at one place is compared with the token at the next; a row's last prediction has no token.
-    following = np.full_like(labels, NOT_LEARNED)
-    following[:, :-1] = labels[:, 1:]
-    places = np.flatnonzero(following != NOT_LEARNED)
-    chosen = torch.from_numpy(places).to(hidden.device)
-    targets = torch.from_numpy(following.ravel()[places]).to(hidden.device)
+    chosen, targets = (torch.from_numpy(one).to(hidden.device) for one in batch.learned())
     return summed_cross_entropy(hidden[chosen], head, targets, scale=scale, head_gradient=head_gradient)
 
 

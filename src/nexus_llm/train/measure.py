@@ -9,7 +9,7 @@ from pathlib import Path
 from nexus_llm.recipe import TrainRecipe
 from nexus_llm.train.learner import Learner
 from nexus_llm.train.packing import PackedRows
-from nexus_llm.train.ranks import Ranks
+from nexus_llm.train.run_identity import rows_per_step
 
 UNLIMITED_BYTES = 2**60
 """cgroup v1 writes a number above this where there is no limit."""
@@ -45,35 +45,28 @@ def measure_speed(
     *,
     seed: int,
     seconds: Callable[[], float],
-    ranks: Ranks | None = None,
     steps: int = 3,
 ) -> float:
-    """Tokens per second of all processes together, padding not counted, over `steps` steps after one to warm up.
+    """Tokens per second of this one process, padding not counted, over `steps` steps after one to warm up.
 
     The steps are real ones of the run's own batches. Masters, moments and torch's random state are put back afterwards,
     bit for bit; meanwhile they lie in memory twice, as they do under a snapshot.
     """
     import torch
 
-    from nexus_llm.train.loop import share_of_rank
-    from nexus_llm.train.ranks import OnlyOne
-
-    ranks = ranks or OnlyOne()
-    size = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * ranks.size
+    size = rows_per_step(recipe, processes=1)
     before = {name: tensor.detach().clone() for name, tensor in learner.tensors().items()}
     tokens, started = 0, 0.0
     with torch.random.fork_rng():
         try:
             for step in range(steps + 1):
                 if step == 1:
-                    ranks.barrier()
                     started = seconds()
                 batch = rows.batch(seed, step, size=size)
-                learner.gradients(share_of_rank(batch, ranks), learned_tokens=max(1, batch.learned_tokens))
+                learner.gradients(batch, learned_tokens=max(1, batch.learned_tokens))
                 # Its norm is a number that the device must have computed: no work is left over when it is there.
                 learner.update(step, learning_rate=0.0, max_grad_norm=recipe.max_grad_norm)
                 tokens += batch.tokens if step else 0
-            ranks.barrier()
             duration = seconds() - started
         finally:
             learner.forget_gradients()

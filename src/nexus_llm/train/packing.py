@@ -66,6 +66,20 @@ class Batch:
         rows = slice(start, stop)
         return Batch(self.token_ids[rows], self.labels[rows], self.positions[rows], self.documents[rows])
 
+    def parts(self, rows_at_once: int) -> list[Batch]:
+        """All rows, `rows_at_once` at a time."""
+        return [self.part(start, start + rows_at_once) for start in range(0, len(self.token_ids), rows_at_once)]
+
+    def learned(self) -> tuple[Integers, Integers]:
+        """(places in the rows laid end to end whose next token is learned, those tokens), both (M,).
+
+        A prediction at one place is compared with the token at the next; a row's last prediction has no token.
+        """
+        following = np.full_like(self.labels, NOT_LEARNED)
+        following[:, :-1] = self.labels[:, 1:]
+        places = np.flatnonzero(following != NOT_LEARNED)
+        return places, following.ravel()[places]
+
 
 @dataclass(frozen=True)
 class PackedRows:

@@ -17,9 +17,10 @@ from nexus_llm.arithmetic import Shape
 from nexus_llm.errors import TrainingError
 from nexus_llm.recipe import TrainRecipe
 from nexus_llm.train.activations import Activations, Device, Implementation, activations
+from nexus_llm.train.run_identity import rows_per_step
 
 GB = 10**9
-# train/fused/decoder.py has the same, but imports torch; a test compares.
+# Same layers, different sizes and biases. Each is compared with transformers in a test.
 FUSED_MODEL_TYPES = ("llama", "mistral", "qwen2")
 # Weights whose gradients become float32 at one time in the update (train/hf/optimizer.py; a test compares).
 WEIGHTS_AT_ONCE = 2**26
@@ -75,7 +76,8 @@ class MemoryPlan:
 
     @property
     def rows_per_step(self) -> int:
-        return rows_per_step(self.recipe)
+        """Packed rows of one optimizer step, in all processes."""
+        return rows_per_step(self.recipe, processes=_processes(self.recipe))
 
     @property
     def tokens(self) -> int:
@@ -94,33 +96,40 @@ class MemoryPlan:
         )
 
 
-def rows_per_step(recipe: TrainRecipe) -> int:
-    """Packed rows of one optimizer step, in all processes."""
-    processes = recipe.distributed.num_processes * recipe.distributed.num_machines
-    return processes * recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-
-
 def resolved(config: Mapping[str, Any], recipe: TrainRecipe, *, device: Device) -> Implementation:
-    """The implementation that `train.implementation` means for this model, as the train stage chooses it.
+    """The implementation that `train.implementation` means for this model.
 
     Raises:
         TrainingError: `fused`, and the fused layers cannot do what the recipe asks for.
     """
-    refused = {
-        f"train.method {recipe.method}": recipe.method not in ("lora", "full"),
-        "train.objective dpo": recipe.objective == "dpo",
-        "train.distributed": recipe.distributed.strategy != "none",
-        "train.gradient_checkpointing": recipe.gradient_checkpointing,
-        f"a model of type {config.get('model_type')!r}": config.get("model_type") not in FUSED_MODEL_TYPES,
-    }
-    reason = next((what for what, applies in refused.items() if applies), None)
+    reason = None if recipe.implementation == "transformers" else _why_not_fused(config, recipe)
     if recipe.implementation == "fused" and reason:
         raise TrainingError(
-            f"train.implementation is fused, and {reason} is not fused",
-            fix="set train.implementation to auto or transformers",
+            f"train.implementation is fused, and {reason}", fix="set train.implementation to auto or transformers"
         )
     is_fused = recipe.implementation == "fused" or (recipe.implementation == "auto" and not reason and device == "cpu")
     return "fused" if is_fused else "transformers"
+
+
+def why_not_fused_model(config: Mapping[str, Any]) -> str | None:
+    """The reason why the fused layers cannot train a model with this config.json, or None where they can."""
+    kind, activation, bias = config.get("model_type"), config.get("hidden_act", "silu"), config.get("mlp_bias", False)
+    if kind not in FUSED_MODEL_TYPES:
+        return f"a model of type {kind!r} is not fused ({', '.join(FUSED_MODEL_TYPES)} are)"
+    if activation != "silu" or bias:
+        return f"this {kind} model has an unusual feed-forward layer (activation {activation}, bias {bias})"
+    return None
+
+
+def _why_not_fused(config: Mapping[str, Any], recipe: TrainRecipe) -> str | None:
+    strategy = recipe.distributed.strategy
+    refused = {
+        f"train.method {recipe.method} is not fused": recipe.method not in ("lora", "full"),
+        "train.objective dpo is not fused": recipe.objective == "dpo",
+        f"train.distributed.strategy {strategy} needs several processes": strategy != "none",
+        "train.gradient_checkpointing is not fused": recipe.gradient_checkpointing,
+    }
+    return next((reason for reason, applies in refused.items() if applies), None) or why_not_fused_model(config)
 
 
 def memory(
@@ -268,8 +277,11 @@ def _offloads(recipe: TrainRecipe) -> bool:
 
 
 def _share(size: int, recipe: TrainRecipe, *, divided: bool) -> int:
-    processes = recipe.distributed.num_processes * recipe.distributed.num_machines
-    return math.ceil(size / processes) if divided else size
+    return math.ceil(size / _processes(recipe)) if divided else size
+
+
+def _processes(recipe: TrainRecipe) -> int:
+    return recipe.distributed.num_processes * recipe.distributed.num_machines
 
 
 def _trained(model: Shape, recipe: TrainRecipe) -> int:

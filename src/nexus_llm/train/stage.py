@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
-from nexus_llm.errors import ModelError, TrainingError, TryAgainError
+from nexus_llm.errors import ModelError, TryAgainError
 from nexus_llm.ports import Ports, RunStart, TrackingStatus
 from nexus_llm.recipe import Recipe, TrainRecipe
 
@@ -119,7 +119,7 @@ def _refuse_what_does_not_fit(train: TrainRecipe, model: Path) -> None:
     from nexus_llm.train.measure import available_memory
 
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = dict(json.loads((model / "config.json").read_bytes()))
+    config = _config(model)
     available = available_memory(device)
     try:
         planned = plan.memory(config, train, device=device)
@@ -138,31 +138,33 @@ def make_learner(recipe: Recipe, model: Path, ranks: TorchRanks | None = None) -
     """
     import torch
 
-    from nexus_llm.train.fused.learner import FusedLearner, why_not
+    from nexus_llm.train.plan import resolved
 
     train, base = recipe.train, recipe.model.base
     if ranks is not None:
         from nexus_llm.train.distributed.build import build as build_divided
 
         return build_divided(model, train, ranks, seed=recipe.seed, base=base)
-    reason = None if train.implementation == "transformers" else why_not(model, train)
-    if train.implementation == "fused" and reason:
-        raise TrainingError(
-            f"train.implementation is fused, and {reason}", fix="set train.implementation to auto or transformers"
-        )
-    is_fused = train.implementation == "fused" or (
-        train.implementation == "auto" and not reason and not torch.cuda.is_available()
-    )
-    if is_fused:
+    if resolved(_config(model), train, device="cuda" if torch.cuda.is_available() else "cpu") == "fused":
+        from nexus_llm.train.fused.learner import FusedLearner
+
         return FusedLearner(model, train, seed=recipe.seed, base_name=base)
     from nexus_llm.train.hf import build
 
     return build(model, train, seed=recipe.seed, base=base)
 
 
+def _config(model: Path) -> dict[str, Any]:
+    """The model's config.json; empty where none can be read: who loads the model says what is wrong."""
+    try:
+        return dict(json.loads((model / "config.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _vocabulary(model: Path) -> int:
     """Entries of the embedding, as the model's config says."""
-    config = dict(json.loads((model / "config.json").read_bytes()))
+    config = _config(model)
     return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
 
 

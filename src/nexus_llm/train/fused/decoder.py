@@ -27,9 +27,8 @@ from nexus_llm.train.fused.operations import (
     RootMeanSquareNorm,
 )
 from nexus_llm.train.packing import Batch
+from nexus_llm.train.plan import why_not_fused_model
 
-# Same layers, different sizes and biases. Each is compared with transformers in a test.
-MODEL_TYPES = ("llama", "mistral", "qwen2")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -181,20 +180,9 @@ class Decoder:
         return result
 
 
-def why_unusual(kind: str, *, activation: str, bias: bool) -> str | None:
-    """The reason why a feed-forward layer is not SwiGLU without biases, or None where it is."""
-    if activation != "silu" or bias:
-        return f"this {kind} model has an unusual feed-forward layer (activation {activation}, bias {bias})"
-    return None
-
-
 def _refuse_unfit(config: Any, max_length: int) -> None:
-    fix = f"set train.implementation to auto, or use a model of type {', '.join(MODEL_TYPES)}"
-    if config.model_type not in MODEL_TYPES:
-        raise ModelError(f"the fused layers cannot train a model of type {config.model_type!r}", fix=fix)
-    bias = getattr(config, "mlp_bias", False)
-    if reason := why_unusual(config.model_type, activation=config.hidden_act, bias=bias):
-        raise ModelError(reason, fix=fix)
+    if reason := why_not_fused_model(config.to_dict()):
+        raise ModelError(reason, fix="set train.implementation to auto")
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     limit = min(config.max_position_embeddings, window or max_length)
     if max_length > limit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,38 +13,13 @@ from torch import Tensor
 from nexus_llm.recipe import TrainRecipe
 from nexus_llm.train.checkpoint import write_tensors
 from nexus_llm.train.fused import lora
-from nexus_llm.train.fused.decoder import MODEL_TYPES, Decoder, why_unusual
+from nexus_llm.train.fused.decoder import Decoder
 from nexus_llm.train.fused.optimizer import MasterAdamW
 from nexus_llm.train.loss import packed_cross_entropy
 from nexus_llm.train.model import load_model
 from nexus_llm.train.packing import Batch
 
 FULL_WEIGHTS = "model.safetensors"
-
-
-def why_not(model: Path, recipe: TrainRecipe) -> str | None:
-    """The reason why this recipe cannot be trained by the fused layers, or None where it can.
-
-    A folder without a readable `config.json` is no reason: loading it says what is wrong.
-    """
-    strategy = recipe.distributed.strategy
-    refused = {
-        f"train.method {recipe.method} is not fused": recipe.method not in ("lora", "full"),
-        "train.objective dpo is not fused": recipe.objective == "dpo",
-        f"train.distributed.strategy {strategy} needs several processes": strategy != "none",
-        "train.gradient_checkpointing is not fused": recipe.gradient_checkpointing,
-    }
-    return next((reason for reason, applies in refused.items() if applies), None) or _why_not_model(model)
-
-
-def _why_not_model(folder: Path) -> str | None:
-    try:
-        config = dict(json.loads((folder / "config.json").read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
-    if (kind := config.get("model_type")) not in MODEL_TYPES:
-        return f"a model of type {kind!r} is not fused ({', '.join(MODEL_TYPES)} are)"
-    return why_unusual(kind, activation=config.get("hidden_act", "silu"), bias=bool(config.get("mlp_bias")))
 
 
 class FusedLearner:
@@ -132,12 +106,11 @@ def collect_gradients(decoder: Decoder, batch: Batch, *, rows_at_once: int, lear
     Rows go through the model `rows_at_once` at a time. Each token weighs the same, however the rows are divided.
     """
     total = 0.0
-    for start in range(0, len(batch.token_ids), rows_at_once):
-        part = batch.part(start, start + rows_at_once)
+    for part in batch.parts(rows_at_once):
         loss = packed_cross_entropy(
             decoder.hidden(part),
             decoder.head,
-            part.labels,
+            part,
             scale=1 / max(1, learned_tokens),
             head_gradient=decoder.head_gradient if torch.is_grad_enabled() else None,
         )

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from nexus_llm.train.checkpoint import write_tensors
 from nexus_llm.train.hf import adapters
 from nexus_llm.train.hf.optimizer import ModuleAdamW
 from nexus_llm.train.hf.packed import PackedModel
-from nexus_llm.train.packing import NOT_LEARNED, Batch
+from nexus_llm.train.packing import Batch
 
 FULL_WEIGHTS = "model.safetensors"
 
@@ -42,7 +41,7 @@ class TransformersLearner:
 
     def gradients(self, batch: Batch, *, learned_tokens: int) -> float:
         total = 0.0
-        for part in self._parts(batch):
+        for part in batch.parts(self._recipe.per_device_train_batch_size):
             loss = self._summed_loss(part) / max(1, learned_tokens)
             self.backward(loss)
             total += float(loss.detach())
@@ -50,7 +49,8 @@ class TransformersLearner:
 
     def loss(self, batch: Batch) -> float:
         with torch.no_grad(), self.evaluating():
-            return sum(float(self._summed_loss(part)) for part in self._parts(batch))
+            parts = batch.parts(self._recipe.per_device_train_batch_size)
+            return sum(float(self._summed_loss(part)) for part in parts)
 
     def update(self, number: int, *, learning_rate: float, max_grad_norm: float) -> float:
         self.reduce_gradients()
@@ -140,10 +140,6 @@ class TransformersLearner:
         result: AbstractContextManager[None] = nullcontext() if adapter is None else adapter.disable_adapter()
         return result
 
-    def _parts(self, batch: Batch) -> list[Batch]:
-        at_once = self._recipe.per_device_train_batch_size
-        return [batch.part(start, start + at_once) for start in range(0, len(batch.token_ids), at_once)]
-
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         packed = self.packed
         if (highest := int(batch.token_ids.max())) >= packed.vocabulary:
@@ -155,13 +151,8 @@ class TransformersLearner:
         return packed.attention.inputs(batch, device=packed.device, dtype=packed.dtype)
 
     def _summed_loss(self, batch: Batch) -> Tensor:
-        # The prediction at one place is compared with the token at the next; a row's last prediction has no token.
-        labels = np.full_like(batch.labels, NOT_LEARNED)
-        labels[:, :-1] = batch.labels[:, 1:]
-        places = np.flatnonzero(labels != NOT_LEARNED)
-        device = self.packed.device
-        chosen, targets = torch.from_numpy(places), torch.from_numpy(labels.ravel()[places])
-        loss: Tensor = self.module(self._inputs(batch), chosen.to(device), targets.to(device))
+        chosen, targets = (torch.from_numpy(one).to(self.packed.device) for one in batch.learned())
+        loss: Tensor = self.module(self._inputs(batch), chosen, targets)
         return loss
 
 
