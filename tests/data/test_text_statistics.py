@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import collections
 import re
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_llm.data.judging.text_statistics import MEASURED_BYTES, PLAIN_STATISTICS, STATISTICS, measure
-from nexus_llm.data.judging.word_splitting import split_words
+from nexus_llm.data.judging.word_splitting import split_range
+from nexus_llm.data.judging.word_tables import tables
+from nexus_llm.data.judging.words import CHUNK_CHARACTERS, empty_chunk, empty_words
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 # Phrases that share runs of words, so that runs of up to ten come back; few kinds of white space, so that lines do.
@@ -28,6 +31,16 @@ PHRASES = [
     "a",
 ]
 REPETITIVE = st.lists(st.sampled_from(PHRASES), max_size=30)
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in their order, as the rules see them: the kernels keep only hashes."""
+    data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    words = empty_words(len(data) + CHUNK_CHARACTERS)
+    count = split_range(data, 0, len(data), tables(), empty_chunk(), words, 0)
+    visible = "".join(text.split())
+    bounds = np.concatenate([[0], np.cumsum(words.characters[:count])])
+    return [visible[start:stop] for start, stop in pairwise(bounds)]
 
 
 def _of(text: str) -> dict[str, float]:

@@ -35,7 +35,6 @@ class SortedRows:
 
     def __init__(self, folder: Path, *, columns: int, sorted_by: int, buffer_bytes: int) -> None:
         self.columns = columns
-        self.count = 0
         self._folder = folder
         self._sorted_by = sorted_by
         self._buffer_rows = max(_LEAST_ROWS_AT_ONCE, buffer_bytes // (8 * columns))
@@ -56,7 +55,6 @@ class SortedRows:
 
     def add(self, rows: Rows) -> None:
         """Takes rows, shape (any, columns)."""
-        self.count += len(rows)
         while len(rows):
             # A copy: a slice would keep the caller's whole array alive.
             taken = rows[: self._buffer_rows - self._buffered].copy()

@@ -9,7 +9,6 @@ apostrophe ("dont", "cannot") stay one word, only common abbreviations keep thei
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -27,32 +26,14 @@ from nexus_llm.data.judging.word_tables import (
     IS_SUFFIX,
     IS_UPPER,
     Tables,
-    tables,
 )
 from nexus_llm.data.judging.words import (
-    CHUNK_CHARACTERS,
     Chunk,
     Words,
     add_chunk,
-    empty_chunk,
-    empty_words,
     pack,
     read_chunk,
 )
-
-
-def split_words(text: str) -> list[str]:
-    """The words of a text in their order, as the rules see them; for looking at, the kernels keep only hashes.
-
-    >>> split_words("The (first) well-known e.g. isn't: https://a.org/x-y.")
-    ['The', '(', 'first', ')', 'well', '-', 'known', 'e.g.', 'is', "n't", ':', 'https://a.org/x-y', '.']
-    """
-    data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    words = empty_words(len(data) + CHUNK_CHARACTERS)
-    count = split_range(data, 0, len(data), tables(), empty_chunk(), words, 0)
-    visible = "".join(text.split())
-    bounds = np.concatenate([[0], np.cumsum(words.characters[:count])])
-    return [visible[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 @kernel

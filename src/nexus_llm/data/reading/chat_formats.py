@@ -64,8 +64,6 @@ class Conversation:
     chosen: tuple[Turn, ...] = ()
     """The better answer of a preference, else empty."""
     rejected: tuple[Turn, ...] = ()
-    is_desired: bool | None = None
-    """The label of a kto row, else None."""
     tools: Any = None
     """Declarations of the tools that may be called: JSON Schema, as found."""
 
@@ -111,11 +109,6 @@ def to_messages(
     if format == "text":
         return (), (), ()
     found = read_conversation(row, format)
-    if found.is_desired is False:
-        raise UnusableError(
-            "the answer is labelled as undesired (label false), so there is nothing to learn from it alone: pair it "
-            "with a desired answer to the same prompt, as the fields prompt, chosen and rejected"
-        )
     tools = declarations(found.tools) if found.tools else ()
     if tools and any(turn["role"] == "system" and "<tools>" in turn["content"] for turn in found.turns):
         # Hermes's rows say everything in words, declarations too: a template would say them a second time.
@@ -126,17 +119,22 @@ def to_messages(
 
 
 def read_conversation(row: Row, format: ChatFormat) -> Conversation:
-    """Everything that a row of this layout says. For `text`, no turns.
+    """Everything that a row of this layout, which is not `text`, says.
 
     Raises:
-        UnusableError: the row has another layout.
+        UnusableError: the row has another layout, or is labelled as undesired.
     """
     tools = from_json(row.get("tools"))
     if format == "preference":
         return _preference(row, tools)
     if format == "kto":
         turns = _messages(row) if row.get("messages") is not None else _sharegpt_or_pair(row)
-        return Conversation(turns, is_desired=_required(row, "label", bool), tools=tools)
+        if not _required(row, "label", bool):
+            raise UnusableError(
+                "the answer is labelled as undesired (label false), so there is nothing to learn from it alone: pair "
+                "it with a desired answer to the same prompt, as the fields prompt, chosen and rejected"
+            )
+        return Conversation(turns, tools=tools)
     return Conversation(_READERS[format](row), tools=tools)
 
 
@@ -224,7 +222,6 @@ _READERS: Mapping[str, Callable[[Row], tuple[Turn, ...]]] = {
     "prompt-completion": _pair,
     "alpaca": _alpaca,
     "sharegpt": _sharegpt,
-    "text": lambda _row: (),
 }
 
 
