@@ -319,7 +319,7 @@ def test_names_come_from_presidio_and_yield_to_what_the_patterns_found():
 
 def test_names_without_presidio_say_what_to_install():
     with pytest.raises((MissingExtraError, ModelError)) as caught:
-        pii_names.presidio(spacy_model="no_such_model")
+        pii_names.presidio()
     assert "install" in caught.value.fix or "download" in caught.value.fix
 
 

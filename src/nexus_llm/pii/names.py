@@ -10,7 +10,7 @@ import polars as pl
 from nexus_llm.errors import MissingExtraError, ModelError
 from nexus_llm.pii.redaction import FOUND_SCHEMA, PERSON
 
-SPACY_MODEL = "en_core_web_lg"
+LANGUAGE, SPACY_MODEL = "en", "en_core_web_lg"
 SMALLEST_SCORE = 0.5
 
 
@@ -28,7 +28,7 @@ class Analyzer(Protocol):
     def analyze(self, text: str, language: str, entities: list[str]) -> list[Result]: ...
 
 
-def presidio(language: str = "en", spacy_model: str = SPACY_MODEL) -> Analyzer:
+def presidio() -> Analyzer:
     """Presidio's engine over an installed spaCy model.
 
     Raises:
@@ -37,23 +37,23 @@ def presidio(language: str = "en", spacy_model: str = SPACY_MODEL) -> Analyzer:
     """
     if importlib.util.find_spec("presidio_analyzer") is None:
         raise MissingExtraError.for_extra("names", "presidio_analyzer")
-    if importlib.util.find_spec(spacy_model) is None:
+    if importlib.util.find_spec(SPACY_MODEL) is None:
         raise ModelError(
-            f"the spaCy model {spacy_model!r} is not installed", fix=f"python -m spacy download {spacy_model}"
+            f"the spaCy model {SPACY_MODEL!r} is not installed", fix=f"python -m spacy download {SPACY_MODEL}"
         )
     analyzer = importlib.import_module("presidio_analyzer")
     nlp = importlib.import_module("presidio_analyzer.nlp_engine")
-    names = {"nlp_engine_name": "spacy", "models": [{"lang_code": language, "model_name": spacy_model}]}
+    names = {"nlp_engine_name": "spacy", "models": [{"lang_code": LANGUAGE, "model_name": SPACY_MODEL}]}
     engine = nlp.NlpEngineProvider(nlp_configuration=names).create_engine()
-    made: Analyzer = analyzer.AnalyzerEngine(nlp_engine=engine, supported_languages=[language])
+    made: Analyzer = analyzer.AnalyzerEngine(nlp_engine=engine, supported_languages=[LANGUAGE])
     return made
 
 
-def find_persons(texts: pl.Series, analyzer: Analyzer, *, language: str = "en") -> pl.DataFrame:
+def find_persons(texts: pl.Series, analyzer: Analyzer) -> pl.DataFrame:
     """The persons in each text, as `pii.find` gives its findings: in bytes, in order, without overlaps."""
     rows = []
     for row, text in enumerate(texts):
-        results = analyzer.analyze(text=text, language=language, entities=[PERSON]) if text else []
+        results = analyzer.analyze(text=text, language=LANGUAGE, entities=[PERSON]) if text else []
         place = 0
         for result in sorted(results, key=lambda found: (found.start, -found.end)):
             if result.score >= SMALLEST_SCORE and result.start >= place:
