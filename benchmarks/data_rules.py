@@ -16,14 +16,15 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from nexus_llm.data.judging.rules import Spec, decisions, judge, load_spec
+from nexus_llm.data.judging.rules import Rule, Spec, judge, load_spec
+from nexus_llm.data.judging.text_statistics import measure
 
 CORPORA = ("awsdocs-ec2", "awsdocs-s3", "awsdocs-sagemaker", "tos-contracts", "web-and-pile-samples", "wikitext2")
 BOOKS = "classic-books-dev"
@@ -100,9 +101,23 @@ def _speed(documents: pl.DataFrame, spec: Spec, peer: _Peer | None) -> dict[str,
 
 def _rejections(documents: pl.DataFrame, spec: Spec) -> dict[str, dict[str, float]]:
     """Corpus → rule → share of its documents that break the rule."""
-    broken = decisions(documents["text"], spec).select(~pl.all())
+    broken = _decisions(documents["text"], spec.rules).select(~pl.all())
     rows = pl.concat([documents.select("corpus"), broken], how="horizontal").group_by("corpus").mean().sort("corpus")
     return {row.pop("corpus"): {rule: round(value, 4) for rule, value in row.items()} for row in rows.to_dicts()}
+
+
+def _decisions(texts: pl.Series, rules: Iterable[Rule]) -> pl.DataFrame:
+    """One row a text, one column a rule: whether the text keeps to the rule, whatever the others say."""
+    return measure(texts).select((~rule.is_broken(rule.threshold)).alias(rule.id) for rule in rules)
+
+
+def _as_datatrove(rule: Rule) -> Rule:
+    """The rule with datatrove's statistic and threshold, where the spec notes that they differ from ours."""
+    theirs, bound = rule.datatrove, "at_most" if rule.at_least is None else "at_least"
+    if theirs is None:
+        return rule
+    threshold = rule.threshold if theirs.threshold is None else theirs.threshold
+    return rule.model_copy(update={"statistic": theirs.statistic or rule.statistic, bound: threshold})
 
 
 def _agreement(documents: pl.DataFrame, spec: Spec, peer: _Peer) -> list[dict[str, Any]]:
@@ -112,8 +127,8 @@ def _agreement(documents: pl.DataFrame, spec: Spec, peer: _Peer) -> list[dict[st
     theirs = []
     for part in _slices(documents):
         theirs += peer.ask({"judge": part["text"].to_list()})
-    published = decisions(documents["text"], spec)
-    imitated = decisions(documents["text"], spec, as_datatrove=True)
+    published = _decisions(documents["text"], spec.rules)
+    imitated = _decisions(documents["text"], map(_as_datatrove, spec.rules))
     table = []
     for index, rule in enumerate(rules):
         peers = pl.Series([row[index] for row in theirs], dtype=pl.Boolean)

@@ -1,6 +1,6 @@
-"""Writes docs/reference-cli.md and docs/reference-recipe.md, from the commands and the schema: `make reference`.
+"""Writes docs/reference-cli.md, reference-recipe.md and data-rules.md, from the code: `make reference`.
 
-A test compares both pages with what this makes, so that neither can fall behind the code.
+A test compares the pages with what this makes, so that none can fall behind the code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Only `name` is required. A key that is not listed here is refused.
 
 
 def main() -> None:
-    """Writes both pages."""
+    """Writes the pages."""
     for name, text in pages().items():
         (DOCS / name).write_text(text, encoding="utf-8")
 
@@ -50,6 +50,7 @@ def pages() -> dict[str, str]:
     return {
         "reference-cli.md": f"{CLI_HEAD}\n{commands}",
         "reference-recipe.md": f"{RECIPE_HEAD}\n{fields}",
+        "data-rules.md": _rules_page(),
     }
 
 
@@ -177,6 +178,36 @@ def _words(text: str) -> str:
 def _cell(text: str) -> str:
     """Text of a table's cell."""
     return _words(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _rules_page() -> str:
+    from nexus_llm.data.judging.rules import load_spec
+
+    spec = load_spec()
+    lines = [
+        "# Rules that text is judged by",
+        "",
+        "Generated from `src/nexus_llm/data/judging/rules.yaml` by `make reference`; do not edit.",
+        "",
+        "A text is kept while its value is at least (≥) or at most (≤) the threshold. The first rule that it breaks,",
+        "in this order, is the reason that `nexus data why` gives. *Spaces*: the rule means nothing in languages",
+        "written without spaces between words. Where languages are named, the rule is for texts in these only.",
+    ]
+    for family, purpose in spec.families.items():
+        lines += ["", f"## {family}", "", purpose, ""]
+        lines += ["| rule | kept while | unit | languages | source |", "|---|---|---|---|---|"]
+        rules = [rule for rule in spec.rules if rule.family == family]
+        lines += [_rule_row(rule) for rule in rules]
+        deviations = [f"- `{rule.id}`: {rule.deviation}" for rule in rules if rule.deviation]
+        lines += ["", "Known to differ:", "", *deviations] if deviations else []
+    return "\n".join(lines) + "\n"
+
+
+def _rule_row(rule: Any) -> str:
+    languages = "any" if rule.languages == "any" else ", ".join(rule.languages)
+    languages += "; spaces" if rule.assumes_spaces else ""
+    sign = "≤" if rule.at_least is None else "≥"
+    return f"| `{rule.id}` | {sign} {rule.threshold:,} | {rule.unit} | {languages} | {rule.source} |"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from nexus_llm.recipe import Recipe, load_recipe
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("infra/*.md"))]
-GENERATED = ("reference-cli.md", "reference-recipe.md")
+GENERATED = ("reference-cli.md", "reference-recipe.md", "data-rules.md")
 
 
 def name(path: Path) -> str:

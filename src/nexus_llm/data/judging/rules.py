@@ -63,9 +63,9 @@ class Rule(BaseModel):
         assert bound is not None
         return bound
 
-    def is_broken(self, threshold: float, statistic: str | None = None) -> pl.Expr:
+    def is_broken(self, threshold: float) -> pl.Expr:
         """Whether a row of `measure` lies beyond the threshold."""
-        value = pl.col(statistic or self.statistic)
+        value = pl.col(self.statistic)
         return value > threshold if self.at_least is None else value < threshold
 
 
@@ -119,51 +119,6 @@ def judge(
     ]
     measured = measure(texts, with_words=with_words)
     return measured.select(verdict=pl.coalesce(verdicts).cast(pl.Struct(VERDICT))).unnest("verdict")
-
-
-def decisions(texts: pl.Series, spec: Spec, *, as_datatrove: bool = False) -> pl.DataFrame:
-    """One row a text, one column a rule: whether the text keeps to the rule, whatever the others say.
-
-    As datatrove, with its statistic and threshold where the spec notes that they differ from ours.
-    """
-    from nexus_llm.data.judging.text_statistics import measure
-
-    columns = []
-    for rule in spec.rules:
-        statistic, threshold = rule.statistic, rule.threshold
-        if as_datatrove and rule.datatrove:
-            statistic = rule.datatrove.statistic or statistic
-            threshold = threshold if rule.datatrove.threshold is None else rule.datatrove.threshold
-        columns.append((~rule.is_broken(threshold, statistic)).alias(rule.id))
-    return measure(texts).select(columns)
-
-
-def page(spec: Spec) -> str:
-    """The documentation page of the rules, in Markdown."""
-    lines = [
-        "# Rules that text is judged by",
-        "",
-        "Made from `src/nexus_llm/data/judging/rules.yaml` by `rules.page` beside it; change the spec, not this page.",
-        "",
-        "A text is kept while its value is at least (≥) or at most (≤) the threshold. The first rule that it breaks,",
-        "in this order, is the reason that `nexus data why` gives. *Spaces*: the rule means nothing in languages",
-        "written without spaces between words. Where languages are named, the rule is for texts in these only.",
-    ]
-    for family, purpose in spec.families.items():
-        lines += ["", f"## {family}", "", purpose, ""]
-        lines += ["| rule | kept while | unit | languages | source |", "|---|---|---|---|---|"]
-        rules = [rule for rule in spec.rules if rule.family == family]
-        lines += [_row(rule) for rule in rules]
-        deviations = [f"- `{rule.id}`: {rule.deviation}" for rule in rules if rule.deviation]
-        lines += ["", "Known to differ:", "", *deviations] if deviations else []
-    return "\n".join(lines) + "\n"
-
-
-def _row(rule: Rule) -> str:
-    languages = "any" if rule.languages == "any" else ", ".join(rule.languages)
-    languages += "; spaces" if rule.assumes_spaces else ""
-    sign = "≤" if rule.at_least is None else "≥"
-    return f"| `{rule.id}` | {sign} {rule.threshold:,} | {rule.unit} | {languages} | {rule.source} |"
 
 
 def asked_rules(spec: Spec, families: Sequence[str], overrides: Mapping[str, float | None]) -> list[tuple[Rule, float]]:
