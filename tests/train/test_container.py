@@ -60,6 +60,7 @@ def test_an_empty_tree_means_one_host_and_the_default_folders(tmp_path: Path) ->
     assert (contract.hosts, contract.host_rank) == (("localhost",), 0)
     assert contract.checkpoints == tmp_path / "checkpoints"
     assert contract.failure == tmp_path / "output" / "failure"
+    assert container.network_variables(contract) == {}
 
 
 def test_each_host_finds_its_rank_and_the_same_master(tmp_path: Path) -> None:
@@ -71,8 +72,7 @@ def test_each_host_finds_its_rank_and_the_same_master(tmp_path: Path) -> None:
         contract = container.read_contract(root)
         ranks[host] = contract.host_rank
         assert contract.master_address == "algo-1"
-        variables = container.sagemaker_variables(contract, gpus=8, cpus=4)
-        assert variables["NCCL_SOCKET_IFNAME"] == "eth1"
+        assert container.network_variables(contract)["NCCL_SOCKET_IFNAME"] == "eth1"
     assert sorted(ranks.values()) == [0, 1, 2]
 
 
@@ -81,17 +81,6 @@ def test_the_checkpoint_folder_is_where_the_job_says_below_the_root(tmp_path: Pa
     assert container.read_contract(tmp_path).checkpoints == tmp_path / "kept"
     write_config(tmp_path, checkpointconfig={"LocalPath": "/mnt/kept"})
     assert container.read_contract(tmp_path).checkpoints == Path("/mnt/kept")
-
-
-def test_the_variables_of_the_aws_images_are_set_here_too(tmp_path: Path) -> None:
-    write_config(tmp_path, hyperparameters={"train.max_steps": "5"}, inputdataconfig={"data": {}, "model-base": {}})
-    found = container.sagemaker_variables(container.read_contract(tmp_path), gpus=1, cpus=2)
-    assert json.loads(found["SM_CHANNELS"]) == ["data", "model-base"]
-    assert found["SM_CHANNEL_MODEL_BASE"] == str(tmp_path / "input" / "data" / "model-base")
-    assert found["SM_HP_TRAIN_MAX_STEPS"] == "5"
-    assert found["SM_MODEL_DIR"] == str(tmp_path / "model")
-    assert (found["SM_NUM_GPUS"], json.loads(found["SM_HOSTS"])) == ("1", ["localhost"])
-    assert "NCCL_SOCKET_IFNAME" not in found
 
 
 @pytest.mark.parametrize(

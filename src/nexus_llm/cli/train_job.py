@@ -84,7 +84,7 @@ def _job(arguments: list[str], root: Path, notice: TerminationNotice) -> int:
             fix="start it as SageMaker does: docker run IMAGE train",
         )
     contract = container.read_contract(root)
-    os.environ.update(container.sagemaker_variables(contract, gpus=_gpus(), cpus=os.cpu_count() or 1))
+    os.environ.update(container.network_variables(contract))
     recipe = load_recipe(
         contract.channel("recipe") / container.RECIPE_FILE,
         overrides=(*container.recipe_overrides(contract.hyperparameters), "train.launcher=local"),
@@ -257,11 +257,6 @@ def _is_worker() -> bool:
 
 def _rank() -> int:
     return int(os.environ.get("RANK", "0")) if _is_worker() else 0
-
-
-def _gpus() -> int:
-    """NVIDIA devices that the container sees; asking torch would take seconds."""
-    return sum(path.name.removeprefix("nvidia").isdecimal() for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _empty(folder: Path) -> None:

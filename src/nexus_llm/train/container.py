@@ -142,31 +142,11 @@ def recipe_overrides(hyperparameters: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{name}={ours[name]}" for name in sorted(ours))
 
 
-def sagemaker_variables(contract: Contract, *, gpus: int, cpus: int) -> dict[str, str]:
-    """The `SM_…` environment variables that AWS' own images set, and which a custom image must set by itself."""
-    data = contract.root / "input" / "data"
-    variables = {
-        "SM_MODEL_DIR": str(contract.model),
-        "SM_INPUT_DIR": str(contract.root / "input"),
-        "SM_INPUT_CONFIG_DIR": str(contract.root / "input" / "config"),
-        "SM_OUTPUT_DIR": str(contract.root / "output"),
-        "SM_OUTPUT_DATA_DIR": str(contract.root / "output" / "data"),
-        "SM_CHANNELS": json.dumps(sorted(contract.channels)),
-        "SM_HPS": json.dumps(contract.hyperparameters, sort_keys=True),
-        "SM_HOSTS": json.dumps(contract.hosts),
-        "SM_CURRENT_HOST": contract.current_host,
-        "SM_NETWORK_INTERFACE_NAME": contract.network_interface,
-        "SM_NUM_GPUS": str(gpus),
-        "SM_NUM_CPUS": str(cpus),
-        "SM_INPUT_DATA_CONFIG": json.dumps(contract.channels, sort_keys=True),
-    }
-    variables |= {f"SM_CHANNEL_{_variable(name)}": str(data / name) for name in contract.channels}
-    variables |= {f"SM_HP_{_variable(name)}": value for name, value in contract.hyperparameters.items()}
-    if len(contract.hosts) > 1 and contract.network_interface:
-        # Hosts have several interfaces, and only this one reaches the others.
-        names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
-        variables |= dict.fromkeys(names, contract.network_interface)
-    return variables
+def network_variables(contract: Contract) -> dict[str, str]:
+    """What NCCL and Gloo must be told: hosts have several interfaces, and only one reaches the others."""
+    if len(contract.hosts) == 1 or not contract.network_interface:
+        return {}
+    return dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), contract.network_interface)
 
 
 def await_hosts(
@@ -258,7 +238,3 @@ def _below(root: Path, path: str) -> Path:
         return root / Path(path).relative_to(ROOT)
     except ValueError:
         return Path(path)
-
-
-def _variable(name: str) -> str:
-    return re.sub(r"\W", "_", name).upper()
