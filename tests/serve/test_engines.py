@@ -44,7 +44,7 @@ def load_engine(name: str, folder: Path, **changes: Any) -> tuple[Engine, Engine
         values = {"kv_cache_gib": 0.1, "stop_token_ids": end_tokens(folder), **changes}
         return TransformersEngine.load(TransformersSettings(str(folder), **values))
     if name == "vllm":
-        program = (sys.executable, "-m", "nexus_llm.serve.engines.fake_vllm")
+        program = (sys.executable, str(Path(__file__).with_name("fake_vllm.py")))
         return VllmEngine.load(VllmSettings(str(folder), program=program, **changes))
     return FakeEngine.load(FakeSettings(**changes))
 

@@ -1,230 +1,99 @@
-"""The shapes of answers, for the OpenAPI document only: what is sent is written by the writers."""
+"""The shapes of answers as JSON Schemas, for the OpenAPI document only: what is sent is written by the writers."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+Schema = dict[str, Any]
 
-
-class Shape(BaseModel):
-    """A JSON object with exactly these members."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ErrorDetails(Shape):
-    """What is wrong, and where."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+_TEXT: Schema = {"type": "string"}
+_WHOLE: Schema = {"type": "integer"}
+_NUMBER: Schema = {"type": "number"}
+_ANY: Schema = {"type": "object"}
 
 
-class ErrorAnswer(Shape):
-    """An error as OpenAI's API words it."""
-
-    error: ErrorDetails
-
-
-class AnthropicErrorDetails(Shape):
-    """What is wrong."""
-
-    type: str
-    message: str
-
-
-class AnthropicErrorAnswer(Shape):
-    """An error as Anthropic's API words it."""
-
-    type: Literal["error"]
-    error: AnthropicErrorDetails
-
-
-class OpenShape(BaseModel):
+def _object(**members: Schema) -> Schema:
     """A JSON object with at least these members."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class UsageShape(OpenShape):
-    """Tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    return {"type": "object", "properties": members, "required": list(members)}
 
 
-class ChatMessageShape(OpenShape):
-    """What the assistant says."""
-
-    role: Literal["assistant"]
-    content: str | None
-    refusal: str | None
+def _closed(**members: Schema) -> Schema:
+    """A JSON object with exactly these members."""
+    return _object(**members) | {"additionalProperties": False}
 
 
-class ChatChoiceShape(OpenShape):
-    """One of `n` answers."""
-
-    index: int
-    message: ChatMessageShape
-    logprobs: dict[str, Any] | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
 
 
-class ChatAnswer(OpenShape):
-    """`chat.completion`."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str | None
-    choices: list[ChatChoiceShape]
-    usage: UsageShape
+def _map(values: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": values}
 
 
-class CompletionChoiceShape(OpenShape):
-    """One of the continuations."""
-
-    index: int
-    text: str
-    logprobs: dict[str, Any] | None
-    finish_reason: Literal["stop", "length"]
+def _one_of(*values: str) -> Schema:
+    return {"type": "string", "enum": list(values)}
 
 
-class CompletionAnswer(OpenShape):
-    """`text_completion`."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str | None
-    choices: list[CompletionChoiceShape]
-    usage: UsageShape
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
-class EmbeddingShape(Shape):
-    """The vector of one input."""
-
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str
-    """As numbers, or as little-endian 32-bit floats in base64."""
-
-
-class EmbeddingUsageShape(Shape):
-    """Tokens."""
-
-    prompt_tokens: int
-    total_tokens: int
+def _openai(kind: str, **members: Schema) -> Schema:
+    """An answer with a head as OpenAI's older endpoints have it."""
+    usage = _object(prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE)
+    choice = _object(index=_WHOLE, logprobs=_or_null(_ANY), **members)
+    return _object(
+        id=_TEXT, object=_one_of(kind), created=_WHOLE, model=_TEXT, system_fingerprint=_or_null(_TEXT),
+        choices=_list(choice), usage=usage,
+    )  # fmt: skip
 
 
-class EmbeddingAnswer(Shape):
-    """An answer of /v1/embeddings."""
+_MODEL = _object(
+    id=_TEXT, object=_one_of("model"), created=_WHOLE, owned_by=_TEXT, max_model_len=_WHOLE,
+    nexus=_object(
+        engine=_or_null(_TEXT),
+        features=_list(_TEXT),
+        sampling=_or_null(_object(temperature=_NUMBER, top_p=_NUMBER)),
+        prices=_or_null(_object(usd_per_million_prompt_tokens=_NUMBER, usd_per_million_completion_tokens=_NUMBER)),
+        is_adapter={"type": "boolean"},
+    ),
+)  # fmt: skip
 
-    object: Literal["list"]
-    data: list[EmbeddingShape]
-    model: str
-    usage: EmbeddingUsageShape
-
-
-class ResponsesUsageShape(OpenShape):
-    """Tokens."""
-
-    input_tokens: int
-    input_tokens_details: dict[str, int]
-    output_tokens: int
-    output_tokens_details: dict[str, int]
-    total_tokens: int
-
-
-class ResponsesAnswer(OpenShape):
-    """`response`."""
-
-    id: str
-    object: Literal["response"]
-    created_at: int
-    status: Literal["completed", "incomplete"]
-    model: str
-    output: list[dict[str, Any]]
-    error: None
-    incomplete_details: dict[str, str] | None
-    usage: ResponsesUsageShape
-
-
-class MessageUsageShape(OpenShape):
-    """Tokens."""
-
-    input_tokens: int
-    output_tokens: int
-
-
-class MessageAnswer(OpenShape):
-    """`message`."""
-
-    id: str
-    type: Literal["message"]
-    role: Literal["assistant"]
-    model: str
-    content: list[dict[str, Any]]
-    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
-    stop_sequence: str | None
-    usage: MessageUsageShape
-
-
-class GenerateAnswer(Shape):
-    """What `/generate` gives."""
-
-    response: str
-    tokens_generated: int
-
-
-class SamplingShape(OpenShape):
-    """What holds where a request says nothing."""
-
-    temperature: float
-    top_p: float
-
-
-class PricesShape(OpenShape):
-    """What tokens cost."""
-
-    usd_per_million_prompt_tokens: float
-    usd_per_million_completion_tokens: float
-
-
-class NexusShape(OpenShape):
-    """What this server tells of a model beyond OpenAI's members."""
-
-    engine: str | None
-    features: list[str]
-    sampling: SamplingShape | None
-    prices: PricesShape | None
-    is_adapter: bool
-
-
-class ModelCard(OpenShape):
-    """A model that is served."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    max_model_len: int
-    nexus: NexusShape
-
-
-class ModelList(OpenShape):
-    """All models."""
-
-    object: Literal["list"]
-    data: list[ModelCard]
-
-
-class StatusAnswer(Shape):
-    """In which state the server is."""
-
-    status: str
+SHAPES: dict[str, Schema] = {
+    "ErrorAnswer": _closed(
+        error=_closed(message=_TEXT, type=_TEXT, param=_or_null(_TEXT), code=_or_null(_TEXT)),
+    ),
+    "AnthropicErrorAnswer": _closed(type=_one_of("error"), error=_closed(type=_TEXT, message=_TEXT)),
+    "ChatAnswer": _openai(
+        "chat.completion",
+        message=_object(role=_one_of("assistant"), content=_or_null(_TEXT), refusal=_or_null(_TEXT)),
+        finish_reason=_one_of("stop", "length", "tool_calls"),
+    ),
+    "CompletionAnswer": _openai("text_completion", text=_TEXT, finish_reason=_one_of("stop", "length")),
+    "EmbeddingAnswer": _closed(
+        object=_one_of("list"),
+        # As numbers, or as little-endian 32-bit floats in base64.
+        data=_list(
+            _closed(object=_one_of("embedding"), index=_WHOLE, embedding={"anyOf": [_list(_NUMBER), _TEXT]}),
+        ),
+        model=_TEXT,
+        usage=_closed(prompt_tokens=_WHOLE, total_tokens=_WHOLE),
+    ),
+    "ResponsesAnswer": _object(
+        id=_TEXT, object=_one_of("response"), created_at=_WHOLE, status=_one_of("completed", "incomplete"),
+        model=_TEXT, output=_list(_ANY), error={"type": "null"}, incomplete_details=_or_null(_map(_TEXT)),
+        usage=_object(
+            input_tokens=_WHOLE, input_tokens_details=_map(_WHOLE),
+            output_tokens=_WHOLE, output_tokens_details=_map(_WHOLE), total_tokens=_WHOLE,
+        ),
+    ),
+    "MessageAnswer": _object(
+        id=_TEXT, type=_one_of("message"), role=_one_of("assistant"), model=_TEXT, content=_list(_ANY),
+        stop_reason=_one_of("end_turn", "max_tokens", "stop_sequence", "tool_use"), stop_sequence=_or_null(_TEXT),
+        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE),
+    ),
+    "GenerateAnswer": _closed(response=_TEXT, tokens_generated=_WHOLE),
+    "ModelCard": _MODEL,
+    "ModelList": _object(object=_one_of("list"), data=_list(_MODEL)),
+    "StatusAnswer": _closed(status=_TEXT),
+}  # fmt: skip

@@ -5,23 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
-from nexus_llm.serve import answer_shapes as shapes
+from nexus_llm.serve.answer_shapes import SHAPES
 from nexus_llm.serve.dialects.anthropic_answer import PATHS as ANTHROPIC_PATHS
 
-_ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
-    ("post", "/v1/chat/completions"): shapes.ChatAnswer,
-    ("post", "/v1/completions"): shapes.CompletionAnswer,
-    ("post", "/v1/embeddings"): shapes.EmbeddingAnswer,
-    ("post", "/v1/responses"): shapes.ResponsesAnswer,
-    ("post", "/v1/messages"): shapes.MessageAnswer,
-    ("post", "/generate"): shapes.GenerateAnswer,
-    ("get", "/v1/models"): shapes.ModelList,
-    ("get", "/v1/models/{name}"): shapes.ModelCard,
-    ("get", "/health"): shapes.StatusAnswer,
-    ("get", "/ready"): shapes.StatusAnswer,
+_ANSWERS: dict[tuple[str, str], str] = {
+    ("post", "/v1/chat/completions"): "ChatAnswer",
+    ("post", "/v1/completions"): "CompletionAnswer",
+    ("post", "/v1/embeddings"): "EmbeddingAnswer",
+    ("post", "/v1/responses"): "ResponsesAnswer",
+    ("post", "/v1/messages"): "MessageAnswer",
+    ("post", "/generate"): "GenerateAnswer",
+    ("get", "/v1/models"): "ModelList",
+    ("get", "/v1/models/{name}"): "ModelCard",
+    ("get", "/health"): "StatusAnswer",
+    ("get", "/ready"): "StatusAnswer",
 }
 """The answers of routes that write their documents themselves; other routes declare theirs to FastAPI."""
 
@@ -57,14 +55,10 @@ def describe(app: FastAPI) -> None:
 
 
 def _complete(document: dict[str, Any]) -> None:
-    models: list[type[BaseModel]] = [*set(_ANSWERS.values()), shapes.ErrorAnswer, shapes.AnthropicErrorAnswer]
-    definitions = models_json_schema(
-        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
-    )[1]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own form of error, which nobody gets here
         schemas.pop(unused, None)
-    schemas.update(definitions["$defs"])
+    schemas.update(SHAPES)
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             _complete_operation(operation, method=method, path=path)
@@ -81,11 +75,11 @@ def _complete_operation(operation: dict[str, Any], *, method: str, path: str) ->
         events = {"schema": {"type": "string", "description": "Server-sent events, with `stream: true`."}}
         responses["200"]["content"]["text/event-stream"] = events
     if path in _STATES:
-        responses["503"] = {"description": "Not now.", "content": _json(shapes.StatusAnswer)}
-    error = shapes.AnthropicErrorAnswer if path.startswith(ANTHROPIC_PATHS) else shapes.ErrorAnswer
+        responses["503"] = {"description": "Not now.", "content": _json("StatusAnswer")}
+    error = "AnthropicErrorAnswer" if path.startswith(ANTHROPIC_PATHS) else "ErrorAnswer"
     for status, description in _ERRORS.items():
         responses.setdefault(status, {"description": description, "content": _json(error)})
 
 
-def _json(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+def _json(shape: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}

@@ -1,6 +1,6 @@
 """A stand-in for `vllm serve`: the part of its HTTP behaviour that the vLLM engine relies on, without a model.
 
-    python -m nexus_llm.serve.engines.fake_vllm serve MODEL --host H --port P ... [--die-after-tokens N]
+    python fake_vllm.py serve MODEL --host H --port P ... [--die-after-tokens N]
 
 It echoes prompts as the fake engine does. Its forms are those of vLLM 0.33.0's source (wheel on PyPI, 2026-11-22). No
 vLLM was run: passing against this says that our side speaks as that source reads, no more.
