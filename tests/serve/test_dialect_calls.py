@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.serve.answers import Usage, WholeChoice
+from nexus_llm.serve.answers import WholeChoice, Writer
 from nexus_llm.serve.dialects.anthropic_answer import MessageWriter
 from nexus_llm.serve.dialects.openai_responses_answer import ResponseWriter
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
-from nexus_llm.serve.generation import ChoiceDelta
+from nexus_llm.serve.generation import ChoiceDelta, Usage
 from nexus_llm.serve.model_folder import SamplingDefaults, ServedModel
-from nexus_llm.serve.responses import Writer
 from nexus_llm.serve.text import AnsweredCall, TextDelta
 
 CALLS = (AnsweredCall(0, "a1b2c3d4e", "price", '{"of": "Brötchen"}'), AnsweredCall(1, "f5a6b7c8d", "stock", "{}"))

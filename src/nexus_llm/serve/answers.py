@@ -9,129 +9,85 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar
 
 import orjson
 
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.generation import ChoiceDelta
+from nexus_llm.serve.generation import ChoiceDelta, Usage
 from nexus_llm.serve.text import AnsweredCall, TextDelta, TokenLogprob
 
 STREAM_END = b"data: [DONE]\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a request took, in tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-    def document(self) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WholeChoice:
-    """One finished answer."""
+    """One answer, collected."""
 
-    text: str
-    logprobs: list[TokenLogprob]
-    finish_reason: str
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str = ""
     calls: Sequence[AnsweredCall] = ()
     embedding: Sequence[float] = ()
     stop_string: str | None = None
 
-
-class Dialect(Protocol):
-    """How one of the two endpoints words what both do."""
-
-    id_prefix: str
-    whole_object: str
-    chunk_object: str
-
-    def opening(self) -> str | None:
-        """The delta that each choice of a stream begins with, as JSON; None where there is none."""
-
-    def piece(self, delta: TextDelta, *, with_logprobs: bool) -> str:
-        """A piece of text as the members of a chunk's choice, without index and finish reason."""
-
-    def call(self, call: AnsweredCall) -> str:
-        """A whole call as the members of a chunk's choice."""
-
-    def ending(self) -> str:
-        """The members of a choice that only tells the finish reason."""
-
-    def choice(self, choice: WholeChoice, *, with_logprobs: bool) -> dict[str, Any]:
-        """A whole answer as the members of a choice, without index and finish reason."""
+    def add(self, delta: TextDelta) -> None:
+        """What is new; the last delta tells the end."""
+        self.text += delta.text
+        self.logprobs += delta.logprobs
+        self.finish_reason = delta.finish_reason or ""
+        if delta.calls:
+            self.calls = (*self.calls, *delta.calls)
+        self.embedding = delta.embedding
+        self.stop_string = delta.stop_string
 
 
-class ChatDialect:
-    """`/v1/chat/completions`."""
+class Writer:
+    """How an endpoint words what all of them do: one writer for each answer, which may remember what it wrote.
 
-    id_prefix = "chatcmpl-"
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
+    A stream is `opening`, `chunks` as often as there is news, then `closing`, or `failure` in its place.
+    """
 
-    def opening(self) -> str | None:
-        return '"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null'
+    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
+        """The JSON document of an answer that is not streamed."""
+        raise NotImplementedError
 
-    def piece(self, delta: TextDelta, *, with_logprobs: bool) -> str:
-        logprobs = _compact(_chat_logprobs(delta.logprobs)) if with_logprobs else "null"
-        return f'"delta":{{"content":{_quoted(delta.text)}}},"logprobs":{logprobs}'
+    def opening(self, choice_count: int) -> bytes:  # noqa: ARG002
+        """The first events of a stream."""
+        return b""
 
-    def call(self, call: AnsweredCall) -> str:
-        return f'"delta":{{"tool_calls":[{_compact({"index": call.index, **_chat_call(call)})}]}},"logprobs":null'
+    def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
+        """Events for what is new; may be nothing."""
+        raise NotImplementedError
 
-    def ending(self) -> str:
-        return '"delta":{},"logprobs":null'
+    def closing(self, usage: Usage) -> bytes:
+        """The last events of a stream that is whole."""
+        raise NotImplementedError
 
-    def choice(self, choice: WholeChoice, *, with_logprobs: bool) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-        if choice.calls:
-            message |= {"content": choice.text or None, "tool_calls": [_chat_call(call) for call in choice.calls]}
-        return {
-            "message": message,
-            "logprobs": _chat_logprobs(choice.logprobs) if with_logprobs else None,
-        }
+    def failure(self, error: ApiError) -> bytes:
+        """The last events of a stream that breaks off."""
+        return b"data: " + error.body() + b"\n\n"
 
-
-class CompletionDialect:
-    """`/v1/completions`."""
-
-    id_prefix = "cmpl-"
-    whole_object = chunk_object = "text_completion"
-
-    def opening(self) -> str | None:
-        return None
-
-    def piece(self, delta: TextDelta, *, with_logprobs: bool) -> str:
-        logprobs = _compact(_completion_logprobs(delta.logprobs)) if with_logprobs else "null"
-        return f'"text":{_quoted(delta.text)},"logprobs":{logprobs}'
-
-    def call(self, call: AnsweredCall) -> str:
-        raise AssertionError(f"a completion has no tools, but calls {call.name}")
-
-    def ending(self) -> str:
-        return '"text":"","logprobs":null'
-
-    def choice(self, choice: WholeChoice, *, with_logprobs: bool) -> dict[str, Any]:
-        logprobs = _completion_logprobs(choice.logprobs) if with_logprobs else None
-        return {"text": choice.text, "logprobs": logprobs}
+    def refusal(self, error: ApiError) -> bytes:
+        """The JSON document of an error in place of the answer."""
+        return error.body()
 
 
-class AnswerWriter:
-    """Writes one answer, whole or in chunks."""
+class AnswerWriter(Writer):
+    """An answer of `/v1/chat/completions` or `/v1/completions`."""
+
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+    begin: ClassVar[str | None] = None
+    """The delta that each choice of a stream begins with, as JSON."""
+    end: ClassVar[str]
+    """The members of a choice that only tells the finish reason."""
 
     def __init__(
         self,
-        dialect: Dialect,
         *,
         model: str,
         fingerprint: str | None,
@@ -140,80 +96,110 @@ class AnswerWriter:
         usage_so_far: Callable[[], Usage] | None = None,
     ) -> None:
         """`usage_so_far` is told with every chunk where it is given."""
-        self._dialect = dialect
         self._with_logprobs = with_logprobs
         self._include_usage = include_usage
         self._usage_so_far = usage_so_far
         self._head = {
-            "id": f"{dialect.id_prefix}{uuid.uuid4().hex}",
+            "id": f"{self.id_prefix}{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": fingerprint,
         }
         self._after = '],"usage":null}\n\n' if include_usage else "]}\n\n"
 
+    def _piece(self, delta: TextDelta) -> str:
+        """A piece of text as the members of a chunk's choice, without index and finish reason."""
+        raise NotImplementedError
+
+    def _call(self, call: AnsweredCall) -> str:
+        """A whole call as the members of a chunk's choice."""
+        raise NotImplementedError
+
+    def _choice(self, choice: WholeChoice) -> dict[str, Any]:
+        """A whole answer as the members of a choice, without index and finish reason."""
+        raise NotImplementedError
+
     @cached_property
     def _before(self) -> str:
-        head = _compact({"object": self._dialect.chunk_object, **self._head}).removesuffix("}")
+        head = compact({"object": self.chunk_object, **self._head}).removesuffix("}")
         return f'data: {head},"choices":['
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
-        """The JSON document of an answer that was not streamed."""
         listed = [
-            {
-                "index": index,
-                **self._dialect.choice(choice, with_logprobs=self._with_logprobs),
-                "finish_reason": choice.finish_reason,
-            }
+            {"index": index, **self._choice(choice), "finish_reason": choice.finish_reason}
             for index, choice in enumerate(choices)
         ]
-        document = {"object": self._dialect.whole_object, **self._head, "choices": listed, "usage": usage.document()}
-        return orjson.dumps(document)
+        return orjson.dumps({"object": self.whole_object, **self._head, "choices": listed, "usage": usage.document()})
 
     def opening(self, choice_count: int) -> bytes:
-        """The first chunks of a stream."""
-        opening = self._dialect.opening()
-        if opening is None:
+        if self.begin is None:
             return b""
-        return "".join(self._chunk(index, opening, "null") for index in range(choice_count)).encode()
+        return "".join(self._chunk(index, self.begin, "null") for index in range(choice_count)).encode()
 
     def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
-        """Chunks for what is new; nothing for a delta without text."""
         parts = []
         for one in news:
             delta = one.delta
             if delta.text or (self._with_logprobs and delta.logprobs):
-                piece = self._dialect.piece(delta, with_logprobs=self._with_logprobs)
-                parts.append(self._chunk(one.index, piece, "null"))
-            parts += [self._chunk(one.index, self._dialect.call(call), "null") for call in delta.calls]
+                parts.append(self._chunk(one.index, self._piece(delta), "null"))
+            parts += [self._chunk(one.index, self._call(call), "null") for call in delta.calls]
             if delta.finish_reason:
-                parts.append(self._chunk(one.index, self._dialect.ending(), f'"{delta.finish_reason}"'))
+                parts.append(self._chunk(one.index, self.end, f'"{delta.finish_reason}"'))
         return "".join(parts).encode()
 
     def closing(self, usage: Usage) -> bytes:
-        """The last chunks of a stream that is whole."""
         if not self._include_usage:
             return STREAM_END
-        document = {"object": self._dialect.chunk_object, **self._head, "choices": [], "usage": usage.document()}
-        return f"data: {_compact(document)}\n\n".encode() + STREAM_END
-
-    def failure(self, error: ApiError) -> bytes:
-        """The last chunk of a stream that breaks off."""
-        return b"data: " + error.body() + b"\n\n"
-
-    def refusal(self, error: ApiError) -> bytes:
-        """The JSON document of an answer that did not begin."""
-        return error.body()
+        document = {"object": self.chunk_object, **self._head, "choices": [], "usage": usage.document()}
+        return f"data: {compact(document)}\n\n".encode() + STREAM_END
 
     def _chunk(self, index: int, members: str, finish_reason: str) -> str:
         after = self._after
         if self._usage_so_far is not None:
-            after = f'],"usage":{_compact(self._usage_so_far().document())}}}\n\n'
+            after = f'],"usage":{compact(self._usage_so_far().document())}}}\n\n'
         return f'{self._before}{{"index":{index},{members},"finish_reason":{finish_reason}}}{after}'
 
 
-EndpointKind = Literal["chat", "completion"]
-DIALECTS: dict[EndpointKind, Dialect] = {"chat": ChatDialect(), "completion": CompletionDialect()}
+class ChatWriter(AnswerWriter):
+    """`/v1/chat/completions`."""
+
+    id_prefix = "chatcmpl-"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+    begin = '"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null'
+    end = '"delta":{},"logprobs":null'
+
+    def _piece(self, delta: TextDelta) -> str:
+        logprobs = compact(_chat_logprobs(delta.logprobs)) if self._with_logprobs else "null"
+        return f'"delta":{{"content":{_quoted(delta.text)}}},"logprobs":{logprobs}'
+
+    def _call(self, call: AnsweredCall) -> str:
+        return f'"delta":{{"tool_calls":[{compact({"index": call.index, **_chat_call(call)})}]}},"logprobs":null'
+
+    def _choice(self, choice: WholeChoice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": [_chat_call(call) for call in choice.calls]}
+        return {"message": message, "logprobs": _chat_logprobs(choice.logprobs) if self._with_logprobs else None}
+
+
+class CompletionWriter(AnswerWriter):
+    """`/v1/completions`."""
+
+    id_prefix = "cmpl-"
+    whole_object = chunk_object = "text_completion"
+    end = '"text":"","logprobs":null'
+
+    def _piece(self, delta: TextDelta) -> str:
+        logprobs = compact(_completion_logprobs(delta.logprobs)) if self._with_logprobs else "null"
+        return f'"text":{_quoted(delta.text)},"logprobs":{logprobs}'
+
+    def _call(self, call: AnsweredCall) -> str:
+        raise AssertionError(f"a completion has no tools, but calls {call.name}")
+
+    def _choice(self, choice: WholeChoice) -> dict[str, Any]:
+        logprobs = _completion_logprobs(choice.logprobs) if self._with_logprobs else None
+        return {"text": choice.text, "logprobs": logprobs}
 
 
 def _chat_call(call: AnsweredCall) -> dict[str, Any]:
@@ -244,8 +230,20 @@ def _completion_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     }
 
 
-def _compact(value: object) -> str:
+def compact(value: object) -> str:
+    """JSON without spaces, in UTF-8."""
     return orjson.dumps(value).decode()
+
+
+def event(name: str, data: dict[str, Any]) -> str:
+    """One server-sent event with a name, as the responses and messages APIs stream them.
+
+    >>> event("ping", {"type": "ping"})
+    'event: ping\\ndata: {"type":"ping"}\\n\\n'
+
+    Source: HTML Living Standard, section 9.2 (server-sent events).
+    """
+    return f"event: {name}\ndata: {compact(data)}\n\n"
 
 
 _quoted = json.encoder.encode_basestring

@@ -8,13 +8,12 @@ import math
 import struct
 from collections.abc import Sequence
 
-from nexus_llm.serve.answers import Usage, WholeChoice
-from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.generation import ChoiceDelta
+from nexus_llm.serve.answers import WholeChoice, Writer
+from nexus_llm.serve.generation import Usage
 
 
-class EmbeddingWriter:
-    """Writes the answer to one request."""
+class EmbeddingWriter(Writer):
+    """Writes the answer to one request, which is never streamed."""
 
     def __init__(self, model: str, *, is_base64: bool) -> None:
         """`is_base64`: each vector as little-endian 32-bit floats in base64, which is what official clients ask for."""
@@ -22,7 +21,6 @@ class EmbeddingWriter:
         self._is_base64 = is_base64
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
-        """The JSON document."""
         data = [
             {"object": "embedding", "index": index, "embedding": self._spelled(normalised(choice.embedding))}
             for index, choice in enumerate(choices)
@@ -30,22 +28,6 @@ class EmbeddingWriter:
         told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
         document = {"object": "list", "data": data, "model": self._model, "usage": told}
         return json.dumps(document, separators=(",", ":")).encode()
-
-    def opening(self, choice_count: int) -> bytes:
-        raise AssertionError(f"embeddings are never streamed ({choice_count})")
-
-    def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
-        raise AssertionError(f"embeddings are never streamed ({len(news)})")
-
-    def closing(self, usage: Usage) -> bytes:
-        raise AssertionError(f"embeddings are never streamed ({usage})")
-
-    def failure(self, error: ApiError) -> bytes:
-        raise AssertionError(f"embeddings are never streamed ({error})")
-
-    def refusal(self, error: ApiError) -> bytes:
-        """The JSON document of an error."""
-        return error.body()
 
     def _spelled(self, vector: list[float]) -> list[float] | str:
         if not self._is_base64:

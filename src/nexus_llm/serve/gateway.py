@@ -14,7 +14,7 @@ from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.access.admin import add_admin_routes
 from nexus_llm.serve.access.caller import current_caller
 from nexus_llm.serve.access.gate import AccessGate
-from nexus_llm.serve.answers import DIALECTS, AnswerWriter
+from nexus_llm.serve.answers import ChatWriter, CompletionWriter
 from nexus_llm.serve.body_route import BodyRoutesFirst, add_body_route
 from nexus_llm.serve.dialects import anthropic, brief_generate, openai_responses
 from nexus_llm.serve.edge import Edge
@@ -27,7 +27,7 @@ from nexus_llm.serve.model_cards import model_cards
 from nexus_llm.serve.openapi import describe
 from nexus_llm.serve.page.document import page_headers, read_page
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
-from nexus_llm.serve.responses import GenerationResponse, usage_of
+from nexus_llm.serve.responses import GenerationResponse
 from nexus_llm.serve.rollout import ModelRollout, add_rollout_routes
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.tokenize import add_tokenize_route
@@ -117,13 +117,12 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
         return await relayed("chat/completions" if is_chat else "completions", body, generator)
     generation = await generator.open(body)
     options = body.stream_options or StreamOptions()
-    writer = AnswerWriter(
-        DIALECTS["chat" if is_chat else "completion"],
+    writer = (ChatWriter if is_chat else CompletionWriter)(
         model=body.model,
         fingerprint=generation.model.fingerprint,
         with_logprobs=bool(body.logprobs) if is_chat else body.logprobs is not None,
         include_usage=options.include_usage,
-        usage_so_far=(lambda: usage_of(generation)) if options.continuous_usage_stats else None,
+        usage_so_far=generation.usage if options.continuous_usage_stats else None,
     )
     return GenerationResponse(generation, writer, generator=generator, is_stream=bool(body.stream))
 

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request took, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    def document(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceDelta:
     """What is new in one of the answers of a request."""
 
@@ -96,6 +111,10 @@ class Generation:
     def completion_tokens(self) -> int:
         """Tokens generated so far, end tokens included."""
         return sum(choice.answer.tokens for choice in self._choices)
+
+    def usage(self) -> Usage:
+        """What it has taken so far."""
+        return Usage(self.prompt_tokens, self.completion_tokens)
 
     async def reserve(self, caller: Caller, model: str) -> None:
         """Counts the request against its key, at the most that it can take; closes it where that is too much.

@@ -25,10 +25,11 @@ from nexus_llm.recipe import TimeoutsRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.caller import Caller, Charge
 from nexus_llm.serve.admission import Admission, refusals_told
-from nexus_llm.serve.answers import STREAM_END, Usage
+from nexus_llm.serve.answers import STREAM_END
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.deadlines import current_deadline
 from nexus_llm.serve.fair_queue import Ticket
+from nexus_llm.serve.generation import Usage
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.presence import WhilePresent
 from nexus_llm.serve.responses import EVENT_STREAM_HEADERS, send_body, send_document, send_start

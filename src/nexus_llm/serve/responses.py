@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nexus_llm.serve.answers import Usage, WholeChoice
+from nexus_llm.serve.answers import WholeChoice, Writer
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.generation import ChoiceDelta, Generation
+from nexus_llm.serve.generation import Generation
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.presence import WhilePresent
 from nexus_llm.serve.telemetry.record import DISCONNECTED, current_record
-from nexus_llm.serve.text import AnsweredCall, TokenLogprob
 
 log = logging.getLogger("nexus_llm.serve.request")
 
@@ -25,31 +22,6 @@ EVENT_STREAM_HEADERS = {
     # nginx and some load balancers would otherwise collect the stream before they pass it on.
     "x-accel-buffering": "no",
 }
-
-
-class Writer(Protocol):
-    """How an endpoint words what all of them do: one writer for each answer, which may remember what it wrote.
-
-    A stream is `opening`, `chunks` as often as there is news, then `closing`, or `failure` in its place.
-    """
-
-    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
-        """The JSON document of an answer that is not streamed."""
-
-    def opening(self, choice_count: int) -> bytes:
-        """The first events of a stream; may be nothing."""
-
-    def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
-        """Events for what is new; may be nothing."""
-
-    def closing(self, usage: Usage) -> bytes:
-        """The last events of a stream that is whole."""
-
-    def failure(self, error: ApiError) -> bytes:
-        """The last events of a stream that breaks off."""
-
-    def refusal(self, error: ApiError) -> bytes:
-        """The JSON document of an error in place of the answer."""
 
 
 class GenerationResponse(Response):
@@ -99,34 +71,14 @@ class GenerationResponse(Response):
                 await send_body(send, piece, more=True)
             piece = b""
             news = await self._generation.next()
-        await send_body(send, self._writer.closing(self._usage()), more=False)
+        await send_body(send, self._writer.closing(self._generation.usage()), more=False)
 
     async def _whole(self, send: Send) -> None:
-        texts = [""] * self._generation.choice_count
-        logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
-        reasons = [""] * self._generation.choice_count
-        calls: list[list[AnsweredCall]] = [[] for _ in texts]
-        embeddings: list[Sequence[float]] = [()] * self._generation.choice_count
-        stops: list[str | None] = [None] * self._generation.choice_count
+        choices = [WholeChoice() for _ in range(self._generation.choice_count)]
         while news := await self._generation.next():
             for one in news:
-                texts[one.index] += one.delta.text
-                logprobs[one.index] += one.delta.logprobs
-                reasons[one.index] = one.delta.finish_reason or ""
-                calls[one.index] += one.delta.calls
-                embeddings[one.index] = one.delta.embedding
-                stops[one.index] = one.delta.stop_string
-        parts = zip(texts, logprobs, reasons, calls, embeddings, stops, strict=True)
-        choices = [WholeChoice(*values) for values in parts]
-        await send_document(send, 200, self._writer.whole(choices, self._usage()))
-
-    def _usage(self) -> Usage:
-        return usage_of(self._generation)
-
-
-def usage_of(generation: Generation) -> Usage:
-    """What a generation has taken so far."""
-    return Usage(generation.prompt_tokens, generation.completion_tokens)
+                choices[one.index].add(one.delta)
+        await send_document(send, 200, self._writer.whole(choices, self._generation.usage()))
 
 
 async def send_document(send: Send, status: int, body: bytes, *, headers: dict[str, str] | None = None) -> None:

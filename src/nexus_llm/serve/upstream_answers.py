@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from nexus_llm.serve.answers import Usage
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.generation import Usage
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_EVENT_BYTES = 1 << 20  # a logprobs chunk with 20 alternatives is 5 kB

@@ -10,10 +10,9 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from nexus_llm.serve.answers import Usage, WholeChoice
+from nexus_llm.serve.answers import WholeChoice, Writer, compact, event
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.dialects.events import compact, event
-from nexus_llm.serve.generation import ChoiceDelta
+from nexus_llm.serve.generation import ChoiceDelta, Usage
 from nexus_llm.serve.text import AnsweredCall
 
 PATHS = "/v1/messages"
@@ -39,7 +38,7 @@ def anthropic_error(error: ApiError) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode(errors="replace")
 
 
-class MessageWriter:
+class MessageWriter(Writer):
     """Writes one message, whole or as events. A block is opened when its first piece comes."""
 
     def __init__(self, *, model: str, prompt_tokens: int) -> None:

@@ -12,12 +12,10 @@ from typing import Annotated
 from fastapi import FastAPI, Response
 from pydantic import Field
 
-from nexus_llm.serve.answers import Usage, WholeChoice
-from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.answers import WholeChoice, Writer, compact
 from nexus_llm.serve.body_route import add_body_route
 from nexus_llm.serve.dialects.conversion import DialectBody, Support, answer, converted
-from nexus_llm.serve.dialects.events import compact
-from nexus_llm.serve.generation import ChoiceDelta, Generation
+from nexus_llm.serve.generation import ChoiceDelta, Generation, Usage
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.request_parts import Text
 from nexus_llm.serve.requests import CompletionRequest
@@ -47,26 +45,17 @@ class GenerateRequest(DialectBody):
         return converted(CompletionRequest, fields, names=NAMES)
 
 
-class GenerateWriter:
+class GenerateWriter(Writer):
     """Writes one continuation."""
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
         return compact({"response": choices[0].text, "tokens_generated": usage.completion_tokens}).encode()
-
-    def opening(self, choice_count: int) -> bytes:  # noqa: ARG002
-        return b""
 
     def chunks(self, news: Sequence[ChoiceDelta]) -> bytes:
         return "".join(_data({"response": one.delta.text}) for one in news if one.delta.text).encode()
 
     def closing(self, usage: Usage) -> bytes:
         return _data({"response": "", "tokens_generated": usage.completion_tokens}).encode()
-
-    def failure(self, error: ApiError) -> bytes:
-        return b"data: " + error.body() + b"\n\n"
-
-    def refusal(self, error: ApiError) -> bytes:
-        return error.body()
 
 
 async def generate_answer(body: GenerateRequest, generator: Generator) -> GenerationResponse:

@@ -11,11 +11,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from nexus_llm.serve.answers import Writer
 from nexus_llm.serve.api_errors import ApiError, invalid, unsupported
 from nexus_llm.serve.generation import Generation
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
-from nexus_llm.serve.responses import GenerationResponse, Writer
+from nexus_llm.serve.responses import GenerationResponse
 from nexus_llm.serve.validation import explain_validation, name_fields
 
 Request = TypeVar("Request", bound=GenerationRequest)

@@ -10,16 +10,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from nexus_llm.serve.answers import Usage, WholeChoice
+from nexus_llm.serve.answers import WholeChoice, Writer, compact, event
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.dialects.events import compact, event
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
-from nexus_llm.serve.generation import ChoiceDelta
+from nexus_llm.serve.generation import ChoiceDelta, Usage
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.text import AnsweredCall
 
 
-class ResponseWriter:
+class ResponseWriter(Writer):
     """Writes one response, whole or as events numbered from 0. An item is opened when its first piece comes."""
 
     def __init__(self, request: ResponsesRequest, *, model: ServedModel) -> None:
@@ -67,9 +66,6 @@ class ResponseWriter:
         told = {"code": "server_error", "message": error.message}
         failed = {**self._head, "status": "failed", "error": told, "output": self._output}
         return self._event("response.failed", response=failed).encode()
-
-    def refusal(self, error: ApiError) -> bytes:
-        return error.body()
 
     def _open_message(self) -> str:
         if self._message_id:
