@@ -337,9 +337,9 @@ def test_each_place_is_really_read(start: StartServer, sinks: Sinks, monkeypatch
     metrics: list[ServerMetrics] = []
     track = ServerMetrics.track
 
-    def noted(self: ServerMetrics, **sources: Callable[[], float]) -> None:
+    def noted(self: ServerMetrics, *sources: Any) -> None:
         metrics.append(self)
-        track(self, **sources)
+        track(self, *sources)
 
     monkeypatch.setattr(ServerMetrics, "track", noted)
     monkeypatch.setattr(AnswerWriter, "whole", leaking)

@@ -7,8 +7,13 @@ left out, because OpenVINO GenAI does not tell it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from nexus_llm.serve.admission import Admission
+    from nexus_llm.serve.engines.supervisor import EngineSupervisor
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Upper bounds in seconds: a small model on a laptop and a large one in a cluster must both fit. The objectives of
@@ -63,21 +68,22 @@ class ServerMetrics:
         self.disconnects = self._counter("nexus_client_disconnects", "Clients that left before their answer was whole.")
         self._gauge("nexus_info", "Always 1.", lambda: 1.0, engine=engine)
 
-    def track(
-        self,
-        *,
-        running: Callable[[], float],
-        waiting: Callable[[], float],
-        cache_share: Callable[[], float],
-        engine_up: Callable[[], float],
-        engine_restarts: Callable[[], float],
-    ) -> None:
-        """Names the sources of the gauges; each is asked when somebody looks."""
-        self._gauge("vllm:num_requests_running", "Sequences that the engine works on.", running)
-        self._gauge("vllm:num_requests_waiting", "Sequences in the queue.", waiting)
-        self._gauge("vllm:kv_cache_usage_perc", "Part of the key-value cache in use, 0 to 1.", cache_share)
-        self._gauge("nexus_engine_up", "1 while the engine is ready.", engine_up)
-        self._gauge("nexus_engine_restarts", "Engine processes started again after a death.", engine_restarts)
+    def track(self, admission: Admission, engine: Callable[[], EngineSupervisor]) -> None:
+        """Names the sources of the gauges, which are asked when somebody looks; a swap changes the engine."""
+        gauge = self._gauge
+        gauge("vllm:num_requests_running", "Sequences that the engine works on.", lambda: admission.running)
+        gauge("vllm:num_requests_waiting", "Sequences in the queue.", lambda: admission.waiting)
+        gauge("vllm:kv_cache_usage_perc", "Part of the key-value cache in use, 0 to 1.", lambda: engine().cache_share)
+        gauge("nexus_engine_up", "1 while the engine is ready.", lambda: engine().state == "ready")
+        gauge("nexus_engine_restarts", "Engine processes started again after a death.", lambda: engine().restarts)
+        gauge("nexus_tokens_running", "Tokens that running requests may come to.", lambda: admission.running_tokens)
+        gauge("nexus_tokens_waiting", "Tokens that waiting requests may come to.", lambda: admission.waiting_tokens)
+        freed = admission.throughput
+        gauge(
+            "nexus_tokens_freed_per_second",
+            "Measured while requests wait; 0: not yet.",
+            lambda: freed.tokens_per_second or 0.0,
+        )
 
     def finished(self, reason: str) -> None:
         self._success.labels(self._model_name, reason).inc()
@@ -97,18 +103,6 @@ class ServerMetrics:
 
     def timed_out(self, phase: str) -> None:
         self._timeouts.labels(self._model_name, phase).inc()
-
-    def track_tokens(
-        self,
-        *,
-        running: Callable[[], float],
-        waiting: Callable[[], float],
-        freed_per_second: Callable[[], float],
-    ) -> None:
-        """Names the sources of the queue's gauges in tokens, prompts and answers at most."""
-        self._gauge("nexus_tokens_running", "Tokens that running requests may come to.", running)
-        self._gauge("nexus_tokens_waiting", "Tokens that waiting requests may come to.", waiting)
-        self._gauge("nexus_tokens_freed_per_second", "Measured while requests wait; 0: not yet.", freed_per_second)
 
     def render(self) -> bytes:
         """The whole page."""

@@ -79,10 +79,10 @@ class Relay:
     ) -> None:
         self.open_answers = 0
         self.timeouts = timeouts
+        self.admission = admission
+        self.metrics = metrics
         self._upstream = upstream
         self._served_name = served_name
-        self._admission = admission
-        self._metrics = metrics
         headers = {} if upstream.key is None else {"authorization": f"Bearer {upstream.key}"}
         self._client = httpx.AsyncClient(
             base_url=upstream.url.rstrip("/") + "/",
@@ -113,21 +113,12 @@ class Relay:
             if body.get("model") != self._served_name:
                 raise api_errors.model_not_found(str(body.get("model")), self._served_name)
             response = RelayResponse(self, endpoint, body, ticket=ticket)
-            with refusals_told(self._metrics):
-                self._admission.enter(ticket, tokens=response.most_tokens)
+            with refusals_told(self.metrics):
+                self.admission.enter(ticket, tokens=response.most_tokens)
         except BaseException:
-            self._admission.leave(ticket)
+            self.admission.leave(ticket)
             raise
         return response
-
-    async def wait(self, ticket: Ticket) -> None:
-        """Returns when it is the ticket's turn.
-
-        Raises:
-            ApiError: 503, not in time.
-        """
-        with refusals_told(self._metrics):
-            await self._admission.wait(ticket)
 
     def upstream_request(self, endpoint: str, body: dict[str, Any]) -> httpx.Request:
         """What goes out. Streams always tell their usage: it is counted here, and cut out where nobody asked."""
@@ -158,25 +149,6 @@ class Relay:
     def renamed(self, document: dict[str, Any]) -> dict[str, Any]:
         """The document with our name of the model."""
         return document | {"model": self._served_name} if "model" in document else document
-
-    def leave(self, ticket: Ticket) -> None:
-        """Frees the place of an answer."""
-        self._admission.leave(ticket)
-
-    def measure(self, usage: Usage, *, seconds: float) -> None:
-        """Counts a finished answer."""
-        self._metrics.prompt_tokens.inc(usage.prompt_tokens)
-        self._metrics.generation_tokens.inc(usage.completion_tokens)
-        self._metrics.e2e_latency.observe(seconds)
-        self._metrics.finished("stop")
-
-    def timed_out(self, phase: str) -> None:
-        """Counts an answer that took too long."""
-        self._metrics.timed_out(phase)
-
-    def measure_first(self, seconds: float) -> None:
-        """Counts the time to the first piece of an answer."""
-        self._metrics.time_to_first_token.observe(seconds)
 
 
 class RelayResponse(Response):
@@ -216,7 +188,7 @@ class RelayResponse(Response):
                 model=model, prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens
             )
         except BaseException:
-            self._relay.leave(self._ticket)
+            self._relay.admission.leave(self._ticket)
             raise
 
     def _settle(self) -> None:
@@ -238,7 +210,7 @@ class RelayResponse(Response):
             async with client:
                 await self._answer(send)
         finally:
-            self._relay.leave(self._ticket)
+            self._relay.admission.leave(self._ticket)
             self._relay.open_answers -= 1
             self._settle()
             self._tell(is_left=client.has_left)
@@ -253,7 +225,8 @@ class RelayResponse(Response):
 
     async def _answer(self, send: Send) -> None:
         try:
-            await self._relay.wait(self._ticket)
+            with refusals_told(self._relay.metrics):
+                await self._relay.admission.wait(self._ticket)
             self._submitted_at = self._clock()
             self._record.mark("submitted")
             at, phase = self._due()
@@ -262,7 +235,7 @@ class RelayResponse(Response):
                     await self._pass_on(send, patience)
             except TimeoutError:
                 phase = "answer" if self._has_started else phase
-                self._relay.timed_out(phase)
+                self._relay.metrics.timed_out(phase)
                 raise api_errors.timed_out(phase) from None
         except ApiError as error:
             # An upstream's own code for a bad request (4xx) is text of its making, and may quote what it refuses.
@@ -274,7 +247,11 @@ class RelayResponse(Response):
                 await send_document(send, error.status, error.body(), headers=error.headers)
             return
         if self.usage is not None:
-            self._relay.measure(self.usage, seconds=self._clock() - self._arrived_at)
+            metrics = self._relay.metrics
+            metrics.prompt_tokens.inc(self.usage.prompt_tokens)
+            metrics.generation_tokens.inc(self.usage.completion_tokens)
+            metrics.e2e_latency.observe(self._clock() - self._arrived_at)
+            metrics.finished("stop")
 
     def _due(self) -> tuple[float, str]:
         """When patience ends, and with which phase: a whole answer begins with its end."""
@@ -322,7 +299,7 @@ class RelayResponse(Response):
                     continue
                 document.pop("usage")
             if not self._has_started:
-                self._relay.measure_first(self._clock() - self._arrived_at)
+                self._relay.metrics.time_to_first_token.observe(self._clock() - self._arrived_at)
                 self._record.mark("first_token")
                 await send_start(send, 200, EVENT_STREAM_HEADERS)
                 self._has_started = True

@@ -24,7 +24,7 @@ from nexus_llm.serve.core_dumps import forbid_core_dumps
 from nexus_llm.serve.dialects.sagemaker import create_sagemaker_app
 from nexus_llm.serve.engines.commands import engine_command
 from nexus_llm.serve.engines.process import EngineCommand
-from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
+from nexus_llm.serve.engines.supervisor import EngineSupervisor, SupervisorLimits
 from nexus_llm.serve.gateway import create_app
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.lanes import Lane, Lanes
@@ -282,18 +282,7 @@ class Server:
             max_waiting_seconds=recipe.max_waiting_seconds,
             capacity_tokens=capacity_tokens,
         )
-        metrics.track(
-            running=lambda: admission.running,
-            waiting=lambda: admission.waiting,
-            cache_share=lambda: self.engine.cache_share,
-            engine_up=lambda: float(self.engine.state is EngineState.READY),
-            engine_restarts=lambda: self.engine.restarts,
-        )
-        metrics.track_tokens(
-            running=lambda: admission.running_tokens,
-            waiting=lambda: admission.waiting_tokens,
-            freed_per_second=lambda: admission.throughput.tokens_per_second or 0.0,
-        )
+        metrics.track(admission, lambda: self.engine)
         # Beside the event loop: the first text that is redacted compiles the search for personal data.
         opening = partial(Telemetry.open, self._recipe, model_name=self._lanes.blue.model.name, metrics=metrics)
         telemetry = await asyncio.to_thread(opening)
