@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from nexus_llm.recipe import KeysRecipe
 from nexus_llm.serve import api_errors
@@ -16,11 +17,19 @@ from nexus_llm.serve.access.caller import current_caller
 from nexus_llm.serve.access.gate import AccessGate
 from nexus_llm.serve.answers import ChatWriter, CompletionWriter
 from nexus_llm.serve.body_route import BodyRoutesFirst, add_body_route
-from nexus_llm.serve.dialects import anthropic, brief_generate, openai_responses
+from nexus_llm.serve.dialects import anthropic_body, openai_responses_body
+from nexus_llm.serve.dialects.anthropic_answer import PATHS as ANTHROPIC_PATHS
+from nexus_llm.serve.dialects.anthropic_answer import MessageWriter
+from nexus_llm.serve.dialects.anthropic_body import CountTokensRequest, MessagesRequest
+from nexus_llm.serve.dialects.brief_generate import GenerateRequest, generate_answer
+from nexus_llm.serve.dialects.conversion import answer, errors_named
+from nexus_llm.serve.dialects.openai_responses_answer import ResponseWriter
+from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.edge import Edge
 from nexus_llm.serve.embeddings import EmbeddingWriter
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.error_handlers import add_error_handlers
+from nexus_llm.serve.generation import Generation
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
 from nexus_llm.serve.model_cards import model_cards
@@ -49,9 +58,7 @@ def create_app(
     add_error_handlers(app)
     _add_model_routes(app, generator, keys or KeysRecipe())
     _add_generation_routes(app, generator)
-    openai_responses.add_routes(app, generator)
-    anthropic.add_routes(app, generator)
-    brief_generate.add_routes(app, generator)
+    _add_dialect_routes(app, generator)
     add_tokenize_route(app, generator)
     _add_operations_routes(app, generator)
     _add_page(app)
@@ -102,6 +109,45 @@ def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
     add_body_route(app, "/v1/chat/completions", chat_completions)
     add_body_route(app, "/v1/completions", completions)
     add_body_route(app, "/v1/embeddings", embeddings)
+
+
+class TokenCount(BaseModel):
+    """How long a prompt is."""
+
+    input_tokens: int
+
+
+def _add_dialect_routes(app: FastAPI, generator: Generator) -> None:
+    async def responses(body: ResponsesRequest) -> Response:
+        """Text or a conversation in, a response out; streams with `stream: true`. Nothing is kept."""
+
+        def writer(_generation: Generation) -> ResponseWriter:
+            return ResponseWriter(body, model=generator.model)
+
+        return await answer(generator, body.chat_request(), writer, names=openai_responses_body.NAMES)
+
+    async def messages(body: MessagesRequest) -> Response:
+        """A conversation in, the next message out; streams with `stream: true`."""
+
+        def writer(generation: Generation) -> MessageWriter:
+            return MessageWriter(model=body.model, prompt_tokens=generation.prompt_tokens)
+
+        return await answer(generator, body.chat_request(), writer, names=anthropic_body.NAMES)
+
+    async def generate(body: GenerateRequest) -> Response:
+        """A prompt in, its continuation out."""
+        return await generate_answer(body, generator)
+
+    add_body_route(app, "/v1/responses", responses)
+    add_body_route(app, ANTHROPIC_PATHS, messages)
+    add_body_route(app, "/generate", generate)
+
+    @app.post(f"{ANTHROPIC_PATHS}/count_tokens")
+    async def count_tokens(body: CountTokensRequest) -> TokenCount:
+        """Tokens that a conversation takes, counted and not generated."""
+        request = body.chat_request()
+        with errors_named(anthropic_body.NAMES):
+            return TokenCount(input_tokens=sum(map(len, await generator.prompt_token_ids(request))))
 
 
 async def openai_answer(body: ChatRequest | CompletionRequest, generator: Generator) -> Response:

@@ -1,16 +1,22 @@
-"""The parts of requests: texts, messages with calls of tools, definitions of tools, formats of answers."""
+"""The parts of requests: texts, messages, tools and their calls, formats of answers, and fields that nobody reads."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from nexus_llm.records import Message, ToolCall
-from nexus_llm.serve.api_errors import invalid
+from nexus_llm.serve.api_errors import invalid, unsupported
 
 MAX_TOOLS = 128  # OpenAI's
+_MAX_NAME = 100  # characters of a client's own field name in an error
+
+FIELD_NAMES: set[str] = set()
+"""Fields of all bodies, as clients name them: errors tell them from pydantic's own marks for alternatives."""
 
 
 def _encodable(text: str) -> str:
@@ -22,20 +28,60 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _encodable_json(value: dict[str, Any]) -> dict[str, Any]:
-    _encodable(json.dumps(value, ensure_ascii=False))
+def _sendable(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ValueError("holds what JSON cannot say: half a surrogate pair, NaN, or too many levels") from error
     return value
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
-JsonObject = Annotated[dict[str, Any], AfterValidator(_encodable_json)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
+"""Any JSON object that can be written again."""
 
 
-class Part(BaseModel):
-    """A part with no other fields than these."""
+class Body(BaseModel):
+    """A body, or a part of one, of which other fields are judged by a `Support`, which can tell why not."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_on_complete__(cls) -> None:
+        FIELD_NAMES.update(field.alias or name for name, field in cls.model_fields.items())
+
+
+class Part(Body):
+    """One with no other fields than these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Support:
+    """What becomes of the fields of an API that this server does not read."""
+
+    no_effect: frozenset[str] = frozenset()
+    """Accepted: the answer does not depend on them."""
+    refused: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
+    """Name → why not, and the values that ask for nothing and therefore pass."""
+
+    def judge(self, body: BaseModel, *, place: str = "") -> None:
+        """Looks at the fields that the body's schema does not name.
+
+        Raises:
+            ApiError: 400, naming the first field that would have an effect that this server cannot give.
+        """
+        for name, value in (body.model_extra or {}).items():
+            if value is None or name in self.no_effect:
+                continue
+            param = f"{place}{name[:_MAX_NAME]}"
+            if name not in self.refused:
+                raise invalid(f"Unrecognized request argument: {param}", param=param, code="unknown_parameter")
+            reason, harmless = self.refused[name]
+            if value not in harmless:
+                raise unsupported(param, reason)
 
 
 class TextPart(Part):
@@ -61,11 +107,8 @@ class CallPart(Part):
     function: CalledFunction
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Body):
     """One turn of a conversation."""
-
-    # `extra` is judged by `requests.refuse_unsupported`, which can tell why.
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
@@ -162,12 +205,6 @@ class ResponseFormat(Part):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
-
-
-PARTS: tuple[type[BaseModel], ...] = (
-    TextPart, CalledFunction, CallPart, ChatMessage, FunctionDefinition, ToolDefinition, ChosenFunction, ToolChoice,
-    NamedSchema, ResponseFormat,
-)  # fmt: skip
 
 
 def _tool_call(call: CallPart) -> ToolCall:

@@ -10,16 +10,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nexus_llm.records import Message
-from nexus_llm.serve.api_errors import ApiError, invalid, unsupported
+from nexus_llm.serve.api_errors import invalid, unsupported
 from nexus_llm.serve.engines.port import Feature
 from nexus_llm.serve.json_schemas import SchemaError, check_schema
 from nexus_llm.serve.request_parts import (
     MAX_TOOLS,
+    Body,
     ChatMessage,
+    Part,
     ResponseFormat,
+    Support,
     Text,
     ToolChoice,
     ToolDefinition,
@@ -33,55 +36,58 @@ MAX_STOP_CHARACTERS = 1_000
 MAX_TOP_LOGPROBS = 20  # OpenAI's
 MAX_BIASED_TOKENS = 1_024
 
-_NO_EFFECT = frozenset(
-    {
-        "annotations", "metadata", "moderation", "name", "prompt_cache_key", "prompt_cache_options",
-        "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user",
-    }
+_SUPPORT = Support(
+    # An answer does not depend on these, or only together with others that are refused.
+    no_effect=frozenset(
+        {
+            "annotations", "metadata", "moderation", "name", "prompt_cache_key", "prompt_cache_options",
+            "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user",
+        }
+    ),
+    refused={
+        "audio": ("this model reads and writes text", ()),
+        "best_of": ("ask for several choices with n", (1,)),
+        "dimensions": ("the model's hidden states have one size", ()),
+        "echo": ("only /v1/completions repeats the prompt", (False,)),
+        "function_call": ("it is the older form of tool_choice: use that", ("none",)),
+        "functions": ("it is the older form of tools: use those", ([],)),
+        "modalities": ("this model reads and writes text", (["text"],)),
+        "prediction": ("the engine does not use predicted output", ()),
+        "reasoning_effort": ("this model does not reason before it answers", ("none",)),
+        "response_format": ("only /v1/chat/completions has it", ({"type": "text"},)),
+        "suffix": ("this model only continues text", ("",)),
+        "tool_choice": ("only /v1/chat/completions has it", ("none", "auto")),
+        "tools": ("only /v1/chat/completions has it", ([],)),
+        "top_logprobs": ("ask with logprobs, which is a number here", (0,)),
+        "verbosity": ("say in the prompt how long the answer should be", ()),
+        "web_search_options": ("this server does not search", ()),
+    },
 )  # fmt: skip
-"""Parameters that an answer does not depend on, or only together with others that are refused: accepted."""
-
-_REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "audio": ("this model reads and writes text", (None,)),
-    "best_of": ("ask for several choices with n", (None, 1)),
-    "dimensions": ("the model's hidden states have one size", (None,)),
-    "echo": ("only /v1/completions repeats the prompt", (None, False)),
-    "function_call": ("it is the older form of tool_choice: use that", (None, "none")),
-    "functions": ("it is the older form of tools: use those", (None, [])),
-    "modalities": ("this model reads and writes text", (None, ["text"])),
-    "prediction": ("the engine does not use predicted output", (None,)),
-    "reasoning_effort": ("this model does not reason before it answers", (None, "none")),
-    "response_format": ("only /v1/chat/completions has it", (None, {"type": "text"})),
-    "suffix": ("this model only continues text", (None, "")),
-    "tool_choice": ("only /v1/chat/completions has it", (None, "none", "auto")),
-    "tools": ("only /v1/chat/completions has it", (None, [])),
-    "top_logprobs": ("ask with logprobs, which is a number here", (None, 0)),
-    "verbosity": ("say in the prompt how long the answer should be", (None,)),
-    "web_search_options": ("this server does not search", (None,)),
-}
-"""Parameter → why not, and the values that ask for nothing and therefore pass."""
-
 
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 StopText = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
 
-class _Body(BaseModel):
-    # `extra` is allowed here and judged by `refuse_unsupported`, which can tell why.
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+class _Request(Body):
+    def refuse_unsupported(self) -> None:
+        """Looks at all that a schema cannot say, and at fields without a place in it.
+
+        Raises:
+            ApiError: one of them cannot be done, or is unknown.
+        """
+        _SUPPORT.judge(self)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Part):
     """What a stream carries besides the answer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     include_usage: bool = False
     continuous_usage_stats: bool = False
     """vLLM's: the usage so far in every chunk."""
     include_obfuscation: bool = False
 
 
-class GenerationRequest(_Body):
+class GenerationRequest(_Request):
     """What both kinds of requests have in common."""
 
     model: Text
@@ -123,14 +129,6 @@ class GenerationRequest(_Body):
         """The parameters that not every engine can do, each with the feature that it takes."""
         if self.logit_bias:
             yield "logit_bias", "logit_bias"
-
-    def refuse_unsupported(self) -> None:
-        """Looks at all fields without a place above.
-
-        Raises:
-            ApiError: one of them cannot be done, or is unknown.
-        """
-        refuse_unsupported(self.model_extra or {})
 
 
 class ChatRequest(GenerationRequest):
@@ -196,7 +194,7 @@ class ChatRequest(GenerationRequest):
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
         for index, message in enumerate(self.messages):
-            refuse_unsupported(message.model_extra or {}, place=f"messages[{index}].")
+            _SUPPORT.judge(message, place=f"messages[{index}].")
             message.check(f"messages[{index}]")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise invalid("Give max_completion_tokens or max_tokens, not both.", param="max_tokens")
@@ -276,7 +274,7 @@ class CompletionRequest(GenerationRequest):
             raise invalid("max_tokens: 0 only goes with echo: true.", param="max_tokens", code="invalid_value")
 
 
-class EmbeddingRequest(_Body):
+class EmbeddingRequest(_Request):
     """`POST /v1/embeddings`."""
 
     model: Text
@@ -291,14 +289,6 @@ class EmbeddingRequest(_Body):
         """Embeddings as such."""
         yield "input", "embeddings"
 
-    def refuse_unsupported(self) -> None:
-        """Looks at all fields without a place above.
-
-        Raises:
-            ApiError: one of them cannot be done, or is unknown.
-        """
-        refuse_unsupported(self.model_extra or {})
-
 
 AnyRequest = ChatRequest | CompletionRequest | EmbeddingRequest
 
@@ -312,28 +302,5 @@ def _check_enforceable(schema: Mapping[str, Any], place: str) -> None:
     try:
         check_schema(schema)
     except SchemaError as error:
-        raise schema_refused(f"{place}{error.place}", str(error)) from None
-
-
-def schema_refused(param: str, reason: str) -> ApiError:
-    """400: the schema there cannot be enforced."""
-    return invalid(f"Invalid schema at {param}: {reason}.", param=param, code="invalid_json_schema")
-
-
-def refuse_unsupported(fields: Mapping[str, Any], *, place: str = "") -> None:
-    """Judges fields that no schema names.
-
-    Raises:
-        ApiError: 400, naming the first field that would have an effect that this server cannot give.
-    """
-    for name, value in fields.items():
-        if value is None or name in _NO_EFFECT:
-            continue
-        if name not in _REFUSED:
-            raise invalid(
-                f"Unrecognized request argument: {place}{name[:100]}", param=f"{place}{name[:100]}",
-                code="unknown_parameter",
-            )  # fmt: skip
-        reason, harmless = _REFUSED[name]
-        if value not in harmless:
-            raise unsupported(f"{place}{name}", reason)
+        param = f"{place}{error.place}"
+        raise invalid(f"Invalid schema at {param}: {error}.", param=param, code="invalid_json_schema") from None

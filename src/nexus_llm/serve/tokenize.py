@@ -8,17 +8,16 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from nexus_llm.serve.generator import Generator
-from nexus_llm.serve.request_parts import MAX_TOOLS, ChatMessage, Text, ToolDefinition
+from nexus_llm.serve.request_parts import MAX_TOOLS, ChatMessage, Part, Text, ToolDefinition
 from nexus_llm.serve.requests import ChatRequest, CompletionRequest
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Part):
     """`POST /tokenize`: either `messages`, which the chat template is applied to, or `prompt`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     model: Text
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None

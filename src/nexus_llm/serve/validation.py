@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
-
-from nexus_llm.serve.access.key_form import NewKey
 from nexus_llm.serve.api_errors import ApiError, invalid
-from nexus_llm.serve.request_parts import PARTS
-from nexus_llm.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
-
-_BODIES: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions, NewKey, *PARTS)
-_FIELDS = {field.alias or name for model in _BODIES for name, field in model.model_fields.items()}
-
-
-def name_fields(*models: type[BaseModel]) -> None:
-    """Lets errors name the fields of further bodies, each by the name that clients give it."""
-    for model in models:
-        _FIELDS.update(field.alias or name for name, field in model.model_fields.items())
+from nexus_llm.serve.request_parts import FIELD_NAMES
 
 
 def explain_validation(errors: Sequence[Any]) -> ApiError:
@@ -52,7 +39,7 @@ def param_name(location: Sequence[str | int]) -> str:
     for part in location[1:]:
         if isinstance(part, int):
             name += f"[{part}]"
-        elif part in _FIELDS:
+        elif part in FIELD_NAMES:
             name += f".{part}" if name else part
     return name
 

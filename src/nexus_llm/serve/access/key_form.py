@@ -7,9 +7,10 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from nexus_llm.serve.access.limits import NANO_PER_USD, Limits
+from nexus_llm.serve.request_parts import Part
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$")]
 ModelPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@*?-]{1,200}$")]
@@ -18,16 +19,16 @@ _DURATION = re.compile(r"([1-9][0-9]{0,5})([hdw])")
 _UNIT_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
 
 
-class NewKey(BaseModel):
+class NewKey(Part):
     """A key to be made."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: Name
     """Unique among living keys."""
-    models: Annotated[list[ModelPattern], Field(max_length=100)] = []
+    models: list[ModelPattern] = Field([], max_length=100)
     """Models that it may use, `*` and `?` allowed; empty: all."""
-    endpoints: Annotated[list[EndpointPath], Field(max_length=100)] = []
+    endpoints: list[EndpointPath] = Field([], max_length=100)
     """Paths that it may call, such as `/v1/chat/completions`; empty: all but `/admin`."""
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     tokens_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from nexus_llm.serve.api_errors import unsupported
-from nexus_llm.serve.dialects.conversion import DialectBody, JsonObject, Support, converted
-from nexus_llm.serve.request_parts import Text
+from nexus_llm.serve.dialects.conversion import converted
+from nexus_llm.serve.request_parts import Body, JsonObject, Support, Text
 from nexus_llm.serve.requests import MAX_STOP_STRINGS, ChatRequest, StopText
 
 NAMES = {
@@ -54,14 +54,14 @@ _TOOL = Support(
 _NOTHING = Support()
 
 
-class TextBlock(DialectBody):
+class TextBlock(Body):
     """Text in a message."""
 
     type: Literal["text"]
     text: Text
 
 
-class ToolUseBlock(DialectBody):
+class ToolUseBlock(Body):
     """A call of a tool that the model made before."""
 
     type: Literal["tool_use"]
@@ -70,7 +70,7 @@ class ToolUseBlock(DialectBody):
     input: JsonObject
 
 
-class ToolResultBlock(DialectBody):
+class ToolResultBlock(Body):
     """What a tool answered."""
 
     type: Literal["tool_result"]
@@ -79,7 +79,7 @@ class ToolResultBlock(DialectBody):
     is_error: bool | None = None
 
 
-class OtherBlock(DialectBody):
+class OtherBlock(Body):
     """An image, a document, a thought: refused by name."""
 
     type: Text
@@ -99,14 +99,14 @@ Block = Annotated[
 ]
 
 
-class Turn(DialectBody):
+class Turn(Body):
     """One turn of a conversation."""
 
     role: Literal["user", "assistant", "system"]
     content: Text | list[Block]
 
 
-class CustomTool(DialectBody):
+class CustomTool(Body):
     """A function that the client runs. A tool that Anthropic's servers would run has another `type`: refused."""
 
     type: Text | None = None
@@ -116,7 +116,7 @@ class CustomTool(DialectBody):
     strict: bool | None = None
 
 
-class ToolChoice(DialectBody):
+class ToolChoice(Body):
     """Whether, or which, tool the model has to call."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -124,20 +124,20 @@ class ToolChoice(DialectBody):
     disable_parallel_tool_use: bool | None = None
 
 
-class OutputFormat(DialectBody):
+class OutputFormat(Body):
     """The shape that the answer must have."""
 
     type: Literal["json_schema"]
     schema_: Annotated[JsonObject, Field(alias="schema")]
 
 
-class OutputConfig(DialectBody):
+class OutputConfig(Body):
     """How the answer is to look."""
 
     format: OutputFormat | None = None
 
 
-class CountTokensRequest(DialectBody):
+class CountTokensRequest(Body):
     """`POST /v1/messages/count_tokens`."""
 
     model: Text

@@ -9,22 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import FastAPI, Response
 from pydantic import Field
 
 from nexus_llm.serve.answers import WholeChoice, Writer, compact
-from nexus_llm.serve.body_route import add_body_route
-from nexus_llm.serve.dialects.conversion import DialectBody, Support, answer, converted
-from nexus_llm.serve.generation import ChoiceDelta, Generation, Usage
+from nexus_llm.serve.dialects.conversion import answer, converted
+from nexus_llm.serve.generation import ChoiceDelta, Usage
 from nexus_llm.serve.generator import Generator
-from nexus_llm.serve.request_parts import Text
+from nexus_llm.serve.request_parts import Body, Support, Text
 from nexus_llm.serve.requests import CompletionRequest
 from nexus_llm.serve.responses import GenerationResponse
 
-NAMES: dict[str, str] = {}
 
-
-class GenerateRequest(DialectBody):
+class GenerateRequest(Body):
     """`POST /generate`."""
 
     prompt: Text
@@ -42,7 +38,7 @@ class GenerateRequest(DialectBody):
         """
         Support().judge(self)
         fields = {**self.model_dump(include=set(GenerateRequest.model_fields)), "model": model}
-        return converted(CompletionRequest, fields, names=NAMES)
+        return converted(CompletionRequest, fields)
 
 
 class GenerateWriter(Writer):
@@ -64,21 +60,7 @@ async def generate_answer(body: GenerateRequest, generator: Generator) -> Genera
     Raises:
         ApiError: the request is wrong or too long, the queue is full, or there is no engine.
     """
-
-    def writer(_generation: Generation) -> GenerateWriter:
-        return GenerateWriter()
-
-    return await answer(generator, body.completion_request(generator.model.name), writer=writer, names=NAMES)
-
-
-def add_routes(app: FastAPI, generator: Generator) -> None:
-    """Adds the route."""
-
-    async def generate(body: GenerateRequest) -> Response:
-        """A prompt in, its continuation out."""
-        return await generate_answer(body, generator)
-
-    add_body_route(app, "/generate", generate)
+    return await answer(generator, body.completion_request(generator.model.name), lambda _: GenerateWriter())
 
 
 def _data(document: dict[str, object]) -> str:

@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from nexus_llm.serve.answers import Writer
-from nexus_llm.serve.api_errors import ApiError, invalid, unsupported
+from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.generation import Generation
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
 from nexus_llm.serve.responses import GenerationResponse
-from nexus_llm.serve.validation import explain_validation, name_fields
+from nexus_llm.serve.validation import explain_validation
 
 Request = TypeVar("Request", bound=GenerationRequest)
-_MAX_NAME = 100  # characters of a client's own field name in an error
-
-
-def _sendable(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ValueError("holds what JSON cannot say: half a surrogate pair, NaN, or too many levels") from error
-    return value
-
-
-JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
-"""Any JSON object that can be written again."""
-
-
-class DialectBody(BaseModel):
-    """A body of which other fields are judged by a `Support`, which can tell why not."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def __pydantic_on_complete__(cls) -> None:
-        name_fields(cls)
-
-
-@dataclass(frozen=True)
-class Support:
-    """What becomes of the fields of an API that this server does not read."""
-
-    no_effect: frozenset[str] = frozenset()
-    """Accepted: the answer does not depend on them."""
-    refused: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
-    """Name → why not, and the values that ask for nothing and therefore pass."""
-
-    def judge(self, body: BaseModel, *, place: str = "") -> None:
-        """Looks at the fields that the body's schema does not name.
-
-        Raises:
-            ApiError: 400, naming the first field that would have an effect that this server cannot give.
-        """
-        for name, value in (body.model_extra or {}).items():
-            if value is None or name in self.no_effect:
-                continue
-            param = f"{place}{name[:_MAX_NAME]}"
-            if name not in self.refused:
-                raise invalid(f"Unrecognized request argument: {param}", param=param, code="unknown_parameter")
-            reason, harmless = self.refused[name]
-            if value not in harmless:
-                raise unsupported(param, reason)
 
 
 @contextmanager
@@ -84,7 +35,9 @@ def errors_named(names: Mapping[str, str]) -> Iterator[None]:
         raise _renamed(error, names) from None
 
 
-def converted(kind: type[Request], fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Request:
+def converted(
+    kind: type[Request], fields: Mapping[str, Any], *, names: Mapping[str, str] = MappingProxyType({})
+) -> Request:
     """A chat or completion request with these fields; None means that the client said nothing.
 
     `names`: the fields' names in errors, {the chat request's: the dialect's}.
@@ -102,9 +55,9 @@ def converted(kind: type[Request], fields: Mapping[str, Any], *, names: Mapping[
 async def answer(
     generator: Generator,
     request: ChatRequest | CompletionRequest,
-    *,
     writer: Callable[[Generation], Writer],
-    names: Mapping[str, str],
+    *,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> GenerationResponse:
     """The response to a converted request: the one place where dialects open a generation.
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from nexus_llm.serve.api_errors import unsupported
-from nexus_llm.serve.dialects.conversion import DialectBody, JsonObject, Support, converted
-from nexus_llm.serve.request_parts import Text
+from nexus_llm.serve.dialects.conversion import converted
+from nexus_llm.serve.request_parts import Body, JsonObject, Support, Text
 from nexus_llm.serve.requests import ChatRequest
 
 NAMES = {
@@ -61,7 +61,7 @@ _NOTHING = Support()
 _TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
 
 
-class Part(DialectBody):
+class Part(Body):
     """A piece of a message: text; an image or a file is refused by name."""
 
     type: Text
@@ -69,7 +69,7 @@ class Part(DialectBody):
     refusal: Text | None = None
 
 
-class MessageItem(DialectBody):
+class MessageItem(Body):
     """One turn of a conversation."""
 
     type: Literal["message"] | None = None
@@ -77,7 +77,7 @@ class MessageItem(DialectBody):
     content: Text | list[Part]
 
 
-class FunctionCallItem(DialectBody):
+class FunctionCallItem(Body):
     """A call of a function that the model made before."""
 
     type: Literal["function_call"]
@@ -86,7 +86,7 @@ class FunctionCallItem(DialectBody):
     arguments: Text
 
 
-class FunctionOutputItem(DialectBody):
+class FunctionOutputItem(Body):
     """What a function gave back."""
 
     type: Literal["function_call_output"]
@@ -94,7 +94,7 @@ class FunctionOutputItem(DialectBody):
     output: Text | list[Part]
 
 
-class OtherItem(DialectBody):
+class OtherItem(Body):
     """A call of a built-in tool, a reference to something kept: refused by name."""
 
     type: Text
@@ -116,7 +116,7 @@ Item = Annotated[
 ]
 
 
-class FunctionTool(DialectBody):
+class FunctionTool(Body):
     """A function that the client runs. A tool with another `type` would be built in: refused."""
 
     type: Text
@@ -126,14 +126,14 @@ class FunctionTool(DialectBody):
     strict: bool | None = None
 
 
-class NamedChoice(DialectBody):
+class NamedChoice(Body):
     """The function that the model has to call."""
 
     type: Text
     name: Text | None = None
 
 
-class TextFormat(DialectBody):
+class TextFormat(Body):
     """The shape that the answer must have."""
 
     type: Literal["text", "json_schema", "json_object"]
@@ -143,27 +143,27 @@ class TextFormat(DialectBody):
     strict: bool | None = None
 
 
-class TextConfig(DialectBody):
+class TextConfig(Body):
     """How the answer is to look."""
 
     format: TextFormat | None = None
     verbosity: Text | None = None
 
 
-class Reasoning(DialectBody):
+class Reasoning(Body):
     """How much the model may think: not at all."""
 
     effort: Text | None = None
     summary: Text | None = None
 
 
-class ResponseStreamOptions(DialectBody):
+class ResponseStreamOptions(Body):
     """What a stream carries besides the answer. `include_obfuscation` is accepted: nothing is hidden or added here."""
 
     include_obfuscation: bool | None = None
 
 
-class ResponsesRequest(DialectBody):
+class ResponsesRequest(Body):
     """`POST /v1/responses`."""
 
     model: Text
@@ -222,7 +222,7 @@ class ResponsesRequest(DialectBody):
         return messages
 
 
-def _add_item(messages: list[dict[str, Any]], item: DialectBody, place: str) -> None:
+def _add_item(messages: list[dict[str, Any]], item: Body, place: str) -> None:
     if isinstance(item, OtherItem):
         why = _KEEPS_NOTHING if item.type == "item_reference" else "messages, function calls and their outputs are read"
         raise unsupported(f"{place}.type", why)
@@ -258,13 +258,8 @@ def _chat_tool(tool: FunctionTool, place: str) -> dict[str, Any]:
     if tool.type != "function":
         raise unsupported(f"{place}.type", "this server runs no tools itself: give functions")
     _TOOL.judge(tool, place=f"{place}.")
-    told = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.parameters,
-        "strict": tool.strict,
-    }
-    return {"type": "function", "function": {name: value for name, value in told.items() if value is not None}}
+    told = tool.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
+    return {"type": "function", "function": told}
 
 
 def _chat_tool_choice(choice: str | NamedChoice | None) -> str | dict[str, Any] | None:
@@ -287,10 +282,5 @@ def _response_format(text: TextConfig | None) -> dict[str, Any] | None:
     _NOTHING.judge(text.format, place="text.format.")
     if text.format.type == "json_object":
         return {"type": "json_object"}
-    told = {
-        "name": text.format.name,
-        "description": text.format.description,
-        "schema": text.format.schema_,
-        "strict": text.format.strict,
-    }
-    return {"type": "json_schema", "json_schema": {name: value for name, value in told.items() if value is not None}}
+    told = text.format.model_dump(exclude={"type"}, exclude_none=True, by_alias=True)
+    return {"type": "json_schema", "json_schema": told}

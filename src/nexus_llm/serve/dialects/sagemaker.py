@@ -38,10 +38,6 @@ class ChatInvocation(ChatRequest):
     model: Text = ""
 
 
-class CompletionInvocation(CompletionRequest):
-    """A completion request; it names the model, which tells it from a `/generate` request."""
-
-
 def _kind(body: Any) -> str:
     if isinstance(body, dict):
         return "chat-body" if "messages" in body else "completion-body" if "model" in body else "generate-body"
@@ -50,7 +46,7 @@ def _kind(body: Any) -> str:
 
 Invocation = Annotated[
     Annotated[ChatInvocation, Tag("chat-body")]
-    | Annotated[CompletionInvocation, Tag("completion-body")]
+    | Annotated[CompletionRequest, Tag("completion-body")]
     | Annotated[GenerateRequest, Tag("generate-body")],
     Discriminator(_kind),
 ]
@@ -63,12 +59,6 @@ def create_sagemaker_app(generator: Generator) -> Edge:
         title="Nexus LLM on SageMaker", docs_url=None, redoc_url=None, openapi_url=None, strict_content_type=False
     )
     add_error_handlers(app)
-    add_routes(app, generator)
-    return Edge(app, metrics=generator.metrics, telemetry=generator.telemetry, timeouts=generator.timeouts)
-
-
-def add_routes(app: FastAPI, generator: Generator) -> None:
-    """Adds both routes."""
 
     @app.get("/ping", response_model=None)
     async def ping() -> Response:
@@ -85,6 +75,8 @@ def add_routes(app: FastAPI, generator: Generator) -> None:
             named = body if body.model else body.model_copy(update={"model": generator.model.name})
             inner = await openai_answer(named, generator)
         return _InTime(inner, seconds=INVOCATION_SECONDS)
+
+    return Edge(app, metrics=generator.metrics, telemetry=generator.telemetry, timeouts=generator.timeouts)
 
 
 class _InTime(Response):
