@@ -79,7 +79,7 @@ def test_what_the_containers_start_exists() -> None:
 
 
 def test_vllm_is_started_with_the_words_of_the_serve_code() -> None:
-    name = "nexus_llm.serve.engines.vllm_command"
+    name = "nexus_llm.serve.engines.vllm_protocol"
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"NOT TESTED: {name} is not in this tree, so nothing says whether the flags agree")
     vllm_arguments = importlib.import_module(name).vllm_arguments

@@ -15,8 +15,7 @@ from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines import child, llama_library
 from nexus_llm.serve.engines.commands import engine_command, require_engine
 from nexus_llm.serve.engines.port import EngineRequest
-from nexus_llm.serve.engines.vllm_command import vllm_arguments
-from nexus_llm.serve.engines.vllm_protocol import VllmAnswerError, completion_body, read_event
+from nexus_llm.serve.engines.vllm_protocol import VllmAnswerError, completion_body, read_event, vllm_arguments
 from nexus_llm.serve.model_folder import SamplingDefaults, ServedModel, read_model
 
 REQUEST = EngineRequest(1, [5, 6], 4, stop_token_ids=(2,), logprobs=True, top_logprobs=2)

@@ -1,4 +1,4 @@
-# vLLM beside the gateway. Its words are those of nexus_llm.serve.engines.vllm_command: a test compares the two.
+# vLLM beside the gateway. Its words are those of nexus_llm.serve.engines.vllm_protocol: a test compares the two.
 
 locals {
   engine_container = merge(local.image_defaults, {

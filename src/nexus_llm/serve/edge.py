@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nexus_llm.recipe import TimeoutsRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.deadlines import told_seconds, until
+from nexus_llm.serve.logs import place_of
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.responses import send_document
 from nexus_llm.serve.telemetry.record import RequestRecord, recording
@@ -66,8 +67,7 @@ class Edge:
             except ClientDisconnect:
                 pass  # its body will never be whole: no fault of ours, and nobody is there to be told
             except Exception as error:  # noqa: BLE001 - the last place that can keep it from the client
-                # Type and place only: the text of an exception may quote a prompt.
-                log.error("request.failed", extra={"request_id": record.request_id, "error": _where(error)})
+                log.error("request.failed", extra={"request_id": record.request_id, "error": place_of(error)})
                 await exchange.fail(api_errors.internal_error())
             finally:
                 self.held_bytes -= exchange.body_bytes
@@ -138,11 +138,3 @@ def _request_id(scope: Scope) -> str:
             if _REQUEST_ID.fullmatch(given):
                 return str(given)
     return uuid.uuid4().hex
-
-
-def _where(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
-    return f"{type(error).__name__} at {place}"

@@ -48,6 +48,15 @@ def _event(record: logging.LogRecord) -> dict[str, str]:
     }
 
 
+def place_of(error: Exception) -> str:
+    """Type and place of an error, and nothing else: its text may quote a prompt."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__} at {place}"
+
+
 def log_to_stderr(level: str) -> None:
     """Sends everything from `level` up to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)

@@ -15,7 +15,6 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
-        self._longest = max(map(len, self._stops), default=0)
         self._held = ""
         self.found = False
         """A stop string was met: nothing more will come out."""
@@ -32,7 +31,7 @@ class StopStrings:
             begin, self.met = first
             self.found, self._held = True, ""
             return text[:begin]
-        keep = self._undecided(text)
+        keep = undecided(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -46,9 +45,14 @@ class StopStrings:
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         return min(found)[1:] if found else None
 
-    def _undecided(self, text: str) -> int:
-        """Length of the longest end of the text that a stop string begins with."""
-        for at in range(max(0, len(text) - self._longest + 1), len(text)):
-            if any(stop.startswith(text[at:]) for stop in self._stops):
-                return len(text) - at
-        return 0
+
+def undecided(text: str, marks: Sequence[str]) -> int:
+    """Length of the longest end of the text that a mark begins with, but is not yet.
+
+    >>> undecided("one <tool", ["<tool_call>"]), undecided("one < two", ["<tool_call>"])
+    (5, 0)
+    """
+    for at in range(max(0, len(text) - max(map(len, marks)) + 1), len(text)):
+        if any(mark.startswith(text[at:]) for mark in marks):
+            return len(text) - at
+    return 0

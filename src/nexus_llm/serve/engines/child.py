@@ -17,10 +17,12 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineFacts, EngineStep
+from nexus_llm.serve.logs import place_of
 
 ENGINES = {
     "fake": ("fake", "FakeEngine", "FakeSettings"),
@@ -45,15 +47,15 @@ def main(arguments: list[str]) -> int:
     with socket.socket(fileno=int(descriptor)) as gateway:
         try:
             engine, facts = load_engine(name, json.loads(settings))
-            gateway.sendall(wire.encode(wire.ready_message(facts)))
+            gateway.sendall(wire.encode({"ready": asdict(facts)}))
             is_ready = True
             work(engine, gateway)
         except (BrokenPipeError, ConnectionResetError):
             return 0
         except Exception as error:  # noqa: BLE001 - whatever it is, the gateway has to hear of it
             with contextlib.suppress(OSError):
-                reason = _place(error) if is_ready else _reason(error)
-                gateway.sendall(wire.encode(wire.fatal_message(reason)))
+                reason = place_of(error) if is_ready else _reason(error)
+                gateway.sendall(wire.encode({"fatal": reason}))
             return 1
     return 0
 
@@ -119,15 +121,6 @@ def _die_with_parent(parent: int) -> None:
 def _reason(error: Exception) -> str:
     """Type and first line only: a native library's message may go on for pages. No prompt has been seen yet."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-
-
-def _place(error: Exception) -> str:
-    """Type and place only: while an engine works, the text of an exception may quote a prompt, and this is logged."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return f"{type(error).__name__} at {place}"
 
 
 if __name__ == "__main__":

@@ -47,19 +47,16 @@ def _openvino(model: ServedModel, recipe: ServeRecipe) -> dict[str, Any]:
 
 
 def _llama_cpp(model: ServedModel, recipe: ServeRecipe) -> dict[str, Any]:
-    return {
-        "weights": str(model.weights),
-        "kv_cache_gib": recipe.kv_cache_gib,
-        "max_running": recipe.max_running,
-        "tokenizer": str(model.weights.parent / "tokenizer.json"),
-        "stop_token_ids": list(model.stop_token_ids),
-        "adapters": dict(recipe.adapters),
-    }
+    tokenizer = model.weights.parent / "tokenizer.json"
+    return {"weights": str(model.weights), "tokenizer": str(tokenizer), **_sampled(model, recipe)}
 
 
 def _transformers(model: ServedModel, recipe: ServeRecipe) -> dict[str, Any]:
+    return {"folder": str(model.weights), **_sampled(model, recipe)}
+
+
+def _sampled(model: ServedModel, recipe: ServeRecipe) -> dict[str, Any]:
     return {
-        "folder": str(model.weights),
         "kv_cache_gib": recipe.kv_cache_gib,
         "max_running": recipe.max_running,
         "stop_token_ids": list(model.stop_token_ids),

@@ -6,6 +6,7 @@ Source: guidance-ai/llguidance 1.9 (PyPI), its Python API `LLTokenizer` and `LLM
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ WHITESPACE = r"[\x20\x0A\x0D\x09]{0,16}"
 class SchemaGrammars:
     """Makes masks for one tokenizer."""
 
-    def __init__(self, tokenizer_file: Path, *, stop_token_ids: tuple[int, ...]) -> None:
+    def __init__(self, tokenizer_file: Path, *, stop_token_ids: Sequence[int]) -> None:
         import llguidance
 
         self._library = llguidance
@@ -27,10 +28,11 @@ class SchemaGrammars:
             tokenizer_file.read_text(encoding="utf-8"), eos_token=list(stop_token_ids)
         )
 
-    @staticmethod
-    def is_installed() -> bool:
-        """Whether llguidance is there; nothing is loaded."""
-        return importlib.util.find_spec("llguidance") is not None
+    @classmethod
+    def load(cls, tokenizer_file: Path, *, stop_token_ids: Sequence[int]) -> SchemaGrammars | None:
+        """None where the file, the tokens that may end a document, or llguidance are not there."""
+        is_there = tokenizer_file.is_file() and stop_token_ids and importlib.util.find_spec("llguidance") is not None
+        return cls(tokenizer_file, stop_token_ids=stop_token_ids) if is_there else None
 
     def compile(self, json_schema: str) -> SchemaMask:
         """The mask at the start of a document that the schema allows.

@@ -21,8 +21,8 @@ from nexus_llm.serve.engines.grammar import SchemaGrammars
 from nexus_llm.serve.engines.llama_adapter import write_gguf_adapter
 from nexus_llm.serve.engines.llama_library import MAX_SEQUENCES, CacheFullError, LlamaModel
 from nexus_llm.serve.engines.llama_prefixes import KeptPrefixes, Prefix
-from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
-from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler
+from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
+from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler, sampling_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,6 @@ class _Sequence:
     """How many of `token_ids` the cache holds."""
     shared: int = 0
     """How many of those another sequence brought there."""
-    said: int = 0
     scores: PromptScores = field(init=False)
     """Of the prompt, as far as it was read."""
     is_answer_begun: bool = False
@@ -106,31 +105,18 @@ class LlamaCppEngine:
             batch=settings.batch_tokens,
             threads=settings.threads or len(os.sched_getaffinity(0)),
         )
-        features: list[Feature] = ["logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"]
-        grammars = None
-        if settings.tokenizer is not None and settings.stop_token_ids and SchemaGrammars.is_installed():
-            grammars = SchemaGrammars(Path(settings.tokenizer), stop_token_ids=tuple(settings.stop_token_ids))
-            features.append("json_schema")
+        grammars = SchemaGrammars.load(Path(settings.tokenizer or ""), stop_token_ids=settings.stop_token_ids)
         engine = cls(model, settings, grammars=grammars)
-        if settings.adapters:
-            features.append("adapters")
         model.decode([(0, 0, 0, True)])
         model.forget(0)
-        return engine, EngineFacts("llama.cpp", model.cache_tokens, time.monotonic() - started, tuple(features))
+        features = sampling_features(grammars, settings.adapters)
+        return engine, EngineFacts("llama.cpp", model.cache_tokens, time.monotonic() - started, features)
 
     def add(self, request: EngineRequest) -> None:
-        if max(request.token_ids, default=0) >= self._model.vocabulary or min(request.token_ids, default=0) < 0:
-            raise ValueError("a token id is outside the vocabulary")
-        if any(not 0 <= token < self._model.vocabulary for token in request.logit_bias):
-            raise ValueError("logit_bias names a token outside the vocabulary")
-        if request.adapter is not None and request.adapter not in self._adapters:
-            raise ValueError("there is no adapter of that name")
-        mask = None
-        if request.json_schema is not None:
-            if self._grammars is None:
-                raise ValueError("JSON schemas need llguidance and the tokenizer's file")
-            mask = self._grammars.compile(request.json_schema)
-        self._waiting.append(_Sequence(request, TokenSampler(request, mask=mask), list(request.token_ids)))
+        sampler = TokenSampler(
+            request, vocabulary=self._model.vocabulary, adapters=self._adapters, grammars=self._grammars
+        )
+        self._waiting.append(_Sequence(request, sampler, list(request.token_ids)))
 
     def cancel(self, request_id: int) -> None:
         for sequence in itertools.chain(self._running, self._waiting):
@@ -215,26 +201,11 @@ class LlamaCppEngine:
             sequence.scores.add(self._model.logits(place + index), token)
 
     def _say(self, sequence: _Sequence, place: int) -> EngineDelta:
-        request = sequence.request
-        chosen = sequence.sampler.choose(self._model.logits(place))
-        sequence.token_ids.append(chosen.id)
-        sequence.said += 1
-        finish: EngineFinish | None = None
-        if chosen.id in request.stop_token_ids or sequence.sampler.is_done:
-            finish = "stop"
-        elif sequence.said == request.max_tokens:
-            finish = "length"
-        delta = EngineDelta(
-            request.id,
-            [chosen.id],
-            [chosen.logprob] if request.logprobs and chosen.logprob is not None else [],
-            finish,
-            [chosen.top_logprobs] if chosen.top_logprobs is not None else [],
-            [] if sequence.is_answer_begun else sequence.scores.logprobs,
-            [] if sequence.is_answer_begun else sequence.scores.top_logprobs,
-        )
+        scores = None if sequence.is_answer_begun else sequence.scores
+        delta = sequence.sampler.say(self._model.logits(place), scores)
+        sequence.token_ids += delta.token_ids
         sequence.is_answer_begun = True
-        if finish:
+        if delta.finish:
             self._leave(sequence)
         return delta
 

@@ -75,7 +75,7 @@ class EngineProcess(asyncio.Protocol):
         self._send(wire.add_message(request))
 
     def cancel(self, request_id: int) -> None:
-        self._send(wire.cancel_message(request_id))
+        self._send({"cancel": request_id})
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Hangs up, waits for the child to leave, and kills it when it does not."""

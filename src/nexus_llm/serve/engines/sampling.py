@@ -9,74 +9,68 @@ Source: vLLM, "Sampling Parameters" (docs.vllm.ai, read 2026-11).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nexus_llm.serve.engines.port import EngineRequest
+from nexus_llm.serve.engines.grammar import SchemaGrammars
+from nexus_llm.serve.engines.port import EngineDelta, EngineFinish, EngineRequest, Feature
 
 Logits = NDArray[np.float32]
-
-
-class TokenMask(Protocol):
-    """What an answer may go on with; a grammar."""
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """One value a token id: may it come next?"""
-
-    def accept(self, token: int) -> None:
-        """Moves on behind a token."""
-
-    @property
-    def is_done(self) -> bool:
-        """Nothing can follow any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class SampledToken:
-    """One choice."""
-
-    id: int
-    logprob: float | None = None
-    top_logprobs: list[tuple[int, float]] | None = None
 
 
 class TokenSampler:
     """Chooses the tokens of one request, in order."""
 
-    def __init__(self, request: EngineRequest, *, mask: TokenMask | None = None) -> None:
+    def __init__(
+        self, request: EngineRequest, *, vocabulary: int, adapters: Collection[str], grammars: SchemaGrammars | None
+    ) -> None:
         """A sampler at the start of the answer.
 
         Raises:
-            ValueError: a setting makes no sense.
+            ValueError: a setting makes no sense, or asks for what this engine has not.
         """
         check_sampling(request)
+        ids = (*request.token_ids, *request.logit_bias)
+        if min(ids) < 0 or max(ids) >= vocabulary:
+            raise ValueError("a token id is outside the vocabulary")
+        if request.adapter is not None and request.adapter not in adapters:
+            raise ValueError("there is no adapter of that name")
+        if request.json_schema is not None and grammars is None:
+            raise ValueError("JSON schemas need llguidance and the tokenizer's file")
+        self._mask = grammars.compile(request.json_schema) if grammars and request.json_schema is not None else None
         self._request = request
-        self._mask = mask
         self._random = np.random.Generator(np.random.Philox(request.seed % 2**64))
         self._said: Counter[int] = Counter()
+        self._count = 0
         self._prompt_ids = np.unique(np.asarray(request.token_ids, dtype=np.int64))
 
-    @property
-    def is_done(self) -> bool:
-        """The grammar allows nothing more."""
-        return self._mask is not None and self._mask.is_done
-
-    def choose(self, logits: Logits) -> SampledToken:
-        """The next token for these logits, of shape (vocabulary,); they are left as they are."""
+    def say(self, logits: Logits, scores: PromptScores | None = None) -> EngineDelta:
+        """The next token for these logits, of shape (vocabulary,), which are left as they are; `scores` go with it."""
         request = self._request
         shaped = self._shape(logits)
         token = int(shaped.argmax()) if request.temperature == 0 else self._draw(shaped)
         self._said[token] += 1
+        self._count += 1
         if self._mask is not None:
             self._mask.accept(token)
-        if not (request.logprobs or request.top_logprobs):
-            return SampledToken(token)
-        normaliser = log_sum_exp(logits)
-        top = top_logprobs(logits, request.top_logprobs, normaliser=normaliser) if request.top_logprobs else None
-        return SampledToken(token, float(logits[token]) - normaliser, top)
+        finish: EngineFinish | None = None
+        if token in request.stop_token_ids or (self._mask is not None and self._mask.is_done):
+            finish = "stop"
+        elif self._count == request.max_tokens:
+            finish = "length"
+        normaliser = log_sum_exp(logits) if request.logprobs or request.top_logprobs else 0.0
+        return EngineDelta(
+            request.id,
+            [token],
+            [float(logits[token]) - normaliser] if request.logprobs else [],
+            finish,
+            [top_logprobs(logits, request.top_logprobs, normaliser=normaliser)] if request.top_logprobs else [],
+            scores.logprobs if scores else [],
+            scores.top_logprobs if scores else [],
+        )
 
     def _shape(self, logits: Logits) -> Logits:
         request = self._request
@@ -128,6 +122,16 @@ class TokenSampler:
         place = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
         place = min(place, len(sums) - 1)
         return place if ids is None else int(ids[place])
+
+
+def sampling_features(grammars: SchemaGrammars | None, adapters: Collection[str]) -> tuple[Feature, ...]:
+    """What an engine can do that chooses its tokens here."""
+    features: list[Feature] = ["logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"]
+    if grammars is not None:
+        features.append("json_schema")
+    if adapters:
+        features.append("adapters")
+    return tuple(features)
 
 
 def check_sampling(request: EngineRequest) -> None:

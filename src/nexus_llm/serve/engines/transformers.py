@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nexus_llm.serve.engines.grammar import SchemaGrammars
-from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
-from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler
+from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
+from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler, sampling_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,6 @@ class _Sequence:
     next_ids: list[int]
     cache: Any = None
     held_tokens: int = 0
-    said: int = 0
 
 
 class TransformersEngine:
@@ -67,30 +66,16 @@ class TransformersEngine:
             model.load_adapter(path, adapter_name=name)
         if settings.adapters:
             model.disable_adapters()
-        features: list[Feature] = ["logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"]
-        grammars = None
-        tokenizer = Path(settings.folder) / "tokenizer.json"
-        if tokenizer.is_file() and settings.stop_token_ids and SchemaGrammars.is_installed():
-            grammars = SchemaGrammars(tokenizer, stop_token_ids=tuple(settings.stop_token_ids))
-            features.append("json_schema")
-        if settings.adapters:
-            features.append("adapters")
+        grammars = SchemaGrammars.load(Path(settings.folder) / "tokenizer.json", stop_token_ids=settings.stop_token_ids)
         engine = cls(model, settings, grammars=grammars)
-        facts = EngineFacts("transformers", engine._capacity_tokens, time.monotonic() - started, tuple(features))
-        return engine, facts
+        features = sampling_features(grammars, settings.adapters)
+        return engine, EngineFacts("transformers", engine._capacity_tokens, time.monotonic() - started, features)
 
     def add(self, request: EngineRequest) -> None:
         vocabulary = self._model.config.vocab_size
-        if any(not 0 <= token < vocabulary for token in (*request.token_ids, *request.logit_bias)):
-            raise ValueError("a token id is outside the vocabulary")
-        if request.adapter is not None and request.adapter not in self._settings.adapters:
-            raise ValueError("there is no adapter of that name")
-        mask = None
-        if request.json_schema is not None:
-            if self._grammars is None:
-                raise ValueError("JSON schemas need llguidance and the tokenizer's file")
-            mask = self._grammars.compile(request.json_schema)
-        sampler = TokenSampler(request, mask=mask)
+        sampler = TokenSampler(
+            request, vocabulary=vocabulary, adapters=self._settings.adapters, grammars=self._grammars
+        )
         self._live[request.id] = _Sequence(request, sampler, list(request.token_ids))
 
     def cancel(self, request_id: int) -> None:
@@ -118,23 +103,9 @@ class TransformersEngine:
         if is_prompt and request.prompt_logprobs:
             for row, token in zip(logits[:-1], request.token_ids[1:], strict=True):
                 scores.add(row, token)
-        chosen = sequence.sampler.choose(logits[-1])
-        sequence.next_ids = [chosen.id]
-        sequence.said += 1
-        finish: EngineFinish | None = None
-        if chosen.id in request.stop_token_ids or sequence.sampler.is_done:
-            finish = "stop"
-        elif sequence.said == request.max_tokens:
-            finish = "length"
-        return EngineDelta(
-            request.id,
-            [chosen.id],
-            [chosen.logprob] if request.logprobs and chosen.logprob is not None else [],
-            finish,
-            [chosen.top_logprobs] if chosen.top_logprobs is not None else [],
-            scores.logprobs,
-            scores.top_logprobs,
-        )
+        delta = sequence.sampler.say(logits[-1], scores)
+        sequence.next_ids = delta.token_ids
+        return delta
 
     def _forward(self, sequence: _Sequence) -> Any:
         """Logits of shape (tokens, vocabulary), of all tokens where the prompt is scored, else of the last one."""

@@ -21,7 +21,6 @@ import httpx
 
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep, Feature
 from nexus_llm.serve.engines.process import run_below
-from nexus_llm.serve.engines.vllm_command import vllm_arguments
 from nexus_llm.serve.engines.vllm_protocol import (
     VllmAnswerError,
     VllmMetrics,
@@ -29,6 +28,7 @@ from nexus_llm.serve.engines.vllm_protocol import (
     read_answer,
     read_event,
     read_metrics,
+    vllm_arguments,
 )
 
 SERVED_NAME = "model"

@@ -1,14 +1,16 @@
-"""How an engine request reads in vLLM's HTTP API, and how its answers read as deltas; pure.
+"""How `vllm serve` is started, how an engine request reads in its HTTP API, and how its answers read as deltas; pure.
 
 Token ids in through `/v1/completions` with `prompt: [ids]`, out through `return_token_ids`; tokens in log
 probabilities as `token_id:N` through `return_tokens_as_token_ids`.
 
-Checked against the source of vLLM 0.33.0 (its wheel on PyPI, `entrypoints/openai/completion`, 2026-11-22).
+Checked against the source of vLLM 0.33.0 (its wheel on PyPI, `engine/arg_utils.py` and
+`entrypoints/openai/completion`, 2026-11-22).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,47 @@ _SIZE_LABEL = "kv_cache_size_tokens"
 
 class VllmAnswerError(Exception):
     """vLLM answered with an error, or with something that is no answer."""
+
+
+def vllm_arguments(
+    model: str,
+    *,
+    port: int,
+    served_name: str,
+    max_running: int,
+    context_tokens: int | None = None,
+    gpu_memory_share: float = 0.9,
+    gpus: int = 1,
+    adapters: Mapping[str, str] | None = None,
+    quantization: str | None = None,
+    more: tuple[str, ...] = (),
+) -> list[str]:
+    """What follows the word `vllm`.
+
+    The model's files only, never a hub; raw log probabilities, because the port tells those before temperature and
+    penalties; no log of requests, because prompts are nobody's business.
+
+    >>> vllm_arguments("/model", port=8001, served_name="m", max_running=64)[:4]
+    ['serve', '/model', '--host', '127.0.0.1']
+    """
+    arguments = [
+        *("serve", model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", served_name),
+        *("--max-num-seqs", str(max_running), "--gpu-memory-utilization", f"{gpu_memory_share:g}"),
+        *("--tensor-parallel-size", str(gpus), "--dtype", "auto"),
+        *("--max-logprobs", "20", "--logprobs-mode", "raw_logprobs"),
+        # The gateway names every setting: the model's own generation_config must not fill any in behind its back.
+        *("--generation-config", "vllm"),
+        "--enable-prefix-caching",
+        "--disable-uvicorn-access-log",
+    ]
+    if context_tokens is not None:
+        arguments += ["--max-model-len", str(context_tokens)]
+    if quantization is not None:
+        arguments += ["--quantization", quantization]
+    if adapters:
+        arguments += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", "64"]
+        arguments += ["--lora-modules", *(f"{name}={path}" for name, path in sorted(adapters.items()))]
+    return [*arguments, *more]
 
 
 def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ JSON, because nothing that crosses a process border should be able to run code; 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
@@ -46,18 +46,6 @@ def encode(message: Message) -> bytes:
 def add_message(request: EngineRequest) -> Message:
     # Not `asdict`: it copies token by token, a fifth of a short request's profile and much more of a long one's.
     return {"add": {name: getattr(request, name) for name in _REQUEST_FIELDS}}
-
-
-def cancel_message(request_id: int) -> Message:
-    return {"cancel": request_id}
-
-
-def ready_message(facts: EngineFacts) -> Message:
-    return {"ready": asdict(facts)}
-
-
-def fatal_message(reason: str) -> Message:
-    return {"fatal": reason}
 
 
 def step_message(step: EngineStep) -> Message:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nexus_llm.serve.stop_strings import undecided
 from nexus_llm.serve.tools.calls import Call, call_of, json_end, read_call
 
 _SPACES = " \t\r\n"
@@ -166,19 +166,6 @@ def format_of_template(template: str | None) -> CallFormat | None:
     if "<|python_tag|>" in template or '"parameters": dictionary of argument name' in template:
         return LlamaFormat()
     return None
-
-
-def undecided(text: str, marks: Sequence[str]) -> int:
-    """Length of the longest end of the text that a mark begins with, but is not yet.
-
-    >>> undecided("one <tool", ["<tool_call>"]), undecided("one < two", ["<tool_call>"])
-    (5, 0)
-    """
-    longest = max(map(len, marks)) - 1
-    for at in range(max(0, len(text) - longest), len(text)):
-        if any(mark.startswith(text[at:]) for mark in marks):
-            return len(text) - at
-    return 0
 
 
 def _find(text: str, mark: str) -> Start:
