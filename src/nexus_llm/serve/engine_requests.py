@@ -1,4 +1,4 @@
-"""A client's request as what the engine is asked and what its answers are made of."""
+"""A client's request as what the engine is asked and what its answers are made of; what does not fit is an ApiError."""
 
 from __future__ import annotations
 
@@ -26,22 +26,14 @@ _WHY_NOT = {
 
 
 def refuse_missing_features(request: AnyRequest, facts: EngineFacts) -> None:
-    """Looks whether the engine can do all that a request asks for.
-
-    Raises:
-        ApiError: 400, naming the first parameter that it cannot do.
-    """
+    """Looks whether the engine can do all that a request asks for."""
     for param, feature in request.needs():
         if feature not in facts.features:
             raise api_errors.unsupported(param, _WHY_NOT[feature])
 
 
 def call_format(request: AnyRequest, model: ServedModel) -> CallFormat | None:
-    """How calls in the answer are spelled; None where there are none.
-
-    Raises:
-        ApiError: there are tools, but nobody knows how this model spells calls.
-    """
+    """How calls in the answer are spelled; None where there are none."""
     if not isinstance(request, ChatRequest) or not request.offered_tools():
         return None
     spelled = format_of_template(model.tokenizer.template)
@@ -51,11 +43,7 @@ def call_format(request: AnyRequest, model: ServedModel) -> CallFormat | None:
 
 
 def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
-    """What all choices of a request have in common; id, prompt, length and seed are filled in for each.
-
-    Raises:
-        ApiError: a biased token is none of the vocabulary.
-    """
+    """What all choices of a request have in common; id, prompt, length and seed are filled in for each."""
     if isinstance(request, EmbeddingRequest):
         return EngineRequest(id=0, token_ids=[], max_tokens=0, embed=True)
     defaults = model.sampling
@@ -113,11 +101,7 @@ def wants_logprobs(request: GenerationRequest) -> bool:
 
 
 def answer_tokens(request: AnyRequest, *, prompt_tokens: int, context_tokens: int, default: int) -> int:
-    """Room for the answer: what was asked for, or the default as far as it fits.
-
-    Raises:
-        ApiError: it does not fit.
-    """
+    """Room for the answer: what was asked for, or the default as far as it fits."""
     if isinstance(request, EmbeddingRequest):
         _check_room(prompt_tokens, 0, context_tokens, "input")
         return 0

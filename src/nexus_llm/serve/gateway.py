@@ -151,11 +151,7 @@ def _add_dialect_routes(app: FastAPI, generator: Generator) -> None:
 
 
 async def openai_answer(body: ChatRequest | CompletionRequest, generator: Generator) -> Response:
-    """The response to a chat or completion request, in OpenAI's words.
-
-    Raises:
-        ApiError: the request is wrong or too long, the queue is full, or there is no engine.
-    """
+    """The response to a chat or completion request, in OpenAI's words."""
     if body.stream_options is not None and not body.stream:
         raise api_errors.invalid("stream_options only goes with stream: true.", param="stream_options")
     is_chat = isinstance(body, ChatRequest)
@@ -174,12 +170,7 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
 
 
 async def relayed(endpoint: str, body: AnyRequest, generator: Generator) -> Response:
-    """The upstream's response to a request; `endpoint` is like `chat/completions`.
-
-    Raises:
-        ApiError: the server stops, the model is another one, its key may not use it or has reached a limit, or the
-            queue is full.
-    """
+    """The upstream's response to a request; `endpoint` is like `chat/completions`."""
     assert generator.relay is not None
     caller = current_caller()
     if caller is not None:

@@ -117,11 +117,7 @@ class Generation:
         return Usage(self.prompt_tokens, self.completion_tokens)
 
     async def reserve(self, caller: Caller, model: str) -> None:
-        """Counts the request against its key, at the most that it can take; closes it where that is too much.
-
-        Raises:
-            ApiError: 429, a limit or the budget has no room for it; 503, the database does not answer.
-        """
+        """Counts the request against its key, at the most that it can take; closes it where that is too much."""
         most = sum(choice.request.max_tokens for choice in self._choices)
         try:
             self._charge = await caller.reserve(model=model, prompt_tokens=self.prompt_tokens, completion_tokens=most)

@@ -104,11 +104,7 @@ class Relay:
         await self._client.aclose()
 
     def respond(self, endpoint: str, body: dict[str, Any], ticket: Ticket) -> RelayResponse:
-        """The response to a request that was checked for form; `endpoint` is like `chat/completions`.
-
-        Raises:
-            ApiError: the model is another one, or the queue is full.
-        """
+        """The response to a request that was checked for form; `endpoint` is like `chat/completions`."""
         try:
             if body.get("model") != self._served_name:
                 raise api_errors.model_not_found(str(body.get("model")), self._served_name)
@@ -178,11 +174,7 @@ class RelayResponse(Response):
         self._record.mark("queued")
 
     async def reserve(self, caller: Caller, model: str) -> None:
-        """Counts the request against its key, by a guess until the upstream tells; gives up its place if it may not.
-
-        Raises:
-            ApiError: 429, a limit or the budget has no room for it; 503, the database does not answer.
-        """
+        """Counts the request against its key, by a guess until the upstream tells; gives up its place if it may not."""
         try:
             self._charge = await caller.reserve(
                 model=model, prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens

@@ -133,11 +133,7 @@ class ChatMessage(Body):
         return message
 
     def check(self, place: str) -> None:
-        """Looks whether the fields fit the role.
-
-        Raises:
-            ApiError: they do not; `place` is the message's.
-        """
+        """Refuses fields that do not fit the role of the message at `place`: ApiError."""
         if self.content is None and not self.tool_calls:
             message = f"Missing required parameter: {place}.content."
             raise invalid(message, param=f"{place}.content", code="missing_required_parameter")

@@ -125,12 +125,7 @@ def settle_memory() -> None:
 def prepare(
     folder: Path, *, name: str, recipe: ServeRecipe, upstream_key: str | None = None
 ) -> tuple[ServedModel, EngineCommand, Upstream | None]:
-    """What a server needs to answer as the recipe says: the model, its engine, and the upstream that is one instead.
-
-    Raises:
-        ServingError: the folder is no packaged model, or not one that this engine reads.
-        ModelError: the tokenizer cannot be read.
-    """
+    """What a server needs to answer as the recipe says: the model, its engine, and the upstream that is one instead."""
     if recipe.engine == "openai":
         return relayed_model(name), EngineCommand("openai", {}), upstream_of(recipe, model=name, key=upstream_key)
     model = _read(folder, name=name, recipe=recipe)
@@ -186,10 +181,6 @@ class Server:
 
         Its engine is loaded beside the old one (both need their memory meanwhile), then takes all new requests; the
         old one ends with its last answer, or after the time to drain. Swaps happen one after the other.
-
-        Raises:
-            ServingError: the model cannot be read or its engine cannot start; the old one goes on then.
-            ModelError: its tokenizer cannot be read.
         """
         await self._rollout.swap(folder)
 

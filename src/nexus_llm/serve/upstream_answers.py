@@ -1,4 +1,7 @@
-"""What an upstream sends, read with suspicion: events, documents, usage, errors. Nothing that it says is trusted."""
+"""What an upstream sends, read with suspicion: events, documents, usage, errors. Nothing that it says is trusted.
+
+What is no such answer, or has no end, is an ApiError, 502.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,7 @@ _FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 
 
 async def events(response: httpx.Response) -> AsyncIterator[str]:
-    """The data of each event of a stream.
-
-    Raises:
-        ApiError: it is no event stream, or one event is too long.
-    """
+    """The data of each event of a stream."""
     if not response.headers.get("content-type", "").startswith("text/event-stream"):
         raise bad_upstream("sent something else than a stream")
     rest = b""
@@ -36,11 +35,7 @@ async def events(response: httpx.Response) -> AsyncIterator[str]:
 
 
 async def read_answer(response: httpx.Response, *, limit_bytes: int = MAX_ANSWER_BYTES) -> bytes:
-    """A whole body.
-
-    Raises:
-        ApiError: it is too long.
-    """
+    """A whole body."""
     content = b""
     async for piece in response.aiter_bytes():
         content += piece
@@ -50,11 +45,7 @@ async def read_answer(response: httpx.Response, *, limit_bytes: int = MAX_ANSWER
 
 
 def document_of(content: bytes) -> dict[str, Any]:
-    """The JSON object that an upstream sent.
-
-    Raises:
-        ApiError: it sent none.
-    """
+    """The JSON object that an upstream sent."""
     try:
         document = json.loads(content)
     except ValueError:

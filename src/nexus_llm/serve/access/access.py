@@ -71,24 +71,20 @@ class Access:
         """
         if key is None:
             if self._require_keys:
-                raise self.refused("no_key", refusals.missing_key())
+                raise self._unauthorized("no_key")
             return Caller(self, None)
         key_id = key_id_of(key)
         record = None if key_id is None else await self._find(key_id)
         if not is_key_of(key, record) or record is None:
-            raise self.refused("unknown_key", refusals.unknown_key())
+            raise self._unauthorized("unknown_key")
         if record.revoked_at is not None:
-            raise self.refused("revoked_key", refusals.revoked_key())
+            raise self._unauthorized("revoked_key")
         if record.expires_at is not None and time.time() >= record.expires_at:
-            raise self.refused("expired_key", refusals.expired_key())
+            raise self._unauthorized("expired_key")
         return Caller(self, record)
 
     def check_not_full(self, caller: Caller) -> None:
-        """Refuses a key whose requests of this minute are known to be used up, without asking the database.
-
-        Raises:
-            ApiError: 429.
-        """
+        """Refuses a key whose requests of this minute are known to be used up (429), without asking the database."""
         until, refusal, standing = self._full.get(caller.key_id, (0.0, None, None))
         left = until - time.monotonic()
         if refusal is None or standing is None:
@@ -127,6 +123,9 @@ class Access:
         """Counts `error` under `reason` and hands it back."""
         self.count_refusal(reason)
         return error
+
+    def _unauthorized(self, reason: str) -> ApiError:
+        return self.refused(reason, refusals.unauthorized(reason))
 
     async def in_thread(self, work: Callable[[], Value], *, undo: Callable[[Value], None] | None = None) -> Value:
         """What `work` gives, done beside the event loop. `undo` gets what comes after nobody waits for it any more.

@@ -36,19 +36,13 @@ class Caller:
         return ANONYMOUS if self.key is None else self.key.id
 
     def check_endpoint(self, path: str) -> None:
-        """
-        Raises:
-            ApiError: 403, the key is for other endpoints.
-        """
+        """Refuses a key that is for other endpoints: ApiError, 403."""
         is_allowed = self.key.allows_endpoint(path) if self.key else not path.startswith("/admin")
         if not is_allowed:
             raise self._access.refused("endpoint_not_allowed", refusals.endpoint_not_allowed(path))
 
     def check_model(self, model: str) -> None:
-        """
-        Raises:
-            ApiError: 403, the key is for other models.
-        """
+        """Refuses a key that is for other models: ApiError, 403."""
         if self.key is not None and not self.key.allows_model(model):
             raise self._access.refused("model_not_allowed", refusals.model_not_allowed(model))
 

@@ -1,4 +1,4 @@
-"""Keys in the database: made, listed, found, revoked."""
+"""Keys in the database: made, listed, found, revoked; DatabaseDownError where it does not answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ def create_key(
 
     Raises:
         NameTakenError: there is a key of this name that was not revoked.
-        DatabaseDownError: the database does not answer.
     """
     key, key_id = new_key()
     record = KeyRecord(
@@ -62,33 +61,21 @@ def create_key(
 
 
 def list_keys(database: Database) -> list[KeyRecord]:
-    """All keys, revoked ones too, oldest first.
-
-    Raises:
-        DatabaseDownError: the database does not answer.
-    """
+    """All keys, revoked ones too, oldest first."""
     with database.reading() as connection:
         rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.name))
         return [_record(row._mapping) for row in rows]
 
 
 def find_key(database: Database, key_id: str) -> KeyRecord | None:
-    """The key with this id, revoked or not.
-
-    Raises:
-        DatabaseDownError: the database does not answer.
-    """
+    """The key with this id, revoked or not."""
     with database.reading() as connection:
         row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).first()
     return None if row is None else _record(row._mapping)
 
 
 def revoke_key(database: Database, name_or_id: str) -> KeyRecord | None:
-    """The key that is revoked from now on, by id or by the name that a living key has; None where there is none.
-
-    Raises:
-        DatabaseDownError: the database does not answer.
-    """
+    """The key that is revoked from now on, by id or by the name that a living key has; None where there is none."""
     is_meant = or_(api_keys.c.id == name_or_id, api_keys.c.name == name_or_id)
     with database.writing() as connection:
         row = connection.execute(

@@ -123,11 +123,7 @@ class Ledger:
                 self._record(connection, outcome)
 
     def recover(self, *, older_than_seconds: float = LOST_AFTER_SECONDS) -> int:
-        """Settles requests whose gateway was killed, at the price of their prompts; gives their number.
-
-        Raises:
-            DatabaseDownError: the database does not answer.
-        """
+        """Settles requests whose gateway was killed, at the price of their prompts; gives their number."""
         with self._database.writing() as connection:
             before = self._database.now(connection) - older_than_seconds
             lost = connection.execute(select(holds).where(holds.c.at < before).order_by(holds.c.key_id)).all()

@@ -10,24 +10,18 @@ from nexus_llm.serve.api_errors import ApiError
 DATABASE_RETRY_SECONDS = 2
 
 
-def missing_key() -> ApiError:
-    """401: no key was sent."""
-    return _unauthorized("This server needs an API key: send the header authorization: Bearer sk-nexus-…")
+_UNAUTHORIZED = {
+    "no_key": "This server needs an API key: send the header authorization: Bearer sk-nexus-…",
+    "unknown_key": "The API key is not known here.",
+    "expired_key": "The API key has expired.",
+    "revoked_key": "The API key was revoked.",
+}
 
 
-def unknown_key() -> ApiError:
-    """401: what was sent is no key of this server."""
-    return _unauthorized("The API key is not known here.")
-
-
-def expired_key() -> ApiError:
-    """401: the key's time is over."""
-    return _unauthorized("The API key has expired.")
-
-
-def revoked_key() -> ApiError:
-    """401: somebody took the key back."""
-    return _unauthorized("The API key was revoked.")
+def unauthorized(reason: str) -> ApiError:
+    """401: there is no key that is good now."""
+    headers = {"www-authenticate": "Bearer"}
+    return ApiError(401, _UNAUTHORIZED[reason], code="invalid_api_key", headers=headers)
 
 
 def endpoint_not_allowed(path: str) -> ApiError:
@@ -91,7 +85,3 @@ def rate_limit_headers(standing: Standing) -> dict[str, str]:
             headers[f"x-ratelimit-remaining-{name}"] = str(allowance.remaining)
             headers[f"x-ratelimit-reset-{name}"] = f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
     return headers
-
-
-def _unauthorized(message: str) -> ApiError:
-    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})

@@ -1,8 +1,8 @@
-"""What was used, by whom and for how much."""
+"""What was used, by whom and for how much; DatabaseDownError where the database does not answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sqlalchemy import func, or_, select
@@ -30,16 +30,14 @@ class UsageRow:
 
     def document(self, by: GroupBy) -> dict[str, Any]:
         """The row for JSON."""
-        head: dict[str, Any] = {by: self.group}
-        if by == "key":
-            head["key_id"] = self.key_id
-        return head | {
-            "requests": self.requests,
-            "unfinished": self.unfinished,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "usd": self.usd,
-        }
+        values = asdict(self)
+        group, key_id = values.pop("group"), values.pop("key_id")
+        return {by: group, **({"key_id": key_id} if by == "key" else {}), **values}
+
+
+_days = usage_days.c
+_name = func.coalesce(api_keys.c.name, _days.key_id)
+_named = usage_days.outerjoin(api_keys, api_keys.c.id == _days.key_id)
 
 
 def usage_rows(
@@ -50,26 +48,20 @@ def usage_rows(
     model: str | None = None,
     since_day: str | None = None,
 ) -> list[UsageRow]:
-    """Sums by day, key or model, in the order of their names; of one key (name or id), one model, or since a day (UTC).
-
-    Raises:
-        DatabaseDownError: the database does not answer.
-    """
-    days = usage_days.c
-    name = func.coalesce(api_keys.c.name, days.key_id)
-    columns: dict[GroupBy, list[Any]] = {"day": [days.day], "key": [name, days.key_id], "model": [days.model]}
+    """Sums by day, key or model, in the order of their names; of one key (name or id), one model, since a day (UTC)."""
+    columns: dict[GroupBy, list[Any]] = {"day": [_days.day], "key": [_name, _days.key_id], "model": [_days.model]}
     groups = columns[by]
     sums = [
         func.sum(column)
-        for column in (days.requests, days.unfinished, days.prompt_tokens, days.completion_tokens, days.nano_usd)
+        for column in (_days.requests, _days.unfinished, _days.prompt_tokens, _days.completion_tokens, _days.nano_usd)
     ]
-    query = select(*groups, *sums).select_from(usage_days.outerjoin(api_keys, api_keys.c.id == days.key_id))
+    query = select(*groups, *sums).select_from(_named)
     if key is not None:
-        query = query.where(or_(days.key_id == key, name == key))
+        query = query.where(or_(_days.key_id == key, _name == key))
     if model is not None:
-        query = query.where(days.model == model)
+        query = query.where(_days.model == model)
     if since_day is not None:
-        query = query.where(days.day >= since_day)
+        query = query.where(_days.day >= since_day)
     with database.reading() as connection:
         rows = connection.execute(query.group_by(*groups).order_by(*groups)).all()
     return [_row(row, has_id=by == "key") for row in rows]
@@ -92,17 +84,12 @@ class DayUsage:
 def usage_by_day(database: Database, *, since_day: str) -> tuple[list[DayUsage], list[int]]:
     """Every day's use from `since_day` (UTC) on, and the hours in which a request came: their starts, in seconds since
     1970. A gateway of before these were noted left none.
-
-    Raises:
-        DatabaseDownError: the database does not answer.
     """
-    days = usage_days.c
-    name = func.coalesce(api_keys.c.name, days.key_id)
     query = (
-        select(days.day, name, days.model, days.requests, days.prompt_tokens, days.completion_tokens)
-        .select_from(usage_days.outerjoin(api_keys, api_keys.c.id == days.key_id))
-        .where(days.day >= since_day)
-        .order_by(days.day, name, days.model)
+        select(_days.day, _name, _days.model, _days.requests, _days.prompt_tokens, _days.completion_tokens)
+        .select_from(_named)
+        .where(_days.day >= since_day)
+        .order_by(_days.day, _name, _days.model)
     )
     with database.reading() as connection:
         rows = [DayUsage(*row) for row in connection.execute(query)]

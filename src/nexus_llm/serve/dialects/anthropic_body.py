@@ -148,11 +148,7 @@ class CountTokensRequest(Body):
     output_config: OutputConfig | None = None
 
     def chat_request(self) -> ChatRequest:
-        """The same as a chat request.
-
-        Raises:
-            ApiError: 400, something in it cannot be done here; the error has the Messages API's names.
-        """
+        """The same as a chat request; what cannot be done here is an ApiError with the Messages API's names."""
         return converted(ChatRequest, self._chat_fields(), names=NAMES)
 
     def _chat_fields(self) -> dict[str, Any]:

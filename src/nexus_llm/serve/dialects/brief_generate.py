@@ -31,11 +31,7 @@ class GenerateRequest(Body):
     """Events instead of one object; the last one has `tokens_generated`."""
 
     def completion_request(self, model: str) -> CompletionRequest:
-        """The same as a completion request.
-
-        Raises:
-            ApiError: 400, a field is unknown.
-        """
+        """The same as a completion request."""
         Support().judge(self)
         fields = {**self.model_dump(include=set(GenerateRequest.model_fields)), "model": model}
         return converted(CompletionRequest, fields)
@@ -55,11 +51,7 @@ class GenerateWriter(Writer):
 
 
 async def generate_answer(body: GenerateRequest, generator: Generator) -> GenerationResponse:
-    """The response to such a body.
-
-    Raises:
-        ApiError: the request is wrong or too long, the queue is full, or there is no engine.
-    """
+    """The response to such a body."""
     return await answer(generator, body.completion_request(generator.model.name), lambda _: GenerateWriter())
 
 

@@ -24,11 +24,7 @@ Request = TypeVar("Request", bound=GenerationRequest)
 
 @contextmanager
 def errors_named(names: Mapping[str, str]) -> Iterator[None]:
-    """Errors inside name a field as the dialect's clients know it: {the chat request's name: the dialect's}.
-
-    Raises:
-        ApiError: the same as inside, with the dialect's names.
-    """
+    """Errors inside name a field as the dialect's clients know it: {the chat request's name: the dialect's}."""
     try:
         yield
     except ApiError as error:
@@ -59,11 +55,7 @@ async def answer(
     *,
     names: Mapping[str, str] = MappingProxyType({}),
 ) -> GenerationResponse:
-    """The response to a converted request: the one place where dialects open a generation.
-
-    Raises:
-        ApiError: the request is wrong or too long, the queue is full, or there is no engine.
-    """
+    """The response to a converted request: the one place where dialects open a generation."""
     with errors_named(names):
         generation = await generator.open(request)
     return GenerationResponse(generation, writer(generation), generator=generator, is_stream=bool(request.stream))

@@ -182,11 +182,7 @@ class ResponsesRequest(Body):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
 
     def chat_request(self) -> ChatRequest:
-        """The same as a chat request.
-
-        Raises:
-            ApiError: 400, something in it cannot be done here; the error has the Responses API's names.
-        """
+        """The same as a chat request; what cannot be done here is an ApiError with the Responses API's names."""
         _BODY.judge(self)
         self._refuse_reasoning()
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []

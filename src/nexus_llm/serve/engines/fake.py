@@ -87,11 +87,7 @@ class FakeEngine:
         return EngineStep(deltas, min(1.0, used / self._settings.capacity_tokens))
 
     def _script(self, request: EngineRequest) -> list[int]:
-        """The tokens that answer a request.
-
-        Raises:
-            ValueError: they should keep a schema that does not compile, or the bias leaves none.
-        """
+        """The tokens that answer a request; ValueError where a schema or the bias leaves none."""
         end = [] if self._settings.end_token_id is None else [self._settings.end_token_id]
         if request.json_schema is not None and self._settings.byte_token_ids:
             document = fake_answers.example(request.json_schema).encode()

@@ -30,11 +30,7 @@ def embedding(token_ids: Sequence[int]) -> list[float]:
 
 
 def example(schema_json: str) -> str:
-    """The smallest document that a JSON Schema allows, as JSON.
-
-    Raises:
-        ValueError: the schema is none that this can compile.
-    """
+    """The smallest document that a JSON Schema allows, as JSON; ValueError where this cannot compile it."""
     schema = json.loads(schema_json)
     try:
         return json.dumps(_value(schema, schema))

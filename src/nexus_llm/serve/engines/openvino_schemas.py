@@ -25,11 +25,7 @@ class SchemaTrial:
         self._good: set[str] = set()
 
     def check(self, schema: str) -> None:
-        """Looks whether this schema, as JSON, compiles.
-
-        Raises:
-            ValueError: it does not.
-        """
+        """Refuses a schema, as JSON, that does not compile: ValueError."""
         import numpy as np
         import openvino
         import openvino_genai

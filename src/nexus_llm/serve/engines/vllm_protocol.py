@@ -102,11 +102,7 @@ def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, An
 
 
 def read_event(line: str, request: EngineRequest) -> EngineDelta | None:
-    """The delta in one line of the stream; None for a line that carries none.
-
-    Raises:
-        VllmAnswerError: it tells of an error, or cannot be read.
-    """
+    """The delta in one line of the stream; None for a line that carries none."""
     if not line.startswith(EVENT) or line[len(EVENT) :] == DONE:
         return None
     return read_answer(line[len(EVENT) :], request)
