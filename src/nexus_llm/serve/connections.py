@@ -14,7 +14,6 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import uvicorn
@@ -44,10 +43,15 @@ class WebServer(uvicorn.Server):
 
 def web_server(app: ASGIApp, generator: Generator) -> WebServer:
     """A server for `app`, with the generator's timeouts and metrics."""
+
+    class Protocol(GuardedProtocol):
+        timeouts = generator.timeouts
+        on_timeout = staticmethod(generator.metrics.timed_out)
+
     return WebServer(
         uvicorn.Config(
             app,
-            http=guarded_protocol(generator.timeouts, generator.metrics.timed_out),
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -71,23 +75,11 @@ def raise_descriptor_limit() -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def guarded_protocol(timeouts: TimeoutsRecipe, on_timeout: Callable[[str], None]) -> type[GuardedProtocol]:
-    """The protocol with these limits; `on_timeout` is told the phase, `header` or `write`."""
-    return type("Protocol", (GuardedProtocol,), {"patience": Patience(timeouts, on_timeout)})
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long clients may take, and who is told when they take longer."""
-
-    timeouts: TimeoutsRecipe
-    on_timeout: Callable[[str], None]
-
-
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. Made by uvicorn; its limits come from `guarded_protocol`."""
+    """One connection. Made by uvicorn; `on_timeout` is told the phase, `header` or `write`."""
 
-    patience: ClassVar[Patience]
+    timeouts: ClassVar[TimeoutsRecipe]
+    on_timeout: ClassVar[Callable[[str], None]]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -170,13 +162,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._stop_read_timer()
-        self._read_timer = self.loop.call_later(self.patience.timeouts.header_seconds, self._head_is_late)
+        self._read_timer = self.loop.call_later(self.timeouts.header_seconds, self._head_is_late)
 
     def _head_is_late(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._await_head()  # the answer to the request before it is worth more
         elif self._head_bytes:
-            self.patience.on_timeout("header")
+            self.on_timeout("header")
             self._refuse(api_errors.timed_out("header"))
         else:
             self._close()  # a browser opens connections in advance, and wants no answer on them
@@ -203,10 +195,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_write_timer(self) -> None:
         self._stop_write_timer()
-        self._write_timer = self.loop.call_later(self.patience.timeouts.write_seconds, self._cut_off)
+        self._write_timer = self.loop.call_later(self.timeouts.write_seconds, self._cut_off)
 
     def _cut_off(self) -> None:
-        self.patience.on_timeout("write")
+        self.on_timeout("write")
         self.transport.abort()
 
     def _stop_read_timer(self) -> None:
@@ -236,5 +228,5 @@ class GuardedProtocol(HttpToolsProtocol):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
         # A little later than our own timer, which also counts.
-        milliseconds = round((self.patience.timeouts.write_seconds + LINGER_SECONDS) * 1_000)
+        milliseconds = round((self.timeouts.write_seconds + LINGER_SECONDS) * 1_000)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

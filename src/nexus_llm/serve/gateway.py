@@ -9,7 +9,6 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from nexus_llm.recipe import KeysRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.access.admin import add_admin_routes
@@ -46,17 +45,16 @@ def create_app(
     generator: Generator,
     access: Access | None = None,
     *,
-    keys: KeysRecipe | None = None,
     rollout: ModelRollout | None = None,
     admin_token: str | None = None,
 ) -> Edge:
-    """The ASGI application around one model, open to everybody without `access`; `keys` tells what tokens cost.
+    """The ASGI application around one model, open to everybody without `access`.
 
     Another model can take over by `rollout`; `admin_token` is who may, where there are no keys.
     """
     app = FastAPI(title="Nexus LLM", docs_url=None, redoc_url=None)
     add_error_handlers(app)
-    _add_model_routes(app, generator, keys or KeysRecipe())
+    _add_model_routes(app, generator)
     _add_generation_routes(app, generator)
     _add_dialect_routes(app, generator)
     add_tokenize_route(app, generator)
@@ -73,12 +71,12 @@ def create_app(
     return Edge(gated, metrics=generator.metrics, telemetry=generator.telemetry, timeouts=generator.timeouts)
 
 
-def _add_model_routes(app: FastAPI, generator: Generator, keys: KeysRecipe) -> None:
+def _add_model_routes(app: FastAPI, generator: Generator) -> None:
     created = int(time.time())
 
     def cards() -> dict[str, dict[str, Any]]:
         # Asked each time: a swap changes both.
-        return model_cards(generator.model, generator.engine.facts, created=created, keys=keys)
+        return model_cards(generator.model, generator.engine.facts, created=created, keys=generator.recipe.keys)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from nexus_llm.chat.conversations import strings
 from nexus_llm.errors import ModelError
-from nexus_llm.recipe import PrioritiesRecipe, TimeoutsRecipe
+from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.caller import current_caller
 from nexus_llm.serve.admission import Admission, refusals_told
@@ -56,27 +56,24 @@ class Generator:
     def __init__(
         self,
         lanes: Lanes,
+        recipe: ServeRecipe,
         *,
         admission: Admission,
         metrics: ServerMetrics,
-        default_max_tokens: int,
+        telemetry: Telemetry,
         relay: Relay | None = None,
-        priorities: PrioritiesRecipe = PrioritiesRecipe(),  # noqa: B008 - immutable
-        timeouts: TimeoutsRecipe = TimeoutsRecipe(),  # noqa: B008 - immutable
-        telemetry: Telemetry | None = None,
     ) -> None:
         self.lanes = lanes
         self.admission = admission
         self.metrics = metrics
-        self.telemetry = telemetry or Telemetry()
+        self.telemetry = telemetry
         self.relay = relay
         """Where requests go instead of to an engine of ours."""
         self.is_draining = False
         """No new requests are taken; those that run may finish."""
         self.open_generations = 0
-        self.timeouts = timeouts
-        self._priorities = priorities
-        self._default_max_tokens = default_max_tokens
+        self.recipe = recipe
+        self.timeouts = recipe.timeouts
         self._ids = itertools.count(1)
         # One thread: a core for encoding is enough, and the others belong to the engine. Long texts have their own,
         # or a short one would wait a second behind each of them.
@@ -208,9 +205,8 @@ class Generator:
             )
         caller = current_caller()
         key = None if caller is None else caller.key
-        lowest = (
-            self._priorities.lowest if key is None else self._priorities.keys.get(key.name, self._priorities.lowest)
-        )
+        priorities = self.recipe.priorities
+        lowest = priorities.lowest if key is None else priorities.keys.get(key.name, priorities.lowest)
         asked = None if isinstance(request, EmbeddingRequest) else request.priority
         priority = max(0, lowest) if asked is None else asked
         if priority < lowest:
@@ -287,7 +283,10 @@ class Generator:
                 id=next(self._ids),
                 token_ids=prompt,
                 max_tokens=answer_tokens(
-                    request, prompt_tokens=len(prompt), context_tokens=context_tokens, default=self._default_max_tokens
+                    request,
+                    prompt_tokens=len(prompt),
+                    context_tokens=context_tokens,
+                    default=self.recipe.max_new_tokens,
                 ),
                 seed=(template.seed + index) % SEEDS,
             )

@@ -177,11 +177,7 @@ class Server:
         self._stop_wanted.set()
 
     async def swap(self, folder: Path) -> None:
-        """Serves the packaged model in `folder` from now on, under the same name.
-
-        Its engine is loaded beside the old one (both need their memory meanwhile), then takes all new requests; the
-        old one ends with its last answer, or after the time to drain. Swaps happen one after the other.
-        """
+        """See `ModelRollout.swap`."""
         await self._rollout.swap(folder)
 
     async def _load(self, folder: Path) -> Lane:
@@ -229,7 +225,7 @@ class Server:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.request_stop)
         rollout = None if self._upstream is not None else self._rollout
-        app = create_app(generator, access, keys=self._recipe.keys, rollout=rollout, admin_token=self.admin_token)
+        app = create_app(generator, access, rollout=rollout, admin_token=self.admin_token)
         webs: list[tuple[WebServer, socket.socket]] = [(web_server(app, generator), listener)]
         if sagemaker is not None:
             webs.append((web_server(create_sagemaker_app(generator), generator), sagemaker))
@@ -288,16 +284,7 @@ class Server:
                 timeouts=recipe.timeouts,
             )
             self.engine.relay = relay
-        return Generator(
-            self._lanes,
-            admission=admission,
-            metrics=metrics,
-            default_max_tokens=self._recipe.max_new_tokens,
-            relay=relay,
-            priorities=recipe.priorities,
-            timeouts=recipe.timeouts,
-            telemetry=telemetry,
-        )
+        return Generator(self._lanes, recipe, admission=admission, metrics=metrics, telemetry=telemetry, relay=relay)
 
     async def _until_stop_is_wanted(
         self, info: Callable[[float], ServerInfo], on_ready: Callable[[ServerInfo], None]

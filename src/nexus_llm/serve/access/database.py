@@ -24,6 +24,9 @@ log = logging.getLogger("nexus_llm.serve.access")
 
 WAIT_SECONDS = 2.0
 CONNECTIONS = 8
+_POOL: dict[str, Any] = {
+    "pool_size": CONNECTIONS, "max_overflow": 0, "pool_timeout": WAIT_SECONDS, "hide_parameters": True,
+}  # fmt: skip
 _MAKE_TABLES_LOCK = 0x6E657875  # any number that nobody else locks: "nexu"
 
 
@@ -139,11 +142,8 @@ def _engine(url: URL) -> Engine:
     try:
         return create_engine(
             url,
-            pool_size=CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=WAIT_SECONDS,
+            **_POOL,
             pool_pre_ping=True,  # else the first request after a restart of PostgreSQL on each connection fails
-            hide_parameters=True,
             connect_args={
                 "connect_timeout": max(2, round(WAIT_SECONDS)),  # libpq takes 1 for 2
                 "tcp_user_timeout": milliseconds,
@@ -162,14 +162,7 @@ def _log_in(password: Callable[[], str], _dialect: Any, _record: Any, _arguments
 def _sqlite_engine(url: URL) -> Engine:
     assert url.database is not None
     _make_private(Path(url.database))
-    engine = create_engine(
-        url,
-        pool_size=CONNECTIONS,
-        max_overflow=0,
-        pool_timeout=WAIT_SECONDS,
-        hide_parameters=True,
-        connect_args={"timeout": WAIT_SECONDS, "check_same_thread": False},
-    )
+    engine = create_engine(url, **_POOL, connect_args={"timeout": WAIT_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:

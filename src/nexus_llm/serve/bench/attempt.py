@@ -7,7 +7,6 @@ answer, 32 streams, November 2026).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -169,8 +168,3 @@ def _body(plan: BenchPlan, prompt: str, output_tokens: int) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-
-
-def monotonic_since(start: float) -> Callable[[], float]:
-    """A clock that tells seconds since `start`, a reading of `time.perf_counter`."""
-    return lambda: time.perf_counter() - start

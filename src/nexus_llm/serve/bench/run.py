@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from nexus_llm.serve.bench.attempt import Server, attempt, client_session, get_to_know, monotonic_since
+from nexus_llm.serve.bench.attempt import Server, attempt, client_session, get_to_know
 from nexus_llm.serve.bench.plan import Arrival, BenchPlan, arrivals
 from nexus_llm.serve.bench.prompts import Prompts
 from nexus_llm.serve.bench.records import Records, RequestTimes
@@ -98,7 +98,7 @@ class _Test:
     ) -> None:
         self._plan, self._server, self._prompts, self._planned = plan, server, prompts, planned
         self._first_number = first_number
-        self._now = time.perf_counter
+        self._now: Callable[[], float] = time.perf_counter
         self._running = self._failed = self._tokens = 0
         self.measured = Measured(plan, Records(), planned=len(planned))
 
@@ -112,7 +112,7 @@ class _Test:
     ) -> None:
         """Until all is done, `stop` is set, or the time is over."""
         start, cpu = time.perf_counter(), time.process_time()
-        self._now = monotonic_since(start)
+        self._now = lambda: time.perf_counter() - start
         sending = asyncio.create_task(self._closed() if closed else self._open())
         stopping = asyncio.create_task(stop.wait())
         watching = asyncio.create_task(self._watch(on_progress))
