@@ -24,8 +24,6 @@ STREAM_END = b"data: [DONE]\n\n"
 
 @dataclass(slots=True)
 class WholeChoice:
-    """One answer, collected."""
-
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str = ""
@@ -51,7 +49,6 @@ class Writer:
     """
 
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
-        """The JSON document of an answer that is not streamed."""
         raise NotImplementedError
 
     def opening(self, choice_count: int) -> bytes:  # noqa: ARG002
@@ -71,7 +68,6 @@ class Writer:
         return b"data: " + error.body() + b"\n\n"
 
     def refusal(self, error: ApiError) -> bytes:
-        """The JSON document of an error in place of the answer."""
         return error.body()
 
 
@@ -161,8 +157,6 @@ class AnswerWriter(Writer):
 
 
 class ChatWriter(AnswerWriter):
-    """`/v1/chat/completions`."""
-
     id_prefix = "chatcmpl-"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
@@ -184,8 +178,6 @@ class ChatWriter(AnswerWriter):
 
 
 class CompletionWriter(AnswerWriter):
-    """`/v1/completions`."""
-
     id_prefix = "cmpl-"
     whole_object = chunk_object = "text_completion"
     end = '"text":"","logprobs":null'

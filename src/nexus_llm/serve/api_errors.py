@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """An answer that is an error."""
-
     status: int
     message: str
     type: str = "invalid_request_error"
@@ -21,13 +19,11 @@ class ApiError(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> bytes:
-        """The JSON document."""
         values = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return json.dumps({"error": values}, ensure_ascii=False).encode(errors="replace")
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
-    """400: the request is wrong."""
     return ApiError(400, message, param=param, code=code)
 
 

@@ -39,7 +39,6 @@ class _BodyRoute(APIRoute):
 
 
 def add_body_route(app: FastAPI, path: str, endpoint: BodyEndpoint) -> None:
-    """Adds `POST path`."""
     app.router.add_api_route(path, endpoint, methods=["POST"], response_model=None, route_class_override=_BodyRoute)
 
 

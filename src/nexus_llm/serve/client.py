@@ -15,8 +15,6 @@ from nexus_llm.records import Message
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One event of a streamed chat."""
-
     text: str = ""
     finish_reason: str | None = None
     prompt_tokens: int | None = None

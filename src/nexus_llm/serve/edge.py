@@ -37,8 +37,6 @@ class BodyRefusedError(HTTPException):
 
 
 class Edge:
-    """Wraps the application."""
-
     def __init__(
         self,
         app: ASGIApp,
@@ -82,8 +80,6 @@ class Edge:
 
 
 class _Exchange:
-    """One request and its response."""
-
     def __init__(self, edge: Edge, record: RequestRecord, receive: Receive, send: Send) -> None:
         self.status = 0
         self._record = record

@@ -78,7 +78,6 @@ def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
 
 
 def answer_wishes(request: AnyRequest, spelled: CallFormat | None) -> AnswerWishes:
-    """What each answer to a request is made of."""
     if isinstance(request, EmbeddingRequest):
         return AnswerWishes()
     is_completion = isinstance(request, CompletionRequest)

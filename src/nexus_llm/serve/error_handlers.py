@@ -19,8 +19,6 @@ EXPECTED_ERRORS = (ApiError, RequestValidationError, HTTPException)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """The expected errors, and faults of ours."""
-
     async def expected(request: Request, error: Exception) -> Response:
         return explained(error, request)
 
@@ -33,7 +31,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def explained(error: Exception, request: Request) -> Response:
-    """The response to one of `EXPECTED_ERRORS`."""
     if isinstance(error, HTTPException):
         return error_response(_http_error(error, request), request)
     if isinstance(error, RequestValidationError):
@@ -60,7 +57,6 @@ def error_body(error: ApiError, *, path: str) -> bytes:
 
 
 def error_response(error: ApiError, request: Request) -> Response:
-    """The same as a response."""
     current_record().error_code = error.code
     body = error_body(error, path=request.url.path)
     return Response(body, error.status, headers=error.headers, media_type="application/json")

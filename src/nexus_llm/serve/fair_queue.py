@@ -51,8 +51,6 @@ class Ticket:
 
 @dataclass(eq=False, slots=True)
 class _Line:
-    """One key's requests."""
-
     key: str
     start: float
     """The start tag, in tokens."""

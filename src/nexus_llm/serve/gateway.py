@@ -110,8 +110,6 @@ def _add_generation_routes(app: FastAPI, generator: Generator) -> None:
 
 
 class TokenCount(BaseModel):
-    """How long a prompt is."""
-
     input_tokens: int
 
 

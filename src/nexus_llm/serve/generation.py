@@ -46,8 +46,6 @@ class ChoiceDelta:
 
 @dataclass(slots=True)
 class Choice:
-    """One of the answers of a request."""
-
     index: int
     request: EngineRequest
     answer: Answer
@@ -113,7 +111,6 @@ class Generation:
         return sum(choice.answer.tokens for choice in self._choices)
 
     def usage(self) -> Usage:
-        """What it has taken so far."""
         return Usage(self.prompt_tokens, self.completion_tokens)
 
     async def reserve(self, caller: Caller, model: str) -> None:

@@ -150,12 +150,10 @@ class Generator:
         return await self._encode(request, (named or self.lanes.live).model)
 
     def close(self) -> None:
-        """Ends the encoders' threads."""
         for encoder in (self._encoder, self._long_encoder):
             encoder.shutdown(wait=False, cancel_futures=True)
 
     def _asked(self, request: AnyRequest, lane: Lane) -> tuple[EngineRequest, AnswerWishes]:
-        """What the engine is asked, and what is made of its tokens."""
         assert lane.engine.facts is not None
         refuse_missing_features(request, lane.engine.facts)
         spelled = call_format(request, lane.model)

@@ -105,7 +105,6 @@ class ServerMetrics:
         self._timeouts.labels(self._model_name, phase).inc()
 
     def render(self) -> bytes:
-        """The whole page."""
         return generate_latest(self._registry)
 
     def _counter(self, name: str, text: str) -> Counter:

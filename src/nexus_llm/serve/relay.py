@@ -53,8 +53,6 @@ UNNAMED_ANSWER_TOKENS = 1_024  # reserved where a request does not say how long 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where requests go."""
-
     url: str
     """Ends before `/chat/completions`, like `https://api.openai.com/v1`."""
     model: str
@@ -66,8 +64,6 @@ class Upstream:
 
 
 class Relay:
-    """Passes requests on to one upstream."""
-
     def __init__(
         self,
         upstream: Upstream,
@@ -100,7 +96,6 @@ class Relay:
             return False
 
     async def close(self) -> None:
-        """Hangs up."""
         await self._client.aclose()
 
     def respond(self, endpoint: str, body: dict[str, Any], ticket: Ticket) -> RelayResponse:
@@ -143,7 +138,6 @@ class Relay:
             await response.aclose()
 
     def renamed(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The document with our name of the model."""
         return document | {"model": self._served_name} if "model" in document else document
 
 

@@ -46,7 +46,6 @@ class UpstreamEngine(EngineSupervisor):
         raise EngineDownError
 
     async def stop(self) -> None:
-        """Hangs up."""
         self.state = EngineState.STOPPED
         if self.relay is not None:
             await self.relay.close()

@@ -85,31 +85,23 @@ class Support:
 
 
 class TextPart(Part):
-    """A piece of a message."""
-
     type: Literal["text"]
     text: Text
 
 
 class CalledFunction(Part):
-    """Which function an assistant called in a turn that is past."""
-
     name: FunctionName
     arguments: Text
     """A JSON object as text."""
 
 
 class CallPart(Part):
-    """A call in a turn that is past."""
-
     id: Text
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
 class ChatMessage(Body):
-    """One turn of a conversation."""
-
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
     tool_calls: Annotated[list[CallPart], Field(max_length=MAX_TOOLS)] | None = None
@@ -118,7 +110,6 @@ class ChatMessage(Body):
     """Of a `tool` message: the function that it answers for. Of others it changes nothing."""
 
     def text(self) -> str:
-        """The content in one piece."""
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
         return "".join(part.text for part in self.content)
@@ -149,8 +140,6 @@ class ChatMessage(Body):
 
 
 class FunctionDefinition(Part):
-    """A function that the assistant may call."""
-
     name: FunctionName
     description: Text | None = None
     parameters: JsonObject | None = None
@@ -158,8 +147,6 @@ class FunctionDefinition(Part):
 
 
 class ToolDefinition(Part):
-    """A tool."""
-
     type: Literal["function"]
     function: FunctionDefinition
 
@@ -172,21 +159,15 @@ class ToolDefinition(Part):
 
 
 class ChosenFunction(Part):
-    """The name in a tool choice."""
-
     name: FunctionName
 
 
 class ToolChoice(Part):
-    """A function that has to be called."""
-
     type: Literal["function"]
     function: ChosenFunction
 
 
 class NamedSchema(Part):
-    """A JSON Schema for the answer."""
-
     model_config = ConfigDict(populate_by_name=True)
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -197,8 +178,6 @@ class NamedSchema(Part):
 
 
 class ResponseFormat(Part):
-    """What the answer has to be."""
-
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
 

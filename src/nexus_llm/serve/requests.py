@@ -79,8 +79,6 @@ class _Request(Body):
 
 
 class StreamOptions(Part):
-    """What a stream carries besides the answer."""
-
     include_usage: bool = False
     continuous_usage_stats: bool = False
     """vLLM's: the usage so far in every chunk."""
@@ -88,8 +86,6 @@ class StreamOptions(Part):
 
 
 class GenerationRequest(_Request):
-    """What both kinds of requests have in common."""
-
     model: Text
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -132,8 +128,6 @@ class GenerationRequest(_Request):
 
 
 class ChatRequest(GenerationRequest):
-    """`POST /v1/chat/completions`."""
-
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
@@ -160,7 +154,6 @@ class ChatRequest(GenerationRequest):
 
     @property
     def is_call_forced(self) -> bool:
-        """Whether the answer has to be a call."""
         return self.tool_choice == "required" or isinstance(self.tool_choice, ToolChoice)
 
     def schema_param(self) -> str | None:
@@ -238,8 +231,6 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """`POST /v1/completions`."""
-
     prompt: Text | Tokens | Annotated[list[Text | Tokens], Field(min_length=1, max_length=MAX_CHOICES)]
     """A text, its token ids, or several of either: each gets its own choices."""
     max_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -249,7 +240,6 @@ class CompletionRequest(GenerationRequest):
     """The answer begins with the prompt, and with its log probabilities where `logprobs` asks for them."""
 
     def prompts(self) -> list[str | list[int]]:
-        """Each prompt as text or token ids."""
         return _inputs(self.prompt)
 
     @property
@@ -275,14 +265,11 @@ class CompletionRequest(GenerationRequest):
 
 
 class EmbeddingRequest(_Request):
-    """`POST /v1/embeddings`."""
-
     model: Text
     input: Text | Tokens | Annotated[list[Text | Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] | None = None
 
     def prompts(self) -> list[str | list[int]]:
-        """Each input as text or token ids."""
         return _inputs(self.input)
 
     def needs(self) -> Iterator[tuple[str, Feature]]:

@@ -82,14 +82,12 @@ class GenerationResponse(Response):
 
 
 async def send_document(send: Send, status: int, body: bytes, *, headers: dict[str, str] | None = None) -> None:
-    """A JSON document as a whole response."""
     length = {"content-type": "application/json", "content-length": str(len(body))}
     await send_start(send, status, length | (headers or {}))
     await send_body(send, body, more=False)
 
 
 async def send_start(send: Send, status: int, headers: dict[str, str]) -> None:
-    """The status line and the headers."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
 

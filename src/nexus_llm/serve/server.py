@@ -45,8 +45,6 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """A server that is ready."""
-
     url: str
     model: str
     engine_pid: int

@@ -31,8 +31,6 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredCall:
-    """A call in an answer."""
-
     index: int
     id: str
     name: str
@@ -42,8 +40,6 @@ class AnsweredCall:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What is new in an answer."""
-
     text: str
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -55,8 +51,6 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class AnswerWishes:
-    """What an answer is made of, besides its tokens."""
-
     stop: Sequence[str] = ()
     calls: CallFormat | None = None
     """How calls are spelled, where the answer may have some."""

@@ -30,23 +30,18 @@ class TokenizeRequest(Part):
         return self
 
     def as_asked(self) -> ChatRequest | CompletionRequest:
-        """The request whose prompt is meant."""
         if self.messages is None:
             return CompletionRequest(model=self.model, prompt=self.prompt or "")
         return ChatRequest(model=self.model, messages=self.messages, tools=self.tools)
 
 
 class TokenizeAnswer(BaseModel):
-    """Token ids, how many, and how many the model takes."""
-
     tokens: list[int]
     count: int
     max_model_len: int
 
 
 def add_tokenize_route(app: FastAPI, generator: Generator) -> None:
-    """Adds it."""
-
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> TokenizeAnswer:
         """Token ids of a conversation or a text."""

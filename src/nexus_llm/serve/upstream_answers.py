@@ -35,7 +35,6 @@ async def events(response: httpx.Response) -> AsyncIterator[str]:
 
 
 async def read_answer(response: httpx.Response, *, limit_bytes: int = MAX_ANSWER_BYTES) -> bytes:
-    """A whole body."""
     content = b""
     async for piece in response.aiter_bytes():
         content += piece

@@ -19,8 +19,6 @@ Filter = Annotated[str | None, Query(max_length=200)]
 
 
 def add_admin_routes(app: FastAPI, access: Access) -> None:
-    """Adds the routes."""
-
     @app.get("/admin/keys")
     async def keys() -> dict[str, Any]:
         """All keys, revoked ones too."""

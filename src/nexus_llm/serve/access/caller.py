@@ -59,8 +59,6 @@ class Caller:
 
 
 class Charge:
-    """What one request will cost."""
-
     def __init__(self, admitted: Admitted, record: Callable[[Outcome], None]) -> None:
         self._admitted = admitted
         self._record: Callable[[Outcome], None] | None = record
@@ -79,7 +77,6 @@ def current_caller() -> Caller | None:
 
 @contextmanager
 def calling(caller: Caller) -> Iterator[None]:
-    """Makes `caller` the current one for a block."""
     token = _CURRENT.set(caller)
     try:
         yield

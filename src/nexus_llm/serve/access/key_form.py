@@ -20,8 +20,6 @@ _UNIT_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class NewKey(Part):
-    """A key to be made."""
-
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: Name

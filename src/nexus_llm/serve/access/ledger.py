@@ -53,8 +53,6 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request ended."""
-
     request: Admitted
     prompt_tokens: int
     """0 where the engine never began."""
@@ -64,8 +62,6 @@ class Outcome:
 
 
 class LimitReachedError(Exception):
-    """A key has used what it may use for now."""
-
     def __init__(self, refusal: Refusal, standing: Standing) -> None:
         super().__init__(refusal.reason)
         self.refusal = refusal

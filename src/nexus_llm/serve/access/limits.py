@@ -37,8 +37,6 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What tokens cost."""
-
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
 
@@ -56,8 +54,6 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """What was admitted in one second."""
-
     at: int
     """Seconds since 1970."""
     requests: int
@@ -80,8 +76,6 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What is set aside for one request until it ends."""
-
     at: int
     """When it was admitted, seconds since 1970."""
     tokens: int
@@ -90,8 +84,6 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not admitted."""
-
     reason: RefusalReason
     retry_after_seconds: float | None = None
     """None: waiting does not help (within this month)."""
@@ -99,8 +91,6 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """How much of one limit is left."""
-
     limit: int
     remaining: int
     reset_seconds: int
@@ -162,7 +152,6 @@ def at_time(meter: Meter, now: float) -> Meter:
 
 
 def standing(meter: Meter, limits: Limits, now: float) -> Standing:
-    """What is left of the limits of a minute."""
     meter = at_time(meter, now)
     reset = math.ceil(_free_at(meter.seconds[-1]) - now) if meter.seconds else 0
 

@@ -25,12 +25,10 @@ def unauthorized(reason: str) -> ApiError:
 
 
 def endpoint_not_allowed(path: str) -> ApiError:
-    """403: the key is for other endpoints."""
     return ApiError(403, f"This API key may not use {path[:200]}.", code="endpoint_not_allowed")
 
 
 def model_not_allowed(model: str) -> ApiError:
-    """403: the key is for other models."""
     return ApiError(
         403, f"This API key may not use the model {model[:200]!r}.", param="model", code="model_not_allowed"
     )

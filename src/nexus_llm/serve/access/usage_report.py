@@ -29,7 +29,6 @@ class UsageRow:
     usd: float
 
     def document(self, by: GroupBy) -> dict[str, Any]:
-        """The row for JSON."""
         values = asdict(self)
         group, key_id = values.pop("group"), values.pop("key_id")
         return {by: group, **({"key_id": key_id} if by == "key" else {}), **values}

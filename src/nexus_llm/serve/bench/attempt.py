@@ -30,8 +30,6 @@ PROBE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to ask one server."""
-
     session: aiohttp.ClientSession
     plan: BenchPlan
     extras: dict[str, Any]
@@ -42,7 +40,6 @@ class Server:
         return f"{api_url(self.plan.url)}/chat/completions"
 
     def body(self, prompt: str, output_tokens: int) -> bytes:
-        """The request for one streamed answer."""
         return orjson.dumps(_body(self.plan, prompt, output_tokens) | self.extras)
 
 

@@ -43,7 +43,6 @@ class Lengths:
         raise UsageError(f"{option} {text!r} is no length", fix=f"a number or a range: {option} 128, {option} 64-512")
 
     def draw(self, source: random.Random) -> int:
-        """One length."""
         return self.low if self.low == self.high else source.randint(self.low, self.high)
 
 
@@ -136,8 +135,6 @@ class BenchPlan:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request to send."""
-
     at_seconds: float
     """When, since the start; 0 in a closed loop, where a free place says when."""
     input_tokens: int

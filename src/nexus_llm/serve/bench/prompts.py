@@ -62,7 +62,6 @@ class Prompts:
             self._starts.append(self._starts[-1] + len(word) + 1)
 
     def text(self, number: int, arrival: Arrival) -> str:
-        """The prompt of the request with that number."""
         wanted = self._count.words(arrival.input_tokens)
         if not arrival.blocks:
             return self._words(number, wanted)

@@ -34,8 +34,6 @@ class Client:
 
 @dataclass(slots=True)
 class Measured:
-    """A finished load test."""
-
     plan: BenchPlan
     records: Records
     seconds: float = 0.0
@@ -49,8 +47,6 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running test is."""
-
     finished: int
     planned: int
     running: int

@@ -24,8 +24,6 @@ TRACE_BLOCK_TOKENS = 512  # Mooncake's README, read 2026-11
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """One recorded request."""
-
     at_seconds: float
     input_tokens: int
     output_tokens: int

@@ -55,8 +55,6 @@ _NOTHING = Support()
 
 
 class TextBlock(Body):
-    """Text in a message."""
-
     type: Literal["text"]
     text: Text
 
@@ -71,8 +69,6 @@ class ToolUseBlock(Body):
 
 
 class ToolResultBlock(Body):
-    """What a tool answered."""
-
     type: Literal["tool_result"]
     tool_use_id: Text
     content: Text | list[TextBlock] | None = None
@@ -100,8 +96,6 @@ Block = Annotated[
 
 
 class Turn(Body):
-    """One turn of a conversation."""
-
     role: Literal["user", "assistant", "system"]
     content: Text | list[Block]
 
@@ -117,29 +111,21 @@ class CustomTool(Body):
 
 
 class ToolChoice(Body):
-    """Whether, or which, tool the model has to call."""
-
     type: Literal["auto", "any", "tool", "none"]
     name: Text | None = None
     disable_parallel_tool_use: bool | None = None
 
 
 class OutputFormat(Body):
-    """The shape that the answer must have."""
-
     type: Literal["json_schema"]
     schema_: Annotated[JsonObject, Field(alias="schema")]
 
 
 class OutputConfig(Body):
-    """How the answer is to look."""
-
     format: OutputFormat | None = None
 
 
 class CountTokensRequest(Body):
-    """`POST /v1/messages/count_tokens`."""
-
     model: Text
     messages: Annotated[list[Turn], Field(min_length=1)]
     system: Text | list[TextBlock] | None = None
@@ -174,8 +160,6 @@ class CountTokensRequest(Body):
 
 
 class MessagesRequest(CountTokensRequest):
-    """`POST /v1/messages`."""
-
     max_tokens: Annotated[int, Field(ge=1)]
     stop_sequences: Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool | None = None

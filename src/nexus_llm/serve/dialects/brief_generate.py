@@ -21,8 +21,6 @@ from nexus_llm.serve.responses import GenerationResponse
 
 
 class GenerateRequest(Body):
-    """`POST /generate`."""
-
     prompt: Text
     max_tokens: Annotated[int, Field(ge=1)] = 512
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.8
@@ -31,15 +29,12 @@ class GenerateRequest(Body):
     """Events instead of one object; the last one has `tokens_generated`."""
 
     def completion_request(self, model: str) -> CompletionRequest:
-        """The same as a completion request."""
         Support().judge(self)
         fields = {**self.model_dump(include=set(GenerateRequest.model_fields)), "model": model}
         return converted(CompletionRequest, fields)
 
 
 class GenerateWriter(Writer):
-    """Writes one continuation."""
-
     def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
         return compact({"response": choices[0].text, "tokens_generated": usage.completion_tokens}).encode()
 
@@ -51,7 +46,6 @@ class GenerateWriter(Writer):
 
 
 async def generate_answer(body: GenerateRequest, generator: Generator) -> GenerationResponse:
-    """The response to such a body."""
     return await answer(generator, body.completion_request(generator.model.name), lambda _: GenerateWriter())
 
 

@@ -70,8 +70,6 @@ class Part(Body):
 
 
 class MessageItem(Body):
-    """One turn of a conversation."""
-
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Part]
@@ -87,8 +85,6 @@ class FunctionCallItem(Body):
 
 
 class FunctionOutputItem(Body):
-    """What a function gave back."""
-
     type: Literal["function_call_output"]
     call_id: Text
     output: Text | list[Part]
@@ -127,15 +123,11 @@ class FunctionTool(Body):
 
 
 class NamedChoice(Body):
-    """The function that the model has to call."""
-
     type: Text
     name: Text | None = None
 
 
 class TextFormat(Body):
-    """The shape that the answer must have."""
-
     type: Literal["text", "json_schema", "json_object"]
     name: Text | None = None
     description: Text | None = None
@@ -144,8 +136,6 @@ class TextFormat(Body):
 
 
 class TextConfig(Body):
-    """How the answer is to look."""
-
     format: TextFormat | None = None
     verbosity: Text | None = None
 
@@ -164,8 +154,6 @@ class ResponseStreamOptions(Body):
 
 
 class ResponsesRequest(Body):
-    """`POST /v1/responses`."""
-
     model: Text
     input: Text | Annotated[list[Item], Field(min_length=1)]
     instructions: Text | None = None

@@ -53,7 +53,6 @@ Invocation = Annotated[
 
 
 def create_sagemaker_app(generator: Generator) -> Edge:
-    """The ASGI application for SageMaker's port."""
     # SageMaker passes its caller's content type on, which is often missing.
     app = FastAPI(
         title="Nexus LLM on SageMaker", docs_url=None, redoc_url=None, openapi_url=None, strict_content_type=False

@@ -22,8 +22,6 @@ CERTAIN = 100.0  # a bias that leaves no choice, as in OpenAI's API
 
 @dataclass(frozen=True, slots=True)
 class FakeSettings:
-    """How the fake engine behaves."""
-
     capacity_tokens: int = 1 << 20
     step_seconds: float = 0.0
     """Time that every step takes."""

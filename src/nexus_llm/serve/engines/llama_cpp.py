@@ -27,8 +27,6 @@ from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler, samplin
 
 @dataclass(frozen=True, slots=True)
 class LlamaCppSettings:
-    """How the engine is set up."""
-
     weights: str
     """Path of a GGUF file."""
     kv_cache_gib: float
@@ -70,13 +68,10 @@ class _Sequence:
         self.scores = PromptScores(self.request.top_logprobs)
 
     def prefix(self) -> Prefix:
-        """What the cache holds of it."""
         return Prefix(self.slot, self.token_ids[: self.read], self.request.adapter, self.read - self.shared)
 
 
 class LlamaCppEngine:
-    """One model, many sequences."""
-
     def __init__(
         self, model: LlamaModel, settings: LlamaCppSettings, *, grammars: SchemaGrammars | None = None
     ) -> None:

@@ -121,13 +121,11 @@ class LlamaModel:
         return int(adapter)
 
     def use_adapter(self, adapter: int | None) -> None:
-        """Applies one adapter, or none, to the batches that follow."""
         adapters = (ctypes.c_void_p * 1)(adapter or 0)
         scales = (ctypes.c_float * 1)(1.0)
         self._c.llama_set_adapters_lora(self._context, adapters, int(adapter is not None), scales)
 
     def close(self) -> None:
-        """Frees the memory."""
         self._c.llama_free(self._context)
         self._c.llama_model_free(self._model)
 
@@ -208,7 +206,6 @@ def _library() -> Any:
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    """Types of the functions in use."""
     pointer, integer, unsigned, text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_char_p
     declared: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "llama_backend_init": (None, ()),

@@ -34,8 +34,6 @@ CACHE_READ_SECONDS = 0.25  # how often the cache's fill is asked for; the answer
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoSettings:
-    """How the engine is set up."""
-
     weights: str
     """Path of a GGUF file (Q8_0) without rope scaling, or of a folder with OpenVINO's own files."""
     kv_cache_gib: float

@@ -61,8 +61,6 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineDelta:
-    """What one step added to one sequence."""
-
     id: int
     token_ids: list[int]
     logprobs: list[float] = field(default_factory=list)
@@ -82,8 +80,6 @@ class EngineDelta:
 
 @dataclass(frozen=True, slots=True)
 class EngineStep:
-    """What one step did."""
-
     deltas: list[EngineDelta]
     cache_share: float
     """Part of the key-value cache in use, 0 to 1."""

@@ -31,8 +31,6 @@ class EngineDownError(Exception):
 
 
 class EngineState(StrEnum):
-    """What the engine is doing."""
-
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"
@@ -126,7 +124,6 @@ class EngineSupervisor:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process, while there is one."""
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> EngineFacts:

@@ -18,8 +18,6 @@ from nexus_llm.serve.engines.sampling import PromptScores, TokenSampler, samplin
 
 @dataclass(frozen=True, slots=True)
 class TransformersSettings:
-    """How the engine is set up."""
-
     folder: str
     """A model folder in the Hugging Face layout."""
     kv_cache_gib: float
@@ -55,7 +53,6 @@ class TransformersEngine:
 
     @classmethod
     def load(cls, settings: TransformersSettings) -> tuple[TransformersEngine, EngineFacts]:
-        """The engine with its weights and adapters read."""
         started = time.monotonic()
         import torch
         from transformers import AutoModelForCausalLM

@@ -57,8 +57,6 @@ class VllmSettings:
 
 
 class VllmEngine:
-    """One running `vllm serve`."""
-
     def __init__(self, server: subprocess.Popen[bytes], url: str, *, adapters: frozenset[str] = frozenset()) -> None:
         self._server = server
         self._adapters = adapters
@@ -135,7 +133,6 @@ class VllmEngine:
         return EngineStep(deltas, self._metrics.cache_share)
 
     def close(self) -> None:
-        """Ends vLLM."""
         self._server.terminate()
         try:
             self._server.wait(10)

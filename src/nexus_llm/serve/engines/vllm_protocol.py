@@ -71,7 +71,6 @@ def vllm_arguments(
 
 
 def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, Any]:
-    """The JSON body of `POST /v1/completions`."""
     body: dict[str, Any] = {
         "model": request.adapter or served_name,
         "prompt": request.token_ids,
@@ -155,8 +154,6 @@ def _ranked(top: dict[str, float], count: int) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True, slots=True)
 class VllmMetrics:
-    """What `/metrics` says of the cache."""
-
     capacity_tokens: int = 0
     cache_share: float = 0.0
 

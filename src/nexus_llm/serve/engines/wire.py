@@ -39,7 +39,6 @@ class LineSplitter:
 
 
 def encode(message: Message) -> bytes:
-    """One message as a line."""
     return _encoder.encode(message).encode() + b"\n"
 
 

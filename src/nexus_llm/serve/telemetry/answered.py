@@ -11,8 +11,6 @@ from nexus_llm.serve.receipt import read_header
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request that was answered."""
-
     request_id: str
     time: str
     """ISO 8601, UTC, of its end."""
@@ -23,7 +21,6 @@ class Answered:
 
     @property
     def artifact(self) -> str:
-        """Id of the package that answered."""
         return read_header(self.receipt)["artifact"]
 
 

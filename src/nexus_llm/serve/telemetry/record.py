@@ -163,7 +163,6 @@ def current_record() -> RequestRecord:
 
 @contextmanager
 def recording(record: RequestRecord) -> Iterator[None]:
-    """Makes `record` the current one for a block."""
     token = _CURRENT.set(record)
     try:
         yield

@@ -45,7 +45,6 @@ class Sample:
     """Text of each answer so far, calls of tools as their JSON."""
 
     def add(self, index: int, delta: TextDelta) -> None:
-        """More of one of the answers."""
         calls = "".join(json.dumps({"name": call.name, "arguments": call.arguments}) for call in delta.calls)
         self.answers[index] = self.answers.get(index, "") + delta.text + calls
 
@@ -105,7 +104,6 @@ class Samples:
             self._dropped(1)
 
     def remove_old(self) -> None:
-        """Removes files of days that ended more than `days` days ago."""
         oldest = _day(self._clock() - self._recipe.days * DAY_SECONDS)
         for path in self._folder.iterdir():
             found = _FILE.fullmatch(path.name)

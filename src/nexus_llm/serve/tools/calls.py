@@ -13,8 +13,6 @@ _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One function to call."""
-
     name: str
     arguments: str
     """A JSON object as text."""

@@ -10,8 +10,6 @@ from nexus_llm.serve.tools.formats import CallFormat
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What is new in an answer."""
-
     text: str
     calls: tuple[Call, ...] = ()
 
