@@ -16,7 +16,7 @@ import pydantic
 import pytest
 
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.serve.engines.fake_answers import likeliest, logprob
+from nexus_llm.serve.engines.fake import likeliest, logprob
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.model_folder import ServedModel
 from running_server import RunningServer, running_server

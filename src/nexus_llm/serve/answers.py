@@ -5,7 +5,10 @@ A stream of 32 answers writes 400 chunks a second here, so the parts of a chunk 
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+import struct
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -192,6 +195,39 @@ class CompletionWriter(AnswerWriter):
     def _choice(self, choice: WholeChoice) -> dict[str, Any]:
         logprobs = _completion_logprobs(choice.logprobs) if self._with_logprobs else None
         return {"text": choice.text, "logprobs": logprobs}
+
+
+class EmbeddingWriter(Writer):
+    """Writes the answer to one request, which is never streamed."""
+
+    def __init__(self, model: str, *, is_base64: bool) -> None:
+        """`is_base64`: each vector as little-endian 32-bit floats in base64, which is what official clients ask for."""
+        self._model = model
+        self._is_base64 = is_base64
+
+    def whole(self, choices: Sequence[WholeChoice], usage: Usage) -> bytes:
+        data = [
+            {"object": "embedding", "index": index, "embedding": self._spelled(normalised(choice.embedding))}
+            for index, choice in enumerate(choices)
+        ]
+        told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
+        document = {"object": "list", "data": data, "model": self._model, "usage": told}
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    def _spelled(self, vector: list[float]) -> list[float] | str:
+        if not self._is_base64:
+            return vector
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def normalised(vector: Sequence[float]) -> list[float]:
+    """The vector with length 1; a vector of zeros stays one.
+
+    >>> normalised([3.0, 4.0])
+    [0.6, 0.8]
+    """
+    length = math.sqrt(math.fsum(value * value for value in vector))
+    return [value / length for value in vector] if length else list(vector)
 
 
 def _chat_call(call: AnsweredCall) -> dict[str, Any]:

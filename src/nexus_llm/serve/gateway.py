@@ -9,12 +9,13 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from nexus_llm.recipe import KeysRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.access.admin import add_admin_routes
 from nexus_llm.serve.access.caller import current_caller
 from nexus_llm.serve.access.gate import AccessGate
-from nexus_llm.serve.answers import ChatWriter, CompletionWriter
+from nexus_llm.serve.answers import ChatWriter, CompletionWriter, EmbeddingWriter
 from nexus_llm.serve.body_route import BodyRoutesFirst, add_body_route
 from nexus_llm.serve.dialects import anthropic_body, openai_responses_body
 from nexus_llm.serve.dialects.anthropic_answer import PATHS as ANTHROPIC_PATHS
@@ -25,13 +26,13 @@ from nexus_llm.serve.dialects.conversion import answer, errors_named
 from nexus_llm.serve.dialects.openai_responses_answer import ResponseWriter
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.edge import Edge
-from nexus_llm.serve.embeddings import EmbeddingWriter
+from nexus_llm.serve.engines.port import EngineFacts
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.error_handlers import add_error_handlers
 from nexus_llm.serve.generation import Generation
 from nexus_llm.serve.generator import Generator
 from nexus_llm.serve.metrics import CONTENT_TYPE
-from nexus_llm.serve.model_cards import model_cards
+from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.openapi import describe
 from nexus_llm.serve.page.document import page_headers, read_page
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions
@@ -89,6 +90,34 @@ def _add_model_routes(app: FastAPI, generator: Generator) -> None:
             raise api_errors.model_not_found(name, generator.model.name)
         receipt = generator.model.receipt
         return card if receipt is None else card | {"nexus": card["nexus"] | receipt.document()}
+
+
+def model_cards(
+    model: ServedModel, facts: EngineFacts | None, *, created: int, keys: KeysRecipe
+) -> dict[str, dict[str, Any]]:
+    """Name → card, of the model first and then of its adapters; `created` is in seconds since 1970.
+
+    The member `nexus` holds what the engine can do beyond plain answers (nothing while it loads), what sampling holds
+    where a request says nothing (null where that is not known), and what tokens cost in US dollars (null where no price
+    is configured).
+    """
+    prices = {
+        "usd_per_million_prompt_tokens": keys.usd_per_million_prompt_tokens,
+        "usd_per_million_completion_tokens": keys.usd_per_million_completion_tokens,
+    }
+    is_known = facts is not None and facts.name != "openai"  # an upstream does not tell its defaults
+    sampling = {"temperature": model.sampling.temperature, "top_p": model.sampling.top_p} if is_known else None
+    nexus = {
+        "engine": facts.name if facts is not None else None,
+        "features": sorted(facts.features) if facts is not None else [],
+        "sampling": sampling,
+        "prices": prices if any(prices.values()) else None,
+    }
+    card = {"object": "model", "created": created, "owned_by": "nexus-llm", "max_model_len": model.context_tokens}
+    return {
+        name: {"id": name, **card, "nexus": {**nexus, "is_adapter": name in model.adapters}}
+        for name in (model.name, *model.adapters)
+    }
 
 
 def _add_generation_routes(app: FastAPI, generator: Generator) -> None:

@@ -6,17 +6,19 @@ and to die: see `FakeSettings`.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from nexus_llm.serve.engines import fake_answers
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
 
 BLOCK_TOKENS = 32
 FEATURES: tuple[Feature, ...] = ("logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "embeddings")
+EMBEDDING_SIZE = 8
 CERTAIN = 100.0  # a bias that leaves no choice, as in OpenAI's API
 
 
@@ -88,7 +90,7 @@ class FakeEngine:
         """The tokens that answer a request; ValueError where a schema or the bias leaves none."""
         end = [] if self._settings.end_token_id is None else [self._settings.end_token_id]
         if request.json_schema is not None and self._settings.byte_token_ids:
-            document = fake_answers.example(request.json_schema).encode()
+            document = example(request.json_schema).encode()
             return [*(self._settings.byte_token_ids[byte] for byte in document), *end]
         forced = [token for token, bias in request.logit_bias.items() if bias >= CERTAIN]
         script = forced or self._settings.script or request.token_ids
@@ -130,7 +132,7 @@ class _Echo:
             return None
         request = self._request
         if request.embed:
-            return EngineDelta(request.id, [], [], "stop", embedding=fake_answers.embedding(request.token_ids))
+            return EngineDelta(request.id, [], [], "stop", embedding=embedding(request.token_ids))
         if self.held_tokens + 1 > capacity_tokens:
             return EngineDelta(request.id, [], [], "capacity")
         # Another seed starts elsewhere, so that a seed can be seen to matter; greedy always starts at the beginning.
@@ -144,8 +146,8 @@ class _Echo:
             finish = "length"
         delta = EngineDelta(request.id, [token], [], finish)
         if request.logprobs:
-            top = fake_answers.likeliest(token, request.top_logprobs, is_chosen=True)
-            delta = replace(delta, logprobs=[fake_answers.logprob(token)], top_logprobs=[top] if top else [])
+            top = likeliest(token, request.top_logprobs, is_chosen=True)
+            delta = replace(delta, logprobs=[logprob(token)], top_logprobs=[top] if top else [])
         return self._with_prompt(delta) if request.prompt_logprobs and self._said == 1 else delta
 
     def _with_prompt(self, delta: EngineDelta) -> EngineDelta:
@@ -153,6 +155,66 @@ class _Echo:
         prompt = self._request.token_ids[1:]
         return replace(
             delta,
-            prompt_logprobs=[fake_answers.logprob(one) for one in prompt],
-            prompt_top_logprobs=[fake_answers.likeliest(one, top) for one in prompt] if top else [],
+            prompt_logprobs=[logprob(one) for one in prompt],
+            prompt_top_logprobs=[likeliest(one, top) for one in prompt] if top else [],
         )
+
+
+def logprob(token: int) -> float:
+    """The log probability of a token, between -1 and -1/7."""
+    return -1.0 / (1 + token % 7)
+
+
+def likeliest(token: int, count: int, *, is_chosen: bool = False) -> list[tuple[int, float]]:
+    """The `count` likeliest tokens where `token` stands: one that was chosen or is even comes first, an odd second."""
+    value = logprob(token)
+    first = [(token, value)] if is_chosen or token % 2 == 0 else [(token + 1, value / 2), (token, value)]
+    rest = [(token + 1 + more, value - more) for more in range(1, count + 1)]
+    return [*first, *rest][:count]
+
+
+def embedding(token_ids: Sequence[int]) -> list[float]:
+    """How often the tokens with each remainder occur."""
+    return [
+        sum(token % EMBEDDING_SIZE == place for token in token_ids) / len(token_ids) for place in range(EMBEDDING_SIZE)
+    ]
+
+
+def example(schema_json: str) -> str:
+    """The smallest document that a JSON Schema allows, as JSON; ValueError where this cannot compile it."""
+    schema = json.loads(schema_json)
+    try:
+        return json.dumps(_value(schema, schema))
+    except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError("this schema cannot be compiled") from error
+
+
+def _value(schema: Any, root: Any) -> Any:
+    if schema is True or not schema:
+        return {}
+    if "$ref" in schema:
+        place = root
+        for part in schema["$ref"].removeprefix("#").split("/")[1:]:
+            place = place[part]
+        return _value(place, root)
+    for name in ("anyOf", "allOf"):
+        if name in schema:
+            return _value(schema[name][0], root)
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type", "object")
+    return _plain(kind[0] if isinstance(kind, list) else kind, schema, root)
+
+
+def _plain(kind: str, schema: Any, root: Any) -> Any:
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: _value(properties.get(name, {}), root) for name in schema.get("required", properties)}
+    if kind == "array":
+        return [_value(schema.get("items", {}), root)] * int(schema.get("minItems", 0))
+    if kind == "string" and "pattern" in schema:
+        raise KeyError("pattern")  # stands for all that a real grammar cannot compile
+    simple = {"string": "x" * int(schema.get("minLength", 1)), "boolean": True, "null": None}
+    return simple[kind] if kind in simple else int(schema.get("minimum", 1))
