@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_llm.serve.tools import CALLS_ALONE, Call, CallFormat, CallParser, forced_call_schema, format_of_template
-from nexus_llm.serve.tools.formats import HermesFormat, LlamaFormat, MistralFormat
+from nexus_llm.serve.tools.calls import Call
+from nexus_llm.serve.tools.choice import forced_call_schema
+from nexus_llm.serve.tools.formats import (
+    CALLS_ALONE,
+    CallFormat,
+    HermesFormat,
+    LlamaFormat,
+    MistralFormat,
+    format_of_template,
+)
+from nexus_llm.serve.tools.parser import CallParser
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(alphabet='ab"\\{}[]<>/ \n;é', max_size=6),

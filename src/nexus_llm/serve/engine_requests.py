@@ -10,7 +10,7 @@ from nexus_llm.serve.engines.port import EngineFacts, EngineRequest
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, GenerationRequest
 from nexus_llm.serve.text import AnswerWishes
-from nexus_llm.serve.tools import CALLS_ALONE, CallFormat, format_of_template
+from nexus_llm.serve.tools.formats import CALLS_ALONE, CallFormat, format_of_template
 
 GREEDY_BELOW = 1e-4  # smaller temperatures overflow float32 logits; they mean "always the likeliest"
 SEEDS = 2**63

@@ -27,7 +27,7 @@ from nexus_llm.serve.request_parts import (
     ToolChoice,
     ToolDefinition,
 )
-from nexus_llm.serve.tools import forced_call_schema
+from nexus_llm.serve.tools.choice import forced_call_schema
 
 MAX_CHOICES = 16
 MAX_INPUTS = 2_048  # OpenAI's

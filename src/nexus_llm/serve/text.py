@@ -10,7 +10,8 @@ from typing import Literal
 from nexus_llm.chat import ChatTokenizer, StreamDecoder
 from nexus_llm.serve.engines.port import EngineDelta
 from nexus_llm.serve.stop_strings import StopStrings
-from nexus_llm.serve.tools import CallFormat, CallParser
+from nexus_llm.serve.tools.formats import CallFormat
+from nexus_llm.serve.tools.parser import CallParser
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 _CALL_ID_BYTES = 5  # cut to nine letters and digits: the only ids that Mistral's templates take back

@@ -3,17 +3,8 @@
 Format: AWS, CloudWatch user guide, "Specification: Embedded metric format" (read 22 November 2026). CloudWatch Logs
 makes metrics of such a line where the log driver takes it as it is, one line an event; no API is called from here.
 
-| metric | unit | in a line of |
-|---|---|---|
-| RequestCount | Count | each request for a model's work, refused ones included |
-| ErrorCount | Count | the same: 1 where the server failed (5xx) or a stream broke off, else 0 |
-| ResponseTime | Seconds | each that was answered: from arrival to the last byte |
-| TimeToFirstToken | Seconds | each that got a token |
-| TokensGenerated | Count | each that was answered |
-| QueueDepth | Count | a moment: requests that wait for the engine |
-| RequestsInFlight | Count | the same moment: those, and the ones that the engine works on |
-
-The one dimension is Service. Request id, model, route and status stand beside the metrics, for Logs Insights only.
+Which metric stands in which line: docs/observability.md. The one dimension is Service. Request id, model,
+route and status stand beside the metrics, for Logs Insights only.
 """
 
 from __future__ import annotations
