@@ -182,8 +182,8 @@ def weight_bytes(model: Shape, precision: Precision, *, other: Precision = "bflo
     return int(quantised * BYTES_PER_VALUE["nf4"] + (total - quantised) * BYTES_PER_VALUE[other])
 
 
-def kv_cache_bytes(model: Shape, *, tokens: int, bytes_per_value: float = 2) -> int:
-    """Size in bytes of the attention cache that `tokens` tokens occupy, summed over all sequences.
+def kv_cache_bytes(model: Shape, *, tokens: int) -> int:
+    """Size in bytes of the 16-bit attention cache that `tokens` tokens occupy, summed over all sequences.
 
     Each layer keeps one key and one value of shape (kv_heads, head_dim) per token, hence the 2. Layers that look back
     over a window only may keep less: this is the most.
@@ -193,18 +193,7 @@ def kv_cache_bytes(model: Shape, *, tokens: int, bytes_per_value: float = 2) -> 
     >>> kv_cache_bytes(Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False), tokens=8192) / 2**30   # GiB, bf16
     1.0
     """
-    return int(2 * model.layers * model.kv_width * tokens * bytes_per_value)
-
-
-def forward_flops_per_token(model: Shape, *, context_tokens: float) -> float:
-    """Floating-point operations of one token's forward pass with its logits: 2 for every weight that it meets, and 4
-    for every channel of every query head and each of the `context_tokens` tokens that it looks at.
-
-    A token of a row of T sees T / 2 on average. Norms, rotations and activations are left out: below 1 %.
-
-    Source: Kaplan et al. 2020, "Scaling laws" (arXiv:2001.08361), table 1.
-    """
-    return 2.0 * _multiplied(model) + _attention_flops(model, context_tokens)
+    return 2 * model.layers * model.kv_width * tokens * 2
 
 
 def training_flops_per_token(

@@ -162,6 +162,5 @@ class CompleterFacts:
     """Of the chat template; None where there is none or the server does not say. Answers under different templates
     are not compared."""
     context_tokens: int | None = None
-    has_log_probabilities: bool = True
     weights_sha256: str | None = None
     """Of the model's manifest, else of its files: tells it from an earlier one of the same name. None for a server."""

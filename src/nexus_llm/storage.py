@@ -169,10 +169,6 @@ def _files_below(folder: str) -> Iterator[str]:
         yield from (str(file) for file in files if file.exists())
 
 
-def _is_file(name: str, info: dict[str, Any]) -> bool:
-    return info["type"] == "file" or (bool(info.get("islink")) and Path(name).is_file())
-
-
 def _size(name: str, info: dict[str, Any]) -> int:
     """Bytes of a file; of a link's target, not of the link."""
     return Path(name).stat().st_size if info.get("islink") else int(info["size"] or 0)

@@ -107,7 +107,7 @@ def glue_that_answers(*states: Any) -> Scripted:
     ("service", "operation", "body"),
     [
         ("glue", "CreateJob", data_requests.glue_job(PLAN)),
-        ("glue", "CreateJob", data_requests.glue_job(dataclasses.replace(PLAN, is_flexible=True, logs=None))),
+        ("glue", "CreateJob", data_requests.glue_job(dataclasses.replace(PLAN, logs=None))),
         ("glue", "UpdateJob", data_requests.glue_job_update(PLAN)),
         ("glue", "StartJobRun", data_requests.glue_run(PLAN)),
         (
@@ -121,21 +121,9 @@ def glue_that_answers(*states: Any) -> Scripted:
         (
             "emr-serverless",
             "CreateApplication",
-            {
-                **data_requests.emr_application(PLAN, subnets=("subnet-1a2b3c4d",), groups=("sg-1a2b3c4d",)),
-                "clientToken": "t",
-            },
+            {**data_requests.emr_application(PLAN), "clientToken": "t"},
         ),
         ("emr-serverless", "StartJobRun", data_requests.emr_run(PLAN, application_id="00abc", token="t")),
-        (
-            "emr-serverless",
-            "StartJobRun",
-            data_requests.emr_run(
-                dataclasses.replace(PLAN, key_arn=f"arn:aws:kms:{REGION}:123456789012:key/1"),
-                application_id="00abc",
-                token="t",
-            ),
-        ),
         ("batch", "SubmitJob", data_requests.batch_run(PLAN, queue="large", definition="nexus-data-demo:3")),
     ],
 )
@@ -175,7 +163,6 @@ def test_glue_is_told_the_whole_plan() -> None:
     arguments = body["DefaultArguments"]
     assert arguments["--RECIPE"] == PLAN.recipe
     assert arguments["--additional-python-modules"] == PLAN.wheels
-    assert data_requests.glue_job(dataclasses.replace(PLAN, is_flexible=True))["ExecutionClass"] == "FLEX"
     assert "SecurityConfiguration" not in data_requests.glue_job(dataclasses.replace(PLAN, security_configuration=None))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from nexus_llm.cloud.aws_errors import explained
 
-USD_PER_REQUEST = 0.01
 REGION = "us-east-1"  # its only endpoint
 MAX_PAGES = 20
 

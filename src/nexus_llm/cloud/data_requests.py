@@ -65,12 +65,8 @@ class CloudDataPlan:
     """AWS ends the run then."""
     security_configuration: str | None = None
     """Glue's name for the encryption of logs, bookmarks and S3 data."""
-    is_flexible: bool = False
-    """Glue's FLEX class: spare capacity, about a third cheaper, may start late and lose workers."""
     logs: str | None = None
     """Prefix for Spark's event logs; None keeps none."""
-    key_arn: str | None = None
-    """KMS key for EMR Serverless' logs."""
     tags: Mapping[str, str] = field(default_factory=dict)
     key: str | None = None
     """Of the artifact that the run makes."""
@@ -114,7 +110,7 @@ def glue_job(plan: CloudDataPlan) -> dict[str, Any]:
         # A second run of one recipe would write the same artifact; a failed run is started by hand, reason known.
         "ExecutionProperty": {"MaxConcurrentRuns": 1},
         "MaxRetries": 0,
-        "ExecutionClass": "FLEX" if plan.is_flexible else "STANDARD",
+        "ExecutionClass": "STANDARD",
         "DefaultArguments": arguments,
         # The definition serves every artifact of the recipe: which one a run makes stands in its arguments.
         "Tags": {name: value for name, value in plan.tags.items() if name != "nexus:key"},
@@ -128,12 +124,10 @@ def glue_job_update(plan: CloudDataPlan) -> dict[str, Any]:
     return {"JobName": body.pop("Name"), "JobUpdate": {name: body[name] for name in body if name != "Tags"}}
 
 
-def emr_application(
-    plan: CloudDataPlan, *, subnets: tuple[str, ...] = (), groups: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def emr_application(plan: CloudDataPlan) -> dict[str, Any]:
     """The body of EMR Serverless' CreateApplication: stops by itself and never grows beyond the planned workers."""
     cpus, memory_gib = GLUE_WORKERS[plan.worker_type]
-    body: dict[str, Any] = {
+    return {
         "name": plan.name,
         "releaseLabel": EMR_RELEASE,
         "type": "SPARK",
@@ -142,9 +136,6 @@ def emr_application(
         "maximumCapacity": {"cpu": f"{cpus * plan.workers} vCPU", "memory": f"{memory_gib * plan.workers} GB"},
         "tags": dict(plan.tags),
     }
-    if subnets or groups:
-        body["networkConfiguration"] = {"subnetIds": list(subnets), "securityGroupIds": list(groups)}
-    return body
 
 
 def emr_run(plan: CloudDataPlan, *, application_id: str, token: str) -> dict[str, Any]:
@@ -165,12 +156,11 @@ def emr_run(plan: CloudDataPlan, *, application_id: str, token: str) -> dict[str
         },
         "tags": dict(plan.tags),
     }
-    encryption = {"encryptionKeyArn": plan.key_arn} if plan.key_arn else {}
     # The streams' names begin with the token, so that a follower knows them before there is a run.
-    live = {"enabled": True, "logGroupName": EMR_LOG_GROUP, "logStreamNamePrefix": f"nexus-{token}", **encryption}
+    live = {"enabled": True, "logGroupName": EMR_LOG_GROUP, "logStreamNamePrefix": f"nexus-{token}"}
     monitoring: dict[str, Any] = {"cloudWatchLoggingConfiguration": live}
     if plan.logs:
-        monitoring["s3MonitoringConfiguration"] = {"logUri": plan.logs, **encryption}
+        monitoring["s3MonitoringConfiguration"] = {"logUri": plan.logs}
     body["configurationOverrides"] = {"monitoringConfiguration": monitoring}
     return body
 

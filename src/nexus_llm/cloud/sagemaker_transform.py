@@ -109,9 +109,7 @@ def model_body(recipe: Recipe, plan: TransformPlan) -> dict[str, Any]:
     return body
 
 
-def transform_job(
-    recipe: Recipe, plan: TransformPlan, *, instance_type: str, instance_count: int = 1
-) -> dict[str, Any]:
+def transform_job(recipe: Recipe, plan: TransformPlan, *, instance_type: str) -> dict[str, Any]:
     """The body of CreateTransformJob."""
     key = recipe.train.sagemaker.kms_key_id
     output: dict[str, Any] = {"S3OutputPath": plan.target, "Accept": "application/json", "AssembleWith": "Line"}
@@ -127,7 +125,7 @@ def transform_job(
             "SplitType": "Line",
         },
         "TransformOutput": output | ({"KmsKeyId": key} if key else {}),
-        "TransformResources": {"InstanceType": instance_type, "InstanceCount": instance_count},
+        "TransformResources": {"InstanceType": instance_type, "InstanceCount": 1},
         "Tags": _tags(plan),
     }
 
