@@ -76,7 +76,7 @@ def made(root: Path, kind: str, key: str = KEY) -> Artifact:
 def nexus(*arguments: str) -> Any:
     app = typer.Typer()
     jobs.register(app)
-    aws.register(app)
+    app.add_typer(aws.group, name="aws")
     return CliRunner().invoke(app, list(arguments))
 
 

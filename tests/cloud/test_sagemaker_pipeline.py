@@ -231,7 +231,7 @@ def test_the_command_prints_the_definition_and_nothing_else_for_terraform(tmp_pa
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_yaml(RECIPES[0]))
     app = typer.Typer()
-    aws.register(app)
+    app.add_typer(aws.group, name="aws")
     done = CliRunner().invoke(app, ["aws", "pipeline", str(path), "--json", "--serve-image", "serve:1"])
     assert json.loads(done.stdout) == pipeline_definition(load_recipe(path), serve_image="serve:1")
     again = CliRunner().invoke(app, ["aws", "pipeline", str(path), "--json", "--serve-image", "serve:1"])

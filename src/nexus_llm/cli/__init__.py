@@ -58,24 +58,32 @@ def nexus(
 
 
 run.register(app)
-gate.register(app)
 data.register(app)
 train.register(app)
 evaluate.register(app)
 jobs.register(app)
-serve.register(app)
-chat.register(app)
-bench.register(app)
-deploy.register(app)
-keys.register(app)
-usage.register(app)
-observe.register(app)
+for verb in (
+    gate.gate,
+    serve.serve,
+    chat.chat,
+    bench.bench,
+    deploy.deploy,
+    deploy.rollback,
+    usage.usage,
+    backup.backup,
+    backup.restore,
+    artifacts.show,
+    artifacts.lineage,
+    artifacts.diff,
+    artifacts.doctor,
+):
+    app.command()(verb)
+app.add_typer(keys.group, name="keys")
+app.add_typer(observe.group, name="observe")
 cost.register(app)
-aws.register(app)
-backup.register(app)
-artifacts.register(app)
-recipe.register(app)
-model.register(app)
+app.add_typer(aws.group, name="aws")
+app.add_typer(recipe.group, name="recipe")
+app.add_typer(model.group, name="model")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

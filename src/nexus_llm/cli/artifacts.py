@@ -20,14 +20,6 @@ Name = Annotated[
 _SHOWN_SHARDS = 5
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verbs to the command line."""
-    app.command("show")(show)
-    app.command("lineage")(lineage)
-    app.command("diff")(diff)
-    app.command("doctor")(doctor)
-
-
 def show(name: Name, as_json: AsJson = False, root: Root = Path()) -> int:
     """What an artifact is: its files, facts, inputs and origin. Exit 1 where files were altered."""
     from nexus_llm.artifacts import altered_files

@@ -13,9 +13,7 @@ from nexus_llm.cli.options import AsJson, Overrides, RecipePath
 
 def register(group: typer.Typer) -> None:
     """Adds the verb to `nexus aws`."""
-    group.command("pipeline", help="Render a recipe's stages to a SageMaker Pipeline's definition; make nothing.")(
-        pipeline
-    )
+    group.command()(pipeline)
 
 
 def pipeline(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, Overrides, RecipePath
-from nexus_llm.errors import CostError, PreflightError, RecipeError, StorageError, UsageError
+from nexus_llm.cli.options import AsJson, Overrides, RecipePath, json_object
+from nexus_llm.errors import CostError, PreflightError, RecipeError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +27,7 @@ BudgetOption = Annotated[
     float | None, typer.Option("--budget", help="USD a month [default: the environment's].", min=0)
 ]
 _PLATFORM = typer.Option("--platform", help="platform.json of stage 1-platform, once it is there.", metavar="FILE")
+_WRITTEN = "name a file that stage 1 or you wrote: infra/README.md"
 _VARIABLES = typer.Option("--serving", help="Variables of stage 2-serving, as JSON.", metavar="FILE.tfvars.json")
 
 
@@ -63,8 +63,8 @@ def preflight(
         region=region,
         account_id=account,
         zones=[one.strip() for one in zones.split(",") if one.strip()],
-        platform=Platform.of(_document(platform), place=str(platform)) if platform else None,
-        serving_variables=_document(serving) if serving else None,
+        platform=Platform.of(json_object(platform, fix=_WRITTEN), place=str(platform)) if platform else None,
+        serving_variables=json_object(serving, fix=_WRITTEN) if serving else None,
     )
     try:
         opened = open_account(needs.region)
@@ -110,18 +110,6 @@ def _monthly(recipe: Recipe, region: str | None) -> float | NotKnown:
         return chosen.scenario(cost.traffic.requests_per_month).usd_per_month
     except CostError as error:
         return NotKnown(error.what, error.fix)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be read as JSON ({error})", fix="name a file that stage 1 or you wrote"
-        ) from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is no JSON object", fix="see infra/README.md")
-    return content
 
 
 def report(title: str, rows: Sequence[Check], *, as_json: bool) -> int:

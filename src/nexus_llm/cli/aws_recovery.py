@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus_llm.cli.console import print_json
+from nexus_llm.cli.console import agree, print_json
 from nexus_llm.cli.options import AsJson, DryRun, ports
 from nexus_llm.errors import UsageError
 
@@ -52,10 +51,8 @@ def rewind(
         for one in planned:
             print(f"{one.change:<18} {one.key}")
     if changing and not dry_run:
-        if not yes and (as_json or not sys.stdin.isatty()):
-            raise UsageError(f"this would change {len(changing):,} objects of {bucket}", fix="--yes, or --dry-run")
-        if not yes and not typer.confirm(f"Change {len(changing):,} objects?", err=True):
-            raise typer.Exit(1)
+        would = f"this would change {len(changing):,} objects of {bucket}"
+        agree(f"Change {len(changing):,} objects?", unagreed=would, fix="--yes, or --dry-run", yes=yes, as_json=as_json)
         carry_out(s3, bucket, changing)
     if as_json:
         print_json({"bucket": bucket, "to": to, "objects": [asdict(one) for one in planned], "dry_run": dry_run})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus_llm.cli.console import print_json
+from nexus_llm.cli.console import agree, print_json
 from nexus_llm.cli.cost_inputs import Prices, price_table
 from nexus_llm.cli.options import AsJson, DryRun, Root
 from nexus_llm.errors import BudgetError, UsageError
@@ -37,6 +37,7 @@ Variables = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to the plan and its price without being asked.")]
 _PRICED_REGION = "us-east-1"  # of the shipped table
+_UNAGREED, _LOOK = "nobody agreed to this plan: {}", "look with --dry-run, agree with --yes"
 
 
 def register(group: typer.Typer) -> None:
@@ -83,7 +84,8 @@ def up(
             life.write_outputs(one)
         else:
             _show(row, priced.note)
-            _agree(f"Make this ({diff.after_usd:,.2f} USD a month)?", f"{one.name} was not made", yes, as_json)
+            question, otherwise = f"Make this ({diff.after_usd:,.2f} USD a month)?", f"{one.name} was not made"
+            agree(question, unagreed=_UNAGREED.format(otherwise), fix=_LOOK, yes=yes, as_json=as_json)
             life.apply(one, planned, usd_per_month=diff.after_usd)
         rows.append(row | {"applied": not planned.is_empty})
     document = {
@@ -180,8 +182,8 @@ def down(
             print_json({"name": life.deployment.name, "stages": [_row(one, planned) for one, planned in plans]})
         return 0
     if plans:
-        what = ", ".join(one.name for one, _ in plans)
-        _agree(f"Destroy {what} of {life.deployment.name}?", "nothing was destroyed", yes, as_json)
+        question = f"Destroy {', '.join(one.name for one, _ in plans)} of {life.deployment.name}?"
+        agree(question, unagreed=_UNAGREED.format("nothing was destroyed"), fix=_LOOK, yes=yes, as_json=as_json)
     receipt = work.run(plans, pricing=pricing(prices, life.deployment.region))
     if as_json:
         print_json(receipt.as_document())
@@ -348,12 +350,3 @@ def _line(row: dict[str, Any]) -> str:
 
 def _counts(changes: dict[str, int]) -> str:
     return ", ".join(f"{count} to {verb}" for verb, count in changes.items())
-
-
-def _agree(question: str, otherwise: str, is_agreed: bool, as_json: bool) -> None:
-    if is_agreed:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise UsageError(f"nobody agreed to this plan: {otherwise}", fix="look with --dry-run, agree with --yes")
-    if not typer.confirm(question, err=True):
-        raise typer.Exit(1)

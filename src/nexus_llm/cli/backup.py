@@ -30,12 +30,6 @@ RegistryDatabase = Annotated[
 _OPTIONS = {"keys": "database", "registry": "registry"}
 
 
-def register(app: typer.Typer) -> None:
-    """Adds both commands."""
-    app.command("backup")(backup)
-    app.command("restore")(restore)
-
-
 def backup(
     to: Annotated[str, typer.Option("--to", help="A folder, or s3://BUCKET/PREFIX.", metavar="PLACE")],
     database: KeysDatabase = None,

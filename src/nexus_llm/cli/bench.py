@@ -29,11 +29,6 @@ _ANSWER = typer.Option(help="Tokens in each answer: 64, or 16-256 [default: the 
 _GOODPUT = typer.Option(min=0, max=1, help="Exit 3 where a smaller share of the requests met --slo.")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("bench")(bench)
-
-
 def bench(
     context: typer.Context,
     url: Annotated[str, typer.Argument(help="The server's address, with or without /v1.", metavar="URL")],

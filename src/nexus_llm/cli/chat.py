@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 READ_SECONDS = 600.0  # a long prompt on a slow machine stays silent before its first token
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("chat")(chat)
-
-
 def chat(
     target: Annotated[
         str, typer.Argument(help="A run, a model, or a server's address.", metavar="[RUN|MODEL|URL]")

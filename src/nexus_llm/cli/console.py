@@ -9,29 +9,23 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from nexus_llm.errors import NexusError
+import typer
+
+from nexus_llm.errors import NexusError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from nexus_llm.ports import Progress
+
 LINE_INTERVAL_SECONDS = 5.0
 ASKING_SECONDS = 10.0  # work that has not asked for so long has no safe point near
 
 
-class ProgressDisplay(Protocol):
-    """The `nexus_llm.ports.Progress` that suits stderr."""
-
-    def start(self, label: str, *, total: float | None, unit: str) -> None: ...
-
-    def advance(self, amount: float, note: str = "") -> None: ...
-
-    def finish(self, note: str = "") -> None: ...
-
-
-def console_progress() -> ProgressDisplay:
+def console_progress() -> Progress:
     """Bars on a terminal, one line every five seconds elsewhere. Always on stderr."""
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return BarProgress()
@@ -163,6 +157,21 @@ def print_error(error: NexusError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": {"type": type(error).__name__, "what": error.what, "fix": error.fix}})
     print(f"error: {error.what}\n  fix: {error.fix}", file=sys.stderr, flush=True)
+
+
+def agree(question: str, *, unagreed: str, fix: str, yes: bool, as_json: bool) -> None:
+    """Returns where somebody agrees, by `--yes` or at the terminal.
+
+    Raises:
+        UsageError: nobody can be asked; `unagreed` says what did not happen.
+        typer.Exit: the answer is no.
+    """
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise UsageError(unagreed, fix=fix)
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(1)
 
 
 def _amount(value: float | None) -> str:

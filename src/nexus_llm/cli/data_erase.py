@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus_llm.cli.console import print_json
+from nexus_llm.cli.console import agree, print_json
 from nexus_llm.cli.data_artifact import ArtifactName, RunName, data_artifact
 from nexus_llm.cli.options import AsJson, KeysDatabase, Root, command_line, ports, workspace
 from nexus_llm.cli.service_lineage import Logs
@@ -88,7 +88,8 @@ def erase(
     if not as_json:
         _print(document, reach)
     if not dry_run:
-        _confirm(len(ids), target, is_sure=yes, as_json=as_json)
+        would, fix = f"this would add {len(ids):,} ids to {target}", "say so with --yes, or look with --dry-run"
+        agree(f"Add {len(ids):,} ids to {target}?", unagreed=would, fix=fix, yes=yes, as_json=as_json)
         document["added"] = _append(target, dict.fromkeys(ids, reason))
         if rebuild:
             document["rebuilt"] = _rebuild(_meant(run, runs), target, place)
@@ -256,15 +257,6 @@ def _print_service(document: dict[str, Any]) -> None:
         )
     for one in document["usage"]:
         print(f"  used        {one['requests']:,} requests to models called {one['model']}, by the keys' database")
-
-
-def _confirm(count: int, target: Path, *, is_sure: bool, as_json: bool) -> None:
-    if is_sure:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise UsageError(f"this would add {count:,} ids to {target}", fix="say so with --yes, or look with --dry-run")
-    if not typer.confirm(f"Add {count:,} ids to {target}?", err=True):
-        raise typer.Exit(1)
 
 
 def _append(target: Path, reasons: dict[str, str]) -> int:

@@ -27,10 +27,8 @@ ASKING_BYTES = 50 * 10**9  # above this a mistyped name costs an hour: the user 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the group `nexus data`."""
-    app.command("sources", help="Public corpora and training sets: licence, size, status, and how to get them.")(
-        list_sources
-    )
-    app.command("fetch", help="Download a corpus, resumably and verified, into a folder or s3://.")(fetch)
+    app.command("sources")(list_sources)
+    app.command()(fetch)
 
 
 def list_sources(
@@ -79,7 +77,7 @@ def fetch(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Download a corpus, resumably and verified, into a folder or s3://. The same command again continues."""
+    """Download a corpus, resumably and verified, into a folder or s3://."""
     from nexus_llm.cloud.downloads import HttpRemote, http_client
     from nexus_llm.cloud.fetch import FetchOptions
     from nexus_llm.cloud.fetch_sources import Wishes, resolve

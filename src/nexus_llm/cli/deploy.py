@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus_llm.cli.console import print_error, print_json
+from nexus_llm.cli.console import agree, print_error, print_json
 from nexus_llm.cli.options import AsJson, DryRun, Root, ports
 from nexus_llm.errors import GateFailedError, GateInconclusiveError, NexusError, TryAgainError, UsageError
 
 if TYPE_CHECKING:
     from nexus_llm.cli.deploy_targets import Opened, Where
     from nexus_llm.deploy.rollout import Judgement, Rollout
-    from nexus_llm.deploy.rollout_driver import Hands, RolloutFolder
+    from nexus_llm.deploy.rollout_driver import RolloutFolder
     from nexus_llm.ports import Ports
 
 To = Annotated[str, typer.Option("--to", help="local (a running nexus serve), ecs or sagemaker.")]
@@ -26,12 +28,6 @@ Name = Annotated[str, typer.Option("--name", help="ecs, sagemaker: the platform,
 Endpoint = Annotated[str | None, typer.Option("--endpoint", help="sagemaker: the endpoint that answers.")]
 Alarms = Annotated[list[str], typer.Option("--alarm", help="sagemaker: a CloudWatch alarm that turns back.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to what costs money without being asked.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verbs to the command line."""
-    app.command("deploy")(deploy)
-    app.command("rollback")(rollback)
 
 
 def deploy(
@@ -72,7 +68,7 @@ def deploy(
         )
         return 0
     if place.asks_first:
-        agree(f"Roll {model} out to {place.service}? Two fleets are paid for meanwhile.", yes=yes, as_json=as_json)
+        _agree(f"Roll {model} out to {place.service}? Two fleets are paid for meanwhile.", yes=yes, as_json=as_json)
     folder = rollouts(where, place.service)
     with folder.locked():
         last = folder.last()
@@ -80,8 +76,9 @@ def deploy(
         rollout = folder.begin(plan, now=time.time())
         if last is not None and last.id == rollout.id:
             print(f"goes on with rollout {rollout.id}, which stands at {rollout.step}", file=sys.stderr)
-        judge = _Check(place, tuple(check) or (golden_questions(),), max_regression, folder, handed)
-        return _tell(_driven(rollout, place, folder, _hands(place, judge, handed)), as_json)
+        kept, tasks = folder.folder / f"{rollout.id}-answers", tuple(check) or (golden_questions(),)
+        judge = partial(_checked, place=place, tasks=tasks, max_regression=max_regression, kept=kept, ports=handed)
+        return _tell(_driven(rollout, place, folder, judge, handed), as_json)
 
 
 def rollback(
@@ -110,12 +107,12 @@ def rollback(
         _tell_plan({"id": last.id, "model": last.plan.model, "back_to": last.facts.get("stage", {})}, as_json)
         return 0
     if place.asks_first:
-        agree(f"Turn {place.service} back?", yes=yes, as_json=as_json)
+        _agree(f"Turn {place.service} back?", yes=yes, as_json=as_json)
     began = time.monotonic()
     try:
         with folder.locked():
             back = turned_back(folder.last() or last, ASKED_BACK, now=time.time())
-            done = _driven(back, place, folder, _hands(place, lambda _: Judgement("pass", ""), handed))
+            done = _driven(back, place, folder, lambda _: Judgement("pass", ""), handed)
     except TryAgainError:
         if handed.interrupt.requested():
             raise
@@ -148,37 +145,21 @@ def golden_questions() -> Path:
     return Path(nexus_llm.evaluate.__path__[0]) / "golden_questions.yaml"
 
 
-def agree(question: str, *, yes: bool, as_json: bool) -> None:
-    """Returns where somebody agrees.
-
-    Raises:
-        UsageError: nobody can be asked.
-    """
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise UsageError("nobody agreed to this rollout", fix="look with --dry-run, agree with --yes")
-    if not typer.confirm(question, err=True):
-        raise typer.Exit(1)
+def _agree(question: str, *, yes: bool, as_json: bool) -> None:
+    unagreed, fix = "nobody agreed to this rollout", "look with --dry-run, agree with --yes"
+    agree(question, unagreed=unagreed, fix=fix, yes=yes, as_json=as_json)
 
 
-class _Check:
+def _checked(
+    rollout: Rollout, *, place: Opened, tasks: tuple[Path, ...], max_regression: float, kept: Path, ports: Ports
+) -> Judgement:
     """The step `check`: token ids, then answers."""
+    from nexus_llm.cli.deploy_check import judge_answers
 
-    def __init__(
-        self, place: Opened, tasks: tuple[Path, ...], max_regression: float, folder: RolloutFolder, handed: Ports
-    ) -> None:
-        self._place, self._tasks, self._max = place, tasks, max_regression
-        self._folder, self._ports = folder, handed
-
-    def __call__(self, rollout: Rollout) -> Judgement:
-        from nexus_llm.cli.deploy_check import judge_answers
-
-        blue, green = self._place.doors(rollout)
-        if self._place.parity is not None and (same := self._place.parity(rollout, green)).verdict != "pass":
-            return same
-        kept = self._folder.folder / f"{rollout.id}-answers"
-        return judge_answers(blue, green, tasks=self._tasks, max_regression=self._max, kept=kept, ports=self._ports)
+    blue, green = place.doors(rollout)
+    if place.parity is not None and (same := place.parity(rollout, green)).verdict != "pass":
+        return same
+    return judge_answers(blue, green, tasks=tasks, max_regression=max_regression, kept=kept, ports=ports)
 
 
 def _where(
@@ -191,10 +172,12 @@ def _where(
     return Where(to, url.rstrip("/"), name, endpoint, tuple(alarms), image, root)  # type: ignore[arg-type]
 
 
-def _hands(place: Opened, check: Any, handed: Ports) -> Hands:
-    from nexus_llm.deploy.rollout_driver import Hands
+def _driven(
+    rollout: Rollout, place: Opened, folder: RolloutFolder, check: Callable[[Rollout], Judgement], handed: Ports
+) -> Rollout:
+    from nexus_llm.deploy.rollout_driver import Hands, drive
 
-    return Hands(
+    hands = Hands(
         check=check,
         now=time.time,
         sleep=time.sleep,
@@ -202,11 +185,6 @@ def _hands(place: Opened, check: Any, handed: Ports) -> Hands:
         tell=_say,
         poll_seconds=place.poll_seconds,
     )
-
-
-def _driven(rollout: Rollout, place: Opened, folder: RolloutFolder, hands: Hands) -> Rollout:
-    from nexus_llm.deploy.rollout_driver import drive
-
     return drive(rollout, place.target, folder, hands)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 ITEMS = 50  # of each task: a broken model is ten times worse, and each item is asked twice
 CONFIDENCE = 0.95
 AT_ONCE = 4  # questions: blue has its users meanwhile
-KEY_VARIABLE = "NEXUS_API_KEY"
 ASKED = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
 
 
@@ -55,12 +53,6 @@ class Door:
         with self.client() as client:
             _posted(client, "/v1/chat/completions", ASKED | {"model": self.model})
         return time.monotonic() - began
-
-
-def key_headers() -> dict[str, str]:
-    """What a gateway with keys is sent."""
-    key = os.environ.get(KEY_VARIABLE)
-    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def judge_answers(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nexus_llm.cli.admin_token import admin_headers
-from nexus_llm.cli.deploy_check import Door, key_headers
+from nexus_llm.cli.deploy_check import Door
+from nexus_llm.cli.options import json_object, key_headers
 from nexus_llm.cli.serve import find_model
 from nexus_llm.errors import UsageError
 
@@ -146,10 +146,4 @@ def _into_bucket(where: Where, platform: dict[str, Any]) -> Callable[[str], str]
 def _handed_on(where: Where, name: str) -> dict[str, Any]:
     """What a stage of the platform handed on to the next ones."""
     path = where.root / "runs" / "aws" / where.platform / f"{name}.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be read ({type(error).__name__})", fix="nexus aws up first; another platform: --name NAME"
-        ) from error
+    return json_object(path, fix="nexus aws up first; another platform: --name NAME")

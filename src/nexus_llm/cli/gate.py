@@ -1,4 +1,7 @@
-"""`nexus gate`: the verdict of an evaluation, for people and for CI."""
+"""`nexus gate`: the verdict of an evaluation that was made before, for people and for CI.
+
+Nothing is trained or measured here: a recipe that was changed since its run has no verdict.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,6 @@ GATE_EXIT_CODES = {"pass": 0, "fail": GateFailedError.exit_code, "inconclusive":
 Junit = Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML, one case a rule.", metavar="FILE")]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("gate", help="The verdict of an evaluation: exit 0 pass, 3 fail, 4 inconclusive.")(gate)
-
-
 def gate(
     name: str = typer.Argument(help="A recipe, a run folder or a run's name.", metavar="RECIPE|RUN"),
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -30,10 +28,7 @@ def gate(
     as_json: AsJson = False,
     root: Root = Path(),
 ) -> int:
-    """The verdict of an evaluation that was made before: exit 0 pass, 3 fail, 4 inconclusive.
-
-    Nothing is trained or measured here: a recipe that was changed since its run has no verdict.
-    """
+    """The verdict of an evaluation: exit 0 pass, 3 fail, 4 inconclusive."""
     from nexus_llm.evaluate.junit import junit_xml
     from nexus_llm.storage import write_atomically
 

@@ -24,18 +24,12 @@ if TYPE_CHECKING:
 
     Value = TypeVar("Value")
 
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb group to the command line."""
-    group = typer.Typer(
-        help="Make, list and revoke the API keys of a gateway (nexus serve … --database URL).", rich_markup_mode=None
-    )
-    group.command("create")(create)
-    group.command("list")(list_all)
-    group.command("revoke")(revoke)
-    app.add_typer(group, name="keys")
+group = typer.Typer(
+    help="Make, list and revoke the API keys of a gateway (nexus serve … --database URL).", rich_markup_mode=None
+)
 
 
+@group.command()
 def create(
     name: Annotated[str, typer.Argument(help="Whose key it is; free again once it was revoked.")],
     models: Annotated[str, typer.Option(help="Only these, with commas; * and ? allowed [default: all].")] = "",
@@ -88,6 +82,7 @@ def create(
     return 0
 
 
+@group.command("list")
 def list_all(database: KeysDatabase = None, as_json: AsJson = False) -> int:
     """All keys with their limits, revoked ones too."""
     require_serving()
@@ -105,6 +100,7 @@ def list_all(database: KeysDatabase = None, as_json: AsJson = False) -> int:
     return 0
 
 
+@group.command()
 def revoke(
     key: Annotated[str, typer.Argument(help="Its name or id.", metavar="NAME|ID")],
     database: KeysDatabase = None,

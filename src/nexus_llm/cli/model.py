@@ -15,16 +15,11 @@ from nexus_llm.cli.options import AsJson, Root, cache_folder, command_line, port
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
 
-models = typer.Typer(help="Fetch base models; register, name and show your own.")
+group = typer.Typer(help="Fetch base models; register, name and show your own.")
+model_registry.register(group)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verbs to the command line."""
-    model_registry.register(models)
-    app.add_typer(models, name="model")
-
-
-@models.command("pull")
+@group.command("pull")
 def pull_model(
     name: Annotated[str, typer.Argument(help="A name, hf:ORG/NAME[@REV], s3://…, a folder or a GGUF file.")],
     fresh: Annotated[bool, typer.Option("--fresh", help="Look again where it comes from.")] = False,
@@ -43,7 +38,7 @@ def pull_model(
     print(f"{'already in' if was_here else 'now in'} {row['path']}")
 
 
-@models.command("list")
+@group.command("list")
 def list_models(registry: model_registry.Registry = None, as_json: AsJson = False, root: Root = Path()) -> None:
     """The base models in the cache, and the registered models below `--root`."""
     from nexus_llm.artifacts import ArtifactStore

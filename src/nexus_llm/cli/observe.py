@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,24 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, Root
+from nexus_llm.cli.options import AsJson, Root, json_object, key_headers
 from nexus_llm.errors import NexusError, ServingError, UsageError
 
 if TYPE_CHECKING:
     from nexus_llm.observe.contract import Named
     from nexus_llm.observe.snapshots import Snapshot
 
-
-def register(app: typer.Typer) -> None:
-    """Adds the group to the command line."""
-    group = typer.Typer(help="What a gateway in service is doing: objectives, latency, usage, drift, and the contract.")
-    group.command("report")(report)
-    group.command("contract")(contract)
-    group.command("rules")(rules)
-    group.command("dashboard")(dashboard)
-    app.add_typer(group, name="observe")
+group = typer.Typer(help="What a gateway in service is doing: objectives, latency, usage, drift, and the contract.")
 
 
+@group.command()
 def report(
     target: Annotated[str, typer.Argument(help="A gateway's address, or a run that is served.", metavar="URL|RUN")],
     run: Annotated[str | None, typer.Option(help="Whose training data to compare with, for a URL.")] = None,
@@ -67,6 +59,7 @@ def report(
     return 0
 
 
+@group.command()
 def contract(
     plan: Annotated[
         list[Path],
@@ -84,7 +77,7 @@ def contract(
     emitted["prometheus"] |= recorded_by(prometheus_rules())
     named = [*_shipped_looks(), *_runbook_looks(runbooks)]
     for path in plan:
-        resources = resources_of(_json(path))
+        resources = resources_of(json_object(path, fix="terraform show -json PLANFILE > plan.json"))
         emitted["cloudwatch"] |= emitted_by(resources)
         named += named_by(resources)
     faults = broken(named, emitted)
@@ -103,6 +96,7 @@ def contract(
     raise NexusError(f"{len(faults)} looks at what nothing emits", fix="emit it, or look at something that exists")
 
 
+@group.command()
 def rules() -> int:
     """Print Prometheus' rules: burn rates of each objective, and their alerts."""
     import yaml
@@ -113,6 +107,7 @@ def rules() -> int:
     return 0
 
 
+@group.command()
 def dashboard() -> int:
     """Print the Grafana dashboard, as JSON that Grafana imports."""
     from nexus_llm.observe.dashboard import grafana_dashboard
@@ -127,10 +122,8 @@ def _metrics(url: str) -> Snapshot:
     from nexus_llm.observe.snapshots import snapshot
 
     base = url.rstrip("/").removesuffix("/v1")
-    key = os.environ.get("NEXUS_API_KEY")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.get(f"{base}/metrics", headers=headers, timeout=30)
+        answer = httpx.get(f"{base}/metrics", headers=key_headers(), timeout=30)
         answer.raise_for_status()
     except httpx.HTTPStatusError as error:
         fix = "set NEXUS_API_KEY to a key of this gateway" if error.response.status_code == 401 else "check the address"
@@ -175,16 +168,6 @@ def _runbook_looks(folder: Path) -> list[Named]:
     from nexus_llm.observe.runbooks import looks, read_runbook
 
     return [one for path in sorted(folder.glob("*.md")) for one in looks(read_runbook(path))]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no plan ({error})", fix="terraform show -json PLANFILE > plan.json") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} is no plan", fix="terraform show -json PLANFILE > plan.json")
-    return document
 
 
 def _print(document: dict[str, Any]) -> None:

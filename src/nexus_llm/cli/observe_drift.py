@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nexus_llm.cli.options import workspace
+from nexus_llm.cli.options import key_headers, workspace
 from nexus_llm.errors import ServingError, UsageError
 
 if TYPE_CHECKING:
@@ -157,10 +156,8 @@ def _embedded(url: str, texts: list[str]) -> Any:
 
     from nexus_llm.serve.client import api_url, first_model
 
-    key = os.environ.get("NEXUS_API_KEY")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(timeout=600, headers=headers) as client:
+        with httpx.Client(timeout=600, headers=key_headers()) as client:
             body = {"model": first_model(client, url), "input": texts}
             answer = client.post(f"{api_url(url)}/embeddings", json=body).raise_for_status()
     except httpx.HTTPError as error:

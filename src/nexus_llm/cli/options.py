@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nexus_llm.errors import UsageError
 
 if TYPE_CHECKING:
     from nexus_llm.pipeline import Workspace
@@ -85,6 +88,27 @@ def tracker(recipe: Recipe, *, runs: Path) -> Tracker:
         print(f"warning: {words}", file=sys.stderr)
 
     return tracker_for(recipe.train.tracking, runs=runs, environment=os.environ, warn=warn)
+
+
+def json_object(path: Path, *, fix: str) -> dict[str, Any]:
+    """The object in a JSON file that a user named.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON ({error})", fix=fix) from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is no JSON object", fix=fix)
+    return found
+
+
+def key_headers() -> dict[str, str]:
+    """What a gateway with keys is sent."""
+    key = os.environ.get("NEXUS_API_KEY")
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def command_line() -> list[str]:

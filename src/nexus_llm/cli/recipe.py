@@ -26,17 +26,10 @@ train:
   method: lora                  # or full
   max_steps: 100
 """
+group = typer.Typer(help="Write, check and describe recipes.", rich_markup_mode=None)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb group to the command line."""
-    group = typer.Typer(help="Write, check and describe recipes.", rich_markup_mode=None)
-    group.command("new")(new)
-    group.command("check")(check)
-    group.command("schema")(schema)
-    app.add_typer(group, name="recipe")
-
-
+@group.command()
 def new(
     name: Annotated[str, typer.Argument(help="Name of the run.")],
     text: Annotated[str, typer.Option("--text", help="Folder or files with your text.", metavar="PATH")] = "my-text/",
@@ -60,6 +53,7 @@ def new(
     return 0
 
 
+@group.command()
 def check(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False) -> int:  # noqa: B006
     """Validate a recipe; exit 2 with file:line and the nearest right key where it is wrong."""
     from nexus_llm.recipe import load_recipe
@@ -72,6 +66,7 @@ def check(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False
     return 0
 
 
+@group.command()
 def schema() -> int:
     """The JSON Schema of recipes, for editors: every field with its bounds, default and reason."""
     from nexus_llm.recipe import Recipe

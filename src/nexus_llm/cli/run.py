@@ -35,6 +35,7 @@ Fit = Annotated[
     bool, typer.Option("--fit", help="Take fewer rows in a pass, more passes, and checkpointing, until it fits.")
 ]
 _VERBS = {
+    "run": "Run every stage of a recipe; what is already made is skipped.",
     "data": "Read, clean, deduplicate, split and tokenise the text.",
     "train": "Everything up to the trained weights.",
     "package": "Everything up to a model folder that can be served.",
@@ -44,46 +45,28 @@ _VERBS = {
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the command line."""
-    app.command("run", help="Run every stage of a recipe; what is already made is skipped.")(run)
     for verb, text in _VERBS.items():
-        app.command(verb, help=text)(_train_command() if verb == "train" else _stage_command(verb))
+        app.command(verb, help=text)(_train if verb == "train" else _stage_command(None if verb == "run" else verb))
 
 
-def run(
+def _train(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody changes it
     as_json: AsJson = False,
     dry_run: DryRun = False,
+    plan: Plan = False,
+    fit: Fit = False,
+    on: On = None,
     budget_usd: BudgetUsd = None,
     root: Root = Path(),
 ) -> int:
-    """Run every stage of a recipe; what is already made is skipped."""
-    changes = tuple(overrides)
-    return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until=None, budget_usd=budget_usd)
-
-
-def _train_command() -> Any:
     """The verb `train`, which can also plan, fit, and go elsewhere."""
-
-    def command(
-        recipe: RecipePath,
-        overrides: Overrides = [],  # noqa: B006
-        as_json: AsJson = False,
-        dry_run: DryRun = False,
-        plan: Plan = False,
-        fit: Fit = False,
-        on: On = None,
-        budget_usd: BudgetUsd = None,
-        root: Root = Path(),
-    ) -> int:
-        changes = (*overrides, *launcher_overrides(on))
-        if plan:
-            return _show_train_plan(recipe, changes, as_json=as_json, fit=fit, root=root)
-        return _run(
-            recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until="train", fit=fit, budget_usd=budget_usd
-        )
-
-    return command
+    changes = (*overrides, *launcher_overrides(on))
+    if plan:
+        return _show_train_plan(recipe, changes, as_json=as_json, fit=fit, root=root)
+    return _run(
+        recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until="train", fit=fit, budget_usd=budget_usd
+    )
 
 
 def _show_train_plan(path: Path, overrides: tuple[str, ...], *, as_json: bool, fit: bool, root: Path) -> int:
@@ -102,7 +85,7 @@ def _show_train_plan(path: Path, overrides: tuple[str, ...], *, as_json: bool, f
     return 0
 
 
-def _stage_command(verb: str) -> Any:
+def _stage_command(until: str | None) -> Any:
     def command(
         recipe: RecipePath,
         overrides: Overrides = [],  # noqa: B006
@@ -112,7 +95,7 @@ def _stage_command(verb: str) -> Any:
         root: Root = Path(),
     ) -> int:
         changes = tuple(overrides)
-        return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until=verb, budget_usd=budget_usd)
+        return _run(recipe, changes, as_json=as_json, dry_run=dry_run, root=root, until=until, budget_usd=budget_usd)
 
     return command
 
@@ -145,10 +128,11 @@ def _run(
         _print_plan(recipe, plan(recipe, place, openings, line=line), as_json=as_json)
         return 0
     result = execute(recipe, place, openings, line=line, provenance=provenance(command_line()))
+    rows = [asdict(stage) for stage in result.stages]
     if result.gate:
-        write_report(result.run, result.artifacts, [asdict(stage) for stage in result.stages])
+        write_report(result.run, result.artifacts, rows)
     if as_json:
-        print_json(_as_document(result))
+        print_json({"run": str(result.run), "stages": rows, "gate": result.gate})
     else:
         _print_result(result)
     return GATE_EXIT_CODES[result.gate["verdict"]] if result.gate else 0
@@ -171,14 +155,6 @@ def _fitted(recipe: Recipe, place: Workspace, openings: Ports) -> Recipe:
 
     made = execute(recipe, place, openings, line=stages(until="model"), provenance=provenance(command_line()))
     return fitted(recipe, made.artifacts["model"].folder)
-
-
-def _as_document(result: RunResult) -> dict[str, Any]:
-    return {
-        "run": str(result.run),
-        "stages": [asdict(stage) for stage in result.stages],
-        "gate": result.gate,
-    }
 
 
 def _print_plan(recipe: Recipe, planned: list[PlannedStage], *, as_json: bool) -> None:

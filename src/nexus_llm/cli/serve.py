@@ -45,11 +45,6 @@ SageMakerPort = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("serve")(serve)
-
-
 def serve(
     target: Target,
     port: Annotated[int | None, typer.Option(help="Port to listen on [default: the recipe's, 8000].")] = None,

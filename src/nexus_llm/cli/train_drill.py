@@ -35,9 +35,7 @@ _ALWAYS = (
 
 def register(app: typer.Typer) -> None:
     """Adds the command to the group."""
-    app.command("drill", help="Kill this recipe's training at random moments; exit 0 where nothing of it is left.")(
-        drill
-    )
+    app.command()(drill)
 
 
 def drill(
@@ -51,10 +49,7 @@ def drill(
     as_json: AsJson = False,
     root: Root = Path(),
 ) -> int:
-    """Trains once undisturbed and once with kills, each time resumed, and compares the hashes of both results.
-
-    Works in a folder of its own beside the runs. Base model and data are taken, or made, as nexus train does.
-    """
+    """Kill this recipe's training at random moments; exit 0 where nothing of it is left."""
     from nexus_llm.cloud.drill_runs import run_drill
     from nexus_llm.recipe import load_recipe
     from nexus_llm.train.drill import plan_kills, shortened

@@ -23,11 +23,6 @@ class By(StrEnum):
     model = "model"
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("usage")(usage)
-
-
 def usage(
     key: Annotated[str | None, typer.Option(help="Only this key: its name or id.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
