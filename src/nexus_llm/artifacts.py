@@ -208,7 +208,7 @@ class Draft:
             paths = _content_files(self.folder, besides=logs)
             with ThreadPoolExecutor(os.cpu_count()) as threads:  # both let go of the interpreter
                 files = tuple(threads.map(lambda path: _entry(self.folder, path), paths))
-                list(threads.map(lambda path: _sync(self.folder / path), paths))
+                list(threads.map(lambda path: storage.sync(self.folder / path), paths))
         key = str(self._head["key"])
         manifest = Manifest(
             **self._head,  # type: ignore[arg-type]
@@ -334,14 +334,6 @@ def _content_files(folder: Path, *, besides: tuple[str, ...]) -> list[Path]:
 def _entry(folder: Path, path: Path) -> FileEntry:
     whole = folder / path
     return FileEntry(path=path.as_posix(), bytes=whole.stat().st_size, sha256=file_sha256(whole))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _clear_unfinished(folder: Path, *, belongs_to: str) -> None:

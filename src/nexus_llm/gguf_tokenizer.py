@@ -72,15 +72,7 @@ def tokenizer_from_metadata(metadata: Metadata) -> dict[str, Any]:
         )
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     added = [
-        {
-            "id": token_id,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": token_type == _CONTROL,
-        }
+        added_token(token, token_id, is_special=token_type == _CONTROL)
         for token_id, (token, token_type) in enumerate(zip(tokens, types, strict=True))
         if token_type in (_CONTROL, _USER_DEFINED)
     ]
@@ -108,6 +100,12 @@ def tokenizer_from_metadata(metadata: Metadata) -> dict[str, Any]:
             "merges": [merge.split(" ", 1) for merge in metadata["tokenizer.ggml.merges"]],
         },
     }
+
+
+def added_token(token: str, token_id: int, *, is_special: bool) -> dict[str, Any]:
+    """An entry of `added_tokens` in tokenizer.json."""
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token_id, "content": token, **plain, "special": is_special}
 
 
 def metadata_from_tokenizer(tokenizer: Mapping[str, Any], *, vocabulary: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def list_files(location: str) -> list[FileInfo]:
 
     Hidden files and folders (a leading dot) are left out, as a shell does. An absent location gives an empty list.
     """
-    filesystem, path = _resolve(location)
+    filesystem, path = filesystem_of(location)
     with explained(location):
         if any(character in path for character in "*?["):
             found = filesystem.glob(path, detail=True)
@@ -69,14 +69,14 @@ def read_bytes(location: str) -> bytes:
 @contextlib.contextmanager
 def open_binary(location: str) -> Iterator[IO[bytes]]:
     """A readable, seekable stream of a file's bytes."""
-    filesystem, path = _resolve(location)
+    filesystem, path = filesystem_of(location)
     with explained(location), filesystem.open(path, "rb") as stream:
         yield stream
 
 
 def copy_to(location: str, target: Path) -> Path:
     """Copies one file to a local path and returns that path."""
-    filesystem, path = _resolve(location)
+    filesystem, path = filesystem_of(location)
     target.parent.mkdir(parents=True, exist_ok=True)
     with explained(location):
         filesystem.get_file(path, str(target))
@@ -85,12 +85,19 @@ def copy_to(location: str, target: Path) -> Path:
 
 def write_atomically(target: Path, content: bytes) -> None:
     """Puts `content` at `target` so that a reader, or a power cut, sees the old file or the whole new one."""
+    with atomically(target) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def atomically(target: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content is at `target`, whole, when the block ends well, and nowhere before or otherwise."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with explained(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(target)
@@ -101,7 +108,12 @@ def write_atomically(target: Path, content: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes renames inside `folder` survive a power cut (POSIX asks for an fsync of the folder itself)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -174,7 +186,13 @@ def _size(name: str, info: dict[str, Any]) -> int:
     return Path(name).stat().st_size if info.get("islink") else int(info["size"] or 0)
 
 
-def _resolve(location: str) -> tuple[Any, str]:
+def filesystem_of(location: str) -> tuple[Any, str]:
+    """The fsspec file system of a location, and the path in it.
+
+    Raises:
+        MissingExtraError: its driver is not installed.
+        StorageError: the scheme is unknown.
+    """
     import fsspec
 
     try:

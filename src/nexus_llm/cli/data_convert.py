@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -59,10 +58,11 @@ def convert(
     SignalInterrupt().install()
     _check_paths(source, out)
     from nexus_llm.data.reading.chat_conversion import converted_records
+    from nexus_llm.storage import atomically
 
     records = converted_records(source, origin=str(source), target=to, text_field=text_field)
     outcome = _Outcome()
-    with contextlib.nullcontext() if dry_run else _atomically(out) as stream:
+    with contextlib.nullcontext() if dry_run else atomically(out) as stream:
         for row in _usable(records, outcome, limit=limit, skip_broken=skip_broken):
             if outcome.example is None:
                 outcome.example = _shortened(row.row)
@@ -109,24 +109,6 @@ def _usable(
                 f"{record.file}:{record.line}: {record.error}",
                 fix="mend the row, choose another --to or --text-field, or leave such rows out with --skip-broken",
             )
-
-
-@contextlib.contextmanager
-def _atomically(out: Path) -> Iterator[IO[bytes]]:
-    """A stream whose content is at `out` when the block ends well, and nowhere else before or otherwise."""
-    from nexus_llm import storage
-
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    with storage.explained(str(out)):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _show_first(row: ConvertedRow, example: Any, to: str) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
 
 group = typer.Typer(help="Fetch base models; register, name and show your own.")
-model_registry.register(group)
 
 
 @group.command("pull")
@@ -56,6 +55,9 @@ def list_models(registry: model_registry.Registry = None, as_json: AsJson = Fals
     for one in registered:
         label = f"{one['name']}@{one['version']}"
         print(f"{label:<28} {one['artifact']}  {one['verdict'] or 'not judged':<12} {', '.join(one['aliases'])}")
+
+
+model_registry.register(group)
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nexus_llm.errors import NexusError, RecipeError, StorageError, TryAgainError
 
@@ -71,25 +72,18 @@ def message_of(error: BaseException) -> str:
     return " ".join(str(text or error).split())
 
 
-class explained:
-    """Turns AWS' refusals inside the block into errors that name the call (`s3:PutObject`) and its object."""
-
-    def __init__(
-        self, call: str, name: str, *, fix: str | None = None, failed: Callable[[str], NexusError] | None = None
-    ) -> None:
-        """`fix` replaces the remedy for lost credentials and busy services: what to do when the job goes on. `failed`
-        is as in `error_of`."""
-        self._call, self._name, self._fix, self._failed = call, name, fix, failed
-
-    def explain(self, error: Exception) -> NexusError:
-        """The error to raise instead."""
-        return error_of(error, self._call, self._name, fix=self._fix, failed=self._failed)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, NexusError):
-            raise self.explain(error) from error
+@contextlib.contextmanager
+def explained(
+    call: str, name: str, *, fix: str | None = None, failed: Callable[[str], NexusError] | None = None
+) -> Iterator[None]:
+    """Turns AWS' refusals inside the block into errors that name the call (`s3:PutObject`) and its object; `fix` and
+    `failed` as in `error_of`."""
+    try:
+        yield
+    except NexusError:
+        raise
+    except Exception as error:
+        raise error_of(error, call, name, fix=fix, failed=failed) from error
 
 
 def error_of(
@@ -102,7 +96,8 @@ def error_of(
 ) -> NexusError:
     """The error that a user can act on; `failed` makes the one for a reason that only the service knows.
 
-    `fix` replaces the remedy for lost credentials and busy services. What is not AWS' is raised again.
+    `fix` replaces the remedy for lost credentials and busy services: what to do when the job goes on. What is not AWS'
+    is raised again.
     """
     if not error_code(error) and not type(error).__module__.startswith(("botocore", "boto3", "aiobotocore")):
         raise error

@@ -20,11 +20,11 @@ from typing import Any
 import nexus_llm
 from nexus_llm.artifacts import ArtifactStore, file_sha256
 from nexus_llm.cloud.database_copies import CopiedDatabase
-from nexus_llm.cloud.stored_files import filesystem_of, upload_stored, write_stored
+from nexus_llm.cloud.stored_files import upload_stored, write_stored
 from nexus_llm.cloud.trackers import DATABASE
 from nexus_llm.errors import StorageError, TryAgainError, UsageError
 from nexus_llm.ports import Interrupt, Progress
-from nexus_llm.storage import FileInfo, copy_to, explained, list_files, read_bytes, write_atomically
+from nexus_llm.storage import FileInfo, copy_to, explained, filesystem_of, list_files, read_bytes, write_atomically
 
 _OWN_ROADS = tuple(f"runs/{DATABASE}{end}" for end in ("", "-wal", "-shm", "-journal"))
 

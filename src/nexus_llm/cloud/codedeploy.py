@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from nexus_llm.cloud.account import Account
 from nexus_llm.cloud.aws_errors import explained
 from nexus_llm.deploy.rollout import Health, Rollout
-from nexus_llm.errors import DeploymentError, NexusError, PreflightError
+from nexus_llm.errors import DeploymentError, PreflightError
 
 # What ECS adds to a definition when it registers one, and refuses to be given.
 ANSWERED_ONLY = frozenset({
@@ -25,6 +26,7 @@ ANSWERED_ONLY = frozenset({
 OPEN = ("Created", "Queued", "InProgress", "Baking", "Ready")
 ENDED_BADLY = ("Failed", "Stopped")
 FETCHES = "nexus_llm.cli.fetch_model"  # the container whose first argument is the model's location
+_failed = partial(DeploymentError, fix="check that stages 2 and 3 are applied in this account and region")
 
 
 class CodeDeployTarget:
@@ -50,7 +52,6 @@ class CodeDeployTarget:
         }
 
     def advance(self, rollout: Rollout) -> dict[str, Any] | None:
-        """See `Target`."""
         if rollout.step == "stage":
             return self._stage(rollout)
         if rollout.step == "preflight":
@@ -99,7 +100,7 @@ class CodeDeployTarget:
 
     def _stage(self, rollout: Rollout) -> dict[str, Any]:
         ecs, family = self._account.client("ecs"), self._serving["task_family"]
-        with self._explained("ecs:DescribeServices", rollout.plan.service):
+        with explained("ecs:DescribeServices", rollout.plan.service, failed=_failed):
             services = ecs.describe_services(
                 cluster=self._serving["cluster_name"], services=[self._serving["service_name"]]
             )["services"]
@@ -110,12 +111,12 @@ class CodeDeployTarget:
             ]  # fmt: skip
             definition = ecs.describe_task_definition(taskDefinition=blue)["taskDefinition"]
         body = green_definition(definition, model=rollout.plan.model, image=self._image, serving=self._serving)
-        with self._explained("ecs:RegisterTaskDefinition", family):
+        with explained("ecs:RegisterTaskDefinition", family, failed=_failed):
             green = ecs.register_task_definition(**body)["taskDefinition"]["taskDefinitionArn"]
         return {"blue": blue, "green": green}
 
     def _preflight(self) -> dict[str, Any]:
-        with self._explained("codedeploy:GetDeploymentGroup", self._group["deploymentGroupName"]):
+        with explained("codedeploy:GetDeploymentGroup", self._group["deploymentGroupName"], failed=_failed):
             group = self._account.client("codedeploy").get_deployment_group(**self._group)["deploymentGroupInfo"]
         ready = group.get("blueGreenDeploymentConfiguration", {}).get("deploymentReadyOption", {})
         if ready.get("actionOnTimeout") != "STOP_DEPLOYMENT":
@@ -137,7 +138,7 @@ class CodeDeployTarget:
     def _phases(self) -> dict[str, Any]:
         """Of green's newest task: images pulled, then the model fetched and loaded until it counts as running."""
         ecs, cluster = self._account.client("ecs"), self._serving["cluster_name"]
-        with self._explained("ecs:DescribeTasks", cluster):
+        with explained("ecs:DescribeTasks", cluster, failed=_failed):
             arns = ecs.list_tasks(cluster=cluster, serviceName=self._serving["service_name"])["taskArns"]
             tasks = ecs.describe_tasks(cluster=cluster, tasks=arns)["tasks"] if arns else []
         newest: dict[str, Any] = max(tasks, key=lambda task: task.get("createdAt", 0), default={})
@@ -156,7 +157,7 @@ class CodeDeployTarget:
     def _find(self, description: str) -> dict[str, Any] | None:
         """The newest deployment that says it is this: a killed rollout finds its own again."""
         for one in self._listed((*OPEN, *ENDED_BADLY, "Succeeded")):
-            with self._explained("codedeploy:GetDeployment", one):
+            with explained("codedeploy:GetDeployment", one, failed=_failed):
                 info: dict[str, Any] = self._account.client("codedeploy").get_deployment(deploymentId=one)[
                     "deploymentInfo"
                 ]
@@ -165,7 +166,7 @@ class CodeDeployTarget:
         return None
 
     def _listed(self, statuses: tuple[str, ...]) -> list[str]:
-        with self._explained("codedeploy:ListDeployments", self._group["deploymentGroupName"]):
+        with explained("codedeploy:ListDeployments", self._group["deploymentGroupName"], failed=_failed):
             answer = self._account.client("codedeploy").list_deployments(
                 **self._group, includeOnlyStatuses=list(statuses)
             )
@@ -175,14 +176,14 @@ class CodeDeployTarget:
         body = deployment_body(self._group, self._delivery, self._serving, definition=definition) | {
             "description": description
         }
-        with self._explained("codedeploy:CreateDeployment", self._group["deploymentGroupName"]):
+        with explained("codedeploy:CreateDeployment", self._group["deploymentGroupName"], failed=_failed):
             made = self._account.client("codedeploy").create_deployment(**body)
         return {"deploymentId": made["deploymentId"], "status": "Created"}
 
     def _green_weight(self, deployment: str) -> float:
         """Green's share of the traffic, 0 to 1."""
         client = self._account.client("codedeploy")
-        with self._explained("codedeploy:GetDeploymentTarget", deployment):
+        with explained("codedeploy:GetDeploymentTarget", deployment, failed=_failed):
             targets = client.list_deployment_targets(deploymentId=deployment)["targetIds"]
             if not targets:
                 return 0.0
@@ -193,11 +194,8 @@ class CodeDeployTarget:
     def _call(self, call: str, deployment: str, **more: Any) -> None:
         from botocore import xform_name
 
-        with self._explained(f"codedeploy:{call}", deployment):
+        with explained(f"codedeploy:{call}", deployment, failed=_failed):
             getattr(self._account.client("codedeploy"), xform_name(call))(deploymentId=deployment, **more)
-
-    def _explained(self, call: str, name: str) -> explained:
-        return explained(call, name, failed=_failed)
 
 
 def fired_alarm(account: Account, names: Sequence[str]) -> str | None:
@@ -273,7 +271,3 @@ def deployment_body(
 def _forward(definition: str) -> str:
     """How a rollout's deployment is known again: every definition has an ARN of its own."""
     return f"nexus deploy {definition}"
-
-
-def _failed(what: str) -> NexusError:
-    return DeploymentError(what, fix="check that stages 2 and 3 are applied in this account and region")

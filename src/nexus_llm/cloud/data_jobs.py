@@ -63,12 +63,10 @@ class GlueRuns(Launcher):
             return f"{body['JobName']}/{self.account.client('glue').start_job_run(**body)['JobRunId']}"
 
     def describe(self, job: str) -> JobState:
-        """See `Launcher.describe`."""
         name, run = _two(job, "glue/JOB/RUN")
         return glue_state(self.account.client("glue").get_job_run(JobName=name, RunId=run)["JobRun"], run)
 
     def stop(self, job: str) -> None:
-        """See `Launcher.stop`."""
         name, run = _two(job, "glue/JOB/RUN")
         with self.explained("glue:BatchStopJobRun", job):
             answer = self.account.client("glue").batch_stop_job_run(JobName=name, JobRunIds=[run])
@@ -102,13 +100,11 @@ class EmrRuns(Launcher):
         return f"{body['applicationId']}/{run}"
 
     def describe(self, job: str) -> JobState:
-        """See `Launcher.describe`."""
         application, run = _two(job, "emr-serverless/APPLICATION/RUN")
         client = self.account.client("emr-serverless")
         return emr_state(client.get_job_run(applicationId=application, jobRunId=run)["jobRun"])
 
     def stop(self, job: str) -> None:
-        """See `Launcher.stop`."""
         application, run = _two(job, "emr-serverless/APPLICATION/RUN")
         if self.state(job).outcome == "waiting":
             with self.explained("emr-serverless:CancelJobRun", job):
@@ -128,7 +124,6 @@ class BatchJobs(Launcher):
             return str(self.account.client("batch").submit_job(**body)["jobId"])
 
     def describe(self, job: str) -> JobState:
-        """See `Launcher.describe`."""
         found = self.account.client("batch").describe_jobs(jobs=[job])["jobs"]
         if not found:  # Batch forgets finished jobs after some days
             raise DataError(f"Batch knows no job {job} (any more)", fix="look at its log group /aws/batch/job")

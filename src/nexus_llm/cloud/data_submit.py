@@ -104,7 +104,6 @@ class AwsDataService:
     """Whether a file is in the bucket."""
 
     def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
-        """See `ports.DataService`."""
         aws = recipe.data.aws
         account = self.account(aws.region)
         url = f"s3://{aws.bucket}/{_OUTPUT}/data/{key}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nexus_llm.artifacts import MANIFEST, Artifact
-from nexus_llm.cloud.stored_files import filesystem_of
-from nexus_llm.storage import explained
+from nexus_llm.storage import explained, filesystem_of
 
 
 def upload_file(path: Path, url: str) -> str:

@@ -20,14 +20,27 @@ _KINDS = {
     "aws_backup_vault": ("vault", "name"),
     "aws_sagemaker_model_package_group": ("model group", "model_package_group_name"),
 }
-_LISTED_BY = {
-    "bucket": "s3:ListBucketVersions",
-    "repository": "ecr:ListImages",
-    "vault": "backup:ListRecoveryPointsByBackupVault",
-    "model group": "sagemaker:ListModelPackages",
-}
-_PAGE = 1000  # objects that S3 deletes in one request
-_IMAGES = 100  # and images that ECR does
+_Request = tuple[str, str, str, str, Callable[[Any], list[Any]]]
+"""Service, paginator, its argument for the name, IAM's action, and what a page holds."""
+_LISTS: Mapping[str, _Request] = {
+    "bucket": (
+        "s3", "list_object_versions", "Bucket", "s3:ListBucketVersions",
+        lambda page: [
+            {"Key": one["Key"], "VersionId": one["VersionId"]}
+            for one in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
+        ],
+    ),
+    "repository": ("ecr", "list_images", "repositoryName", "ecr:ListImages", lambda page: list(page["imageIds"])),
+    "vault": (
+        "backup", "list_recovery_points_by_backup_vault", "BackupVaultName", "backup:ListRecoveryPointsByBackupVault",
+        lambda page: [one["RecoveryPointArn"] for one in page["RecoveryPoints"]],
+    ),
+    "model group": (
+        "sagemaker", "list_model_packages", "ModelPackageGroupName", "sagemaker:ListModelPackages",
+        lambda page: [one["ModelPackageArn"] for one in page["ModelPackageSummaryList"]],
+    ),
+}  # fmt: skip
+_AT_ONCE = {"bucket": 1000, "repository": 100}  # what S3 and ECR delete in one request
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,23 +69,13 @@ def holders(plan: Mapping[str, Any], *, region: str) -> list[Holder]:
     return sorted(found)
 
 
-def contents(holder: Holder, clients: Clients, *, at_most: int = 1) -> int:
-    """How much it holds, counted up to `at_most`."""
-    count = 0
-    for batch in _batches(holder, clients):
-        count += len(batch)
-        if count >= at_most:
-            break
-    return min(count, at_most)
-
-
 def refuse_data(found: list[Holder], clients: Clients) -> None:
     """Nothing, where all of them are empty: asked before anything is destroyed.
 
     Raises:
         DeploymentError: one of them holds something.
     """
-    full = [one for one in found if contents(one, clients)]
+    full = [one for one in found if any(_batches(one, clients))]
     if full:
         names = ", ".join(f"{one.kind} {one.name}" for one in full)
         raise DeploymentError(
@@ -95,44 +98,25 @@ def emptied(holder: Holder, clients: Clients) -> int:
 
 def _batches(holder: Holder, clients: Clients) -> Iterator[list[Any]]:
     """What it holds, in as many pieces as one request may delete."""
-    call = _LISTED_BY[holder.kind]
-    with explained(call, holder.name):
-        if holder.kind == "bucket":
-            for page in (
-                clients("s3", holder.region)
-                .get_paginator("list_object_versions")
-                .paginate(Bucket=holder.name, PaginationConfig={"PageSize": _PAGE})
-            ):
-                found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-                if found:
-                    yield [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in found]
-        elif holder.kind == "repository":
-            pages = clients("ecr", holder.region).get_paginator("list_images")
-            for page in pages.paginate(repositoryName=holder.name, PaginationConfig={"PageSize": _IMAGES}):
-                if page["imageIds"]:
-                    yield page["imageIds"]
-        elif holder.kind == "model group":
-            pages = clients("sagemaker", holder.region).get_paginator("list_model_packages")
-            for page in pages.paginate(ModelPackageGroupName=holder.name, ModelPackageType="Versioned"):
-                if page["ModelPackageSummaryList"]:
-                    yield [one["ModelPackageArn"] for one in page["ModelPackageSummaryList"]]
-        else:
-            pages = clients("backup", holder.region).get_paginator("list_recovery_points_by_backup_vault")
-            for page in pages.paginate(BackupVaultName=holder.name):
-                if page["RecoveryPoints"]:
-                    yield [one["RecoveryPointArn"] for one in page["RecoveryPoints"]]
+    service, call, argument, action, held = _LISTS[holder.kind]
+    asked: dict[str, Any] = {argument: holder.name, "PaginationConfig": {"PageSize": _AT_ONCE.get(holder.kind)}}
+    if holder.kind == "model group":
+        asked["ModelPackageType"] = "Versioned"
+    with explained(action, holder.name):
+        pages = clients(service, holder.region).get_paginator(call).paginate(**asked)
+        yield from (batch for page in pages if (batch := held(page)))
 
 
 def _delete(holder: Holder, batch: list[Any], clients: Clients) -> int:
+    refused: list[dict[str, Any]] = []
+    client = clients(_LISTS[holder.kind][0], holder.region)
     if holder.kind == "bucket":
         with explained("s3:DeleteObjectVersion", holder.name):
-            answer = clients("s3", holder.region).delete_objects(
-                Bucket=holder.name, Delete={"Objects": batch, "Quiet": True}
-            )
+            answer = client.delete_objects(Bucket=holder.name, Delete={"Objects": batch, "Quiet": True})
         refused = answer.get("Errors", [])
     elif holder.kind == "repository":
         with explained("ecr:BatchDeleteImage", holder.name):
-            answer = clients("ecr", holder.region).batch_delete_image(repositoryName=holder.name, imageIds=batch)
+            answer = client.batch_delete_image(repositoryName=holder.name, imageIds=batch)
         # An index is deleted before the images in it: those of the next page go then.
         refused = [
             {"Key": one["imageId"], "Message": one["failureReason"]}
@@ -140,17 +124,13 @@ def _delete(holder: Holder, batch: list[Any], clients: Clients) -> int:
             if one["failureCode"] != "ImageReferencedByManifestList"
         ]
     elif holder.kind == "model group":
-        refused = []
         for version in batch:
             with explained("sagemaker:DeleteModelPackage", version):
-                clients("sagemaker", holder.region).delete_model_package(ModelPackageName=version)
+                client.delete_model_package(ModelPackageName=version)
     else:
-        refused = []
         for point in batch:
             with explained("backup:DeleteRecoveryPoint", point):
-                clients("backup", holder.region).delete_recovery_point(
-                    BackupVaultName=holder.name, RecoveryPointArn=point
-                )
+                client.delete_recovery_point(BackupVaultName=holder.name, RecoveryPointArn=point)
     if refused:
         first = refused[0]
         raise DeploymentError(

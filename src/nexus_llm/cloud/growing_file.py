@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from nexus_llm.artifacts import file_sha256
 from nexus_llm.data.catalogue.download import (
     PIECE_BYTES,
     FetchedFile,
@@ -111,7 +112,7 @@ class GrowingFile:
         is_renamed = self._target.exists()
         place = self._target if is_renamed else self._part
         place.touch()  # an empty file has no piece
-        found = sha256_of(place) if is_renamed else self._hash.hexdigest()
+        found = file_sha256(place) if is_renamed else self._hash.hexdigest()
         size = place.stat().st_size
         if wrong := self._mismatch(found, size):
             bad = self._target.with_name(f"{self.wanted.name}.bad")
@@ -133,9 +134,3 @@ class GrowingFile:
 def forget_partial(folder: Path, name: str) -> None:
     """Removes the note of a finished file's version: its receipt is written."""
     (folder / f"{name}.part.json").unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nexus_llm.artifacts import file_sha256
 from nexus_llm.cloud.downloads import stream_into
-from nexus_llm.cloud.growing_file import sha256_of
 from nexus_llm.data.catalogue.download import mismatch
 from nexus_llm.errors import ModelError
 from nexus_llm.ports import HubFile, HubListing
@@ -124,7 +124,7 @@ def listing_of(answer: dict[str, Any]) -> HubListing:
 def _check(partial: Path, file: HubFile, url: str) -> None:
     wrong = mismatch(
         size=partial.stat().st_size,
-        sha256=sha256_of(partial) if file.sha256 else "",
+        sha256=file_sha256(partial) if file.sha256 else "",
         wanted_size=file.size or None,
         wanted_sha256=file.sha256,
     )

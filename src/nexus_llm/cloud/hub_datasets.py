@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from nexus_llm.cloud.growing_file import sha256_of
+from nexus_llm.artifacts import file_sha256
 from nexus_llm.cloud.hub import DEFAULT_ENDPOINT, is_offline, listing_of
 from nexus_llm.data.catalogue.download import FetchedFile, WantedFile, names_for
 from nexus_llm.errors import DataError, MissingExtraError, TryAgainError
@@ -185,7 +185,7 @@ def write_rows(
     growing.replace(target)
     sync_folder(folder)
     return FetchedFile(
-        name, rows_url(part, max_documents), target.stat().st_size, sha256_of(target), licence=part.licence
+        name, rows_url(part, max_documents), target.stat().st_size, file_sha256(target), licence=part.licence
     )
 
 

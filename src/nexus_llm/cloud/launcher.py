@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from nexus_llm.cloud import aws_errors
@@ -109,12 +111,9 @@ class Launcher(ABC):
             NexusError: there is no such job, or AWS refuses.
         """
 
-    def explained(self, call: str, name: str, *, fix: str | None = None) -> aws_errors.explained:
+    def explained(self, call: str, name: str, *, fix: str | None = None) -> AbstractContextManager[None]:
         """Turns AWS' refusals inside the block into errors that name the call and its object."""
-
-        def failed(what: str) -> NexusError:
-            return DataError(what, fix="check data.aws of the recipe, the region and the account")
-
+        failed = partial(DataError, fix="check data.aws of the recipe, the region and the account")
         return aws_errors.explained(call, name, fix=fix, failed=failed)
 
     def ended_badly(self, job: str, state: JobState) -> NexusError:

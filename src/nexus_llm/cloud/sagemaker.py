@@ -68,7 +68,6 @@ class SageMakerTrainService:
     bucket: Bucket
 
     def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
-        """See `nexus_llm.ports.TrainService`."""
         check(recipe)
         jobs = self.jobs(recipe.train.sagemaker.region)
         name = self.start(recipe, {kind: load(path) for kind, path in inputs.items()}, key, jobs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -21,10 +22,11 @@ from nexus_llm.cloud.aws_errors import error_code, explained
 from nexus_llm.cloud.codedeploy import fired_alarm, refuse_alarm
 from nexus_llm.cloud.sagemaker_errors import is_missing
 from nexus_llm.deploy.rollout import Health, Rollout
-from nexus_llm.errors import DeploymentError, NexusError, PreflightError, UsageError
+from nexus_llm.errors import DeploymentError, PreflightError, UsageError
 
 MOVING = ("ActivatingTraffic", "Baking")
 MOST_EXECUTION_SECONDS = 14_400  # of an update, API reference
+_failed = partial(DeploymentError, fix="check the endpoint's name, the account and the region")
 
 
 class EndpointTarget:
@@ -37,7 +39,6 @@ class EndpointTarget:
         """The configuration that this process moved to."""
 
     def advance(self, rollout: Rollout) -> dict[str, Any] | None:
-        """See `Target`."""
         service = rollout.plan.service
         if rollout.step == "stage":
             return self._stage(rollout)
@@ -62,7 +63,6 @@ class EndpointTarget:
         return Health(alarm=fired_alarm(self._account, self._alarms))
 
     def turn_back(self, rollout: Rollout) -> dict[str, Any] | None:
-        """See `Target`."""
         staged = rollout.facts.get("stage")
         self._delete(trial_name(rollout.plan.service))
         if staged is None:
@@ -71,7 +71,7 @@ class EndpointTarget:
         if found["EndpointStatus"] in ("Updating", "RollingBack"):
             if _pending(found) == staged["green"] and self._alarms and self._updated != "alarm":
                 self._updated = "alarm"
-                with self._explained("cloudwatch:SetAlarmState", self._alarms[0]):
+                with explained("cloudwatch:SetAlarmState", self._alarms[0], failed=_failed):
                     self._account.client("cloudwatch").set_alarm_state(
                         AlarmName=self._alarms[0], StateValue="ALARM", StateReason="nexus rollback"
                     )
@@ -84,7 +84,7 @@ class EndpointTarget:
     def _stage(self, rollout: Rollout) -> dict[str, Any]:
         """Blue's model and configuration, with green's files; what is there already stays."""
         sagemaker, blue = self._account.client("sagemaker"), self._endpoint(rollout.plan.service)["EndpointConfigName"]
-        with self._explained("sagemaker:DescribeEndpointConfig", blue):
+        with explained("sagemaker:DescribeEndpointConfig", blue, failed=_failed):
             config = sagemaker.describe_endpoint_config(EndpointConfigName=blue)
             variants = config.get("ProductionVariants", [])
             if len(variants) != 1 or "ModelName" not in variants[0]:
@@ -138,17 +138,17 @@ class EndpointTarget:
         return None
 
     def _update(self, endpoint: str, body: Mapping[str, Any]) -> None:
-        with self._explained("sagemaker:UpdateEndpoint", endpoint):
+        with explained("sagemaker:UpdateEndpoint", endpoint, failed=_failed):
             self._account.client("sagemaker").update_endpoint(EndpointName=endpoint, **body)
         self._updated = body["EndpointConfigName"]
 
     def _endpoint(self, name: str) -> dict[str, Any]:
-        with self._explained("sagemaker:DescribeEndpoint", name):
+        with explained("sagemaker:DescribeEndpoint", name, failed=_failed):
             found: dict[str, Any] = self._account.client("sagemaker").describe_endpoint(EndpointName=name)
             return found
 
     def _make(self, call: str, body: Mapping[str, Any]) -> None:
-        with self._explained(f"sagemaker:{call}", str(next(iter(body.values())))):
+        with explained(f"sagemaker:{call}", str(next(iter(body.values()))), failed=_failed):
             try:
                 getattr(self._account.client("sagemaker"), call)(**body)
             except Exception as error:
@@ -156,15 +156,12 @@ class EndpointTarget:
                     raise
 
     def _delete(self, endpoint: str) -> None:
-        with self._explained("sagemaker:DeleteEndpoint", endpoint):
+        with explained("sagemaker:DeleteEndpoint", endpoint, failed=_failed):
             try:
                 self._account.client("sagemaker").delete_endpoint(EndpointName=endpoint)
             except Exception as error:
                 if not is_missing(error) and "InProgress" not in str(error):
                     raise
-
-    def _explained(self, call: str, name: str) -> explained:
-        return explained(call, name, failed=_failed)
 
 
 class EndpointTransport(httpx.BaseTransport):
@@ -252,7 +249,3 @@ def _turned_back(found: Mapping[str, Any]) -> DeploymentError:
         f"SageMaker turned {found['EndpointName']} back to {found['EndpointConfigName']}: {why}",
         fix="read its log in CloudWatch: /aws/sagemaker/Endpoints",
     )
-
-
-def _failed(what: str) -> NexusError:
-    return DeploymentError(what, fix="check the endpoint's name, the account and the region")

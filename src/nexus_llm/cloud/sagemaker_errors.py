@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,17 +37,15 @@ def no_such_job(kind: str, name: str, region: str | None) -> TrainingError:
     )
 
 
-class explained(aws_errors.explained):
-    """Turns SageMaker's refusals inside the block into errors that name the call and its object."""
-
-    def __init__(self, call: str, name: str, *, region: str | None = None, fix: str | None = None) -> None:
-        """`fix` replaces the remedy for lost credentials and busy services: what to do when the job goes on."""
-        super().__init__(call, name, fix=fix)
-        self._region = region
-
-    def explain(self, error: Exception) -> NexusError:
-        """The error to raise instead."""
-        return error_of(error, self._call, self._name, region=self._region, fix=self._fix)
+@contextlib.contextmanager
+def explained(call: str, name: str, *, region: str | None = None, fix: str | None = None) -> Iterator[None]:
+    """As of `aws_errors`, with SageMaker's own refusals explained too."""
+    try:
+        yield
+    except NexusError:
+        raise
+    except Exception as error:
+        raise error_of(error, call, name, region=region, fix=fix) from error
 
 
 def error_of(

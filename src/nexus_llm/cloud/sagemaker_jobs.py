@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from nexus_llm.cloud.aws_errors import error_code
@@ -46,7 +47,6 @@ class SageMakerJobs(Launcher):
             return self._find(job)
 
     def describe(self, job: str) -> JobState:
-        """See `Launcher.describe`."""
         found = self._find(job)
         if found is None:
             raise no_such_job(self.service, job, self.account.region)
@@ -58,8 +58,7 @@ class SageMakerJobs(Launcher):
             with self.explained(f"sagemaker:Stop{self.word}Job", job):
                 self._call("stop", **{f"{self.word}JobName": job})
 
-    def explained(self, call: str, name: str, *, fix: str | None = None) -> explained:
-        """See `Launcher.explained`."""
+    def explained(self, call: str, name: str, *, fix: str | None = None) -> AbstractContextManager[None]:
         return explained(call, name, region=self.account.region, fix=fix)
 
     def _find(self, job: str) -> JobState | None:

@@ -80,14 +80,12 @@ class ProcessingJobs(SageMakerJobs):
     word: ClassVar[str] = "Processing"
 
     def ended_badly(self, job: str, state: JobState) -> NexusError:
-        """See `Launcher.ended_badly`."""
         what = f"{self.label} {job} ended as {state.state}" + (f": {state.reason}" if state.reason else "")
         if state.outcome == "stopped" or "CapacityError" in state.reason or "InternalServerError" in state.reason:
             return TryAgainError(what, fix="run the same command again")
         return TrainingError(what, fix=f"read its log: {state.log}")
 
     def told(self, found: Mapping[str, Any]) -> JobState:
-        """See `SageMakerJobs.told`."""
         name, status = str(found[f"{self.word}JobName"]), str(found[f"{self.word}JobStatus"])
         streams = LogStreams(f"/aws/sagemaker/{self.word}Jobs", f"{name}/")
         started, ended = found.get(f"{self.word}StartTime"), found.get(f"{self.word}EndTime")

@@ -39,15 +39,12 @@ class TrainingJobs(SageMakerJobs):
     word: ClassVar[str] = "Training"
 
     def told(self, found: Mapping[str, Any]) -> JobState:
-        """See `SageMakerJobs.told`."""
         return job_state(found)
 
     def ended_badly(self, job: str, state: JobState) -> NexusError:
-        """See `Launcher.ended_badly`."""
         return ended_badly(job, state.answer, region=self.account.region)
 
     def command(self, verb: str, job: str) -> str:
-        """See `Launcher.command`."""
         return f"nexus train {verb} {job}"
 
 

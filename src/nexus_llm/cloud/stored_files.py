@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from nexus_llm.data.catalogue.download import PIECE_BYTES, Answer, Remote, RemoteFile, TransientError
-from nexus_llm.errors import DataError, MissingExtraError, StorageError
-from nexus_llm.storage import explained
+from nexus_llm.errors import DataError, StorageError
+from nexus_llm.storage import explained, filesystem_of
 
 _RANGE = re.compile(r"bytes=(\d+)-")
 
@@ -117,24 +117,6 @@ def stored_size(url: str) -> int | None:
     filesystem, path = filesystem_of(url)
     with explained(url):
         return int(filesystem.info(path)["size"]) if filesystem.exists(path) else None
-
-
-def filesystem_of(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
-
-    Raises:
-        MissingExtraError: its driver is not installed.
-        StorageError: the scheme is unknown.
-    """
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise MissingExtraError.for_extra("aws", f"{url.split('://', maxsplit=1)[0]}fs") from error
-    except ValueError as error:
-        raise StorageError(f"{url} is of no known kind ({error})", fix="use a folder or s3://bucket/prefix") from error
-    return filesystem, path
 
 
 class RemoteByScheme:

@@ -38,7 +38,6 @@ class TerminationNotice:
         return self
 
     def requested(self) -> str | None:
-        """See `nexus_llm.ports.Interrupt`."""
         return self._reason
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

@@ -88,12 +88,7 @@ def _tokenizer_config(metadata: dict[str, Any], config: dict[str, Any]) -> dict[
     tokens = metadata["tokenizer.ggml.tokens"]
     named = {
         field: tokens[metadata[f"tokenizer.ggml.{key}_token_id"]]
-        for field, key in (
-            ("bos_token", "bos"),
-            ("eos_token", "eos"),
-            ("pad_token", "padding"),
-            ("unk_token", "unknown"),
-        )
+        for field, key in gguf_tokenizer.NAMED_TOKENS.items()
         if f"tokenizer.ggml.{key}_token_id" in metadata
     }
     return {**named, "clean_up_tokenization_spaces": False, "model_max_length": config["max_position_embeddings"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def complete_folder(folder: Path, *, license_id: str, place: str, add_tokens: Se
     config = read_json(folder / "config.json")
     shapes = gguf_format.tensor_shapes(config)
     return {
-        "parameters": sum(_count(shape) for shape in shapes.values()),
+        "parameters": sum(map(math.prod, shapes.values())),
         "vocabulary": config["vocab_size"],
         "context_tokens": config["max_position_embeddings"],
         "stop_token_ids": stops,
@@ -167,10 +168,3 @@ def _check_tensors(source: Path, stored: weights.Weights, shapes: dict[str, tupl
             f"{source} has a tensor {extra[0]}, which a {len(shapes)}-tensor model of this architecture has not",
             fix="use a plain, unquantised model without adapters",
         )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

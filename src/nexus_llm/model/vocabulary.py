@@ -17,6 +17,7 @@ import numpy as np
 from nexus_llm import gguf_format, weights
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import ModelError
+from nexus_llm.gguf_tokenizer import added_token
 
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 _LOOKS_SPECIAL = re.compile(r"<\|.+\|>")
@@ -46,7 +47,10 @@ def add_tokens(folder: Path, tokens: Sequence[str]) -> dict[str, int]:
     content = json.loads(file.read_text(encoding="utf-8"))
     last = max(tokenizer.vocabulary_size - 1, *(int(one["id"]) for one in content["added_tokens"]), 0)
     ids = {token: last + place for place, token in enumerate(tokens, start=1)}
-    content["added_tokens"] += [_added_token(token, token_id) for token, token_id in ids.items()]
+    content["added_tokens"] += [
+        added_token(token, token_id, is_special=bool(_LOOKS_SPECIAL.fullmatch(token)))
+        for token, token_id in ids.items()
+    ]
     file.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     read_back = ChatTokenizer.load(folder)
     wrong = [token for token, token_id in ids.items() if read_back.token_id(token) != token_id]
@@ -109,18 +113,6 @@ def _check_new(tokenizer: ChatTokenizer, tokens: Sequence[str]) -> None:
                 f"model.add_tokens: {token!r} is a token already, with the id {known}",
                 fix="remove it from model.add_tokens: it can be used as it is",
             )
-
-
-def _added_token(token: str, token_id: int) -> dict[str, Any]:
-    return {
-        "id": token_id,
-        "content": token,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": bool(_LOOKS_SPECIAL.fullmatch(token)),
-    }
 
 
 def _write_rows(folder: Path, config: dict[str, Any], ids: list[int]) -> None:
