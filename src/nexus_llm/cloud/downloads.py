@@ -181,23 +181,6 @@ def download_file(
             growing.close()
 
 
-def stream_into(
-    client: httpx.Client, url: str, partial: Path, *, refuse: Callable[[int], None], on_bytes: Callable[[int], None]
-) -> None:
-    """Appends to `partial` what it lacks of a URL whose content never changes (a commit's file)."""
-    have = partial.stat().st_size if partial.exists() else 0
-    with client.stream("GET", url, headers={"range": f"bytes={have}-"} if have else {}) as answer:
-        if answer.status_code == 416:
-            return  # nothing lies behind the last byte
-        refuse(answer.status_code)
-        is_rest = answer.status_code == 206
-        on_bytes(have if is_rest else 0)
-        with partial.open("ab" if is_rest else "wb") as stream:
-            for piece in answer.iter_bytes():
-                stream.write(piece)
-                on_bytes(len(piece))
-
-
 def _attempt(
     remote: Remote,
     growing: GrowingFile,

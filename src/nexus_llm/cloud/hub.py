@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from nexus_llm.artifacts import file_sha256
-from nexus_llm.cloud.downloads import stream_into
-from nexus_llm.data.catalogue.download import mismatch
-from nexus_llm.errors import ModelError
+from nexus_llm.cloud.downloads import HttpRemote, Patience, download_file, http_client
+from nexus_llm.cloud.growing_file import forget_partial
+from nexus_llm.data.catalogue.download import WantedFile
+from nexus_llm.errors import DataError, ModelError, TryAgainError
 from nexus_llm.ports import HubFile, HubListing
+
+if TYPE_CHECKING:
+    import httpx
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 PROBE_TIMEOUT_SECONDS = 3.0  # a model that also comes another way must not wait long for a hub that is not there
@@ -25,12 +29,21 @@ ATTEMPTS = 4
 class HuggingFaceHub:
     """The `nexus_llm.ports.ModelHub` of a real hub."""
 
-    def __init__(self, *, endpoint: str, token: str | None, is_offline: bool, transport: Any = None) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        token: str | None,
+        is_offline: bool,
+        transport: Any = None,
+        patience: Patience | None = None,
+    ) -> None:
         """`transport` is an httpx transport, for tests."""
         self._endpoint = endpoint.rstrip("/")
         self._token = token
         self._is_offline = is_offline
         self._transport = transport
+        self._patience = patience or Patience(ATTEMPTS)
 
     def describe(self, repository: str, revision: str) -> HubListing | None:
         if self._is_offline:
@@ -51,34 +64,19 @@ class HuggingFaceHub:
     def download(
         self, repository: str, commit: str, file: HubFile, target: Path, on_bytes: Callable[[int], None]
     ) -> None:
-        import httpx
-
-        partial = target.with_name(target.name + ".partial")
         url = f"{self._endpoint}/{repository}/resolve/{commit}/{file.path}"
-        failure: Exception | None = None
+        wanted = WantedFile(url, target.name, file.size or None, file.sha256)
+        try:
+            with self._client(timeout_seconds=DOWNLOAD_TIMEOUT_SECONDS) as client:
+                download_file(HttpRemote(client), wanted, target.parent, patience=self._patience, on_bytes=on_bytes)
+        except (DataError, TryAgainError) as error:
+            raise ModelError(error.what, fix=error.fix) from error
+        forget_partial(target.parent, target.name)
 
-        def refuse(status: int) -> None:
-            self._refuse(status, repository, commit)
-
-        with self._client(timeout_seconds=DOWNLOAD_TIMEOUT_SECONDS) as client:
-            for _ in range(ATTEMPTS):
-                try:
-                    stream_into(client, url, partial, refuse=refuse, on_bytes=on_bytes)
-                    break
-                except httpx.TransportError as error:
-                    failure = error  # what arrived stays; the next attempt asks for the rest
-            else:
-                raise ModelError(
-                    f"{url} broke off {ATTEMPTS} times ({failure})", fix="run the same command again: it continues"
-                )
-        _check(partial, file, url)
-        partial.replace(target)
-
-    def _client(self, *, timeout_seconds: float) -> Any:
-        import httpx
-
-        headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
-        return httpx.Client(headers=headers, timeout=timeout_seconds, follow_redirects=True, transport=self._transport)
+    def _client(self, *, timeout_seconds: float) -> httpx.Client:
+        parts = urlsplit(self._endpoint)
+        tokens = {f"{parts.scheme}://{parts.netloc}": self._token} if self._token else {}
+        return http_client(connections=1, timeout_seconds=timeout_seconds, tokens=tokens, transport=self._transport)
 
     def _refuse(self, status: int, repository: str, revision: str) -> None:
         """Raises for a status that is not success."""
@@ -119,15 +117,3 @@ def listing_of(answer: dict[str, Any]) -> HubListing:
     return HubListing(
         answer["sha"], str(card.get("license", "unknown")), tuple(sorted(files, key=lambda one: one.path))
     )
-
-
-def _check(partial: Path, file: HubFile, url: str) -> None:
-    wrong = mismatch(
-        size=partial.stat().st_size,
-        sha256=file_sha256(partial) if file.sha256 else "",
-        wanted_size=file.size or None,
-        wanted_sha256=file.sha256,
-    )
-    if wrong:
-        partial.unlink()
-        raise ModelError(f"{url} arrived with {wrong}", fix="run the same command again: the file was deleted")
