@@ -113,11 +113,7 @@ def _monthly(recipe: Recipe, region: str | None) -> float | NotKnown:
 
 
 def report(title: str, rows: Sequence[Check], *, as_json: bool) -> int:
-    """Shows the rows; the exit code.
-
-    Raises:
-        PreflightError: one of them failed, and people read it; a program reads it in the document.
-    """
+    """Shows the rows; the exit code."""
     from nexus_llm.deploy.checks import document
     from nexus_llm.deploy.facts import NOT_ASKED
 

@@ -86,11 +86,7 @@ def drill_restore(
 
 
 def drilled(megabytes: int, progress: Progress) -> dict[str, Any]:
-    """The drill's document, on an emulator and a database that end with it.
-
-    Raises:
-        MissingExtraError: something that it runs on is not installed.
-    """
+    """The drill's document, on an emulator and a database that end with it."""
     from nexus_llm.cli.serve import require_serving
     from nexus_llm.cloud.emulator import ACCOUNT, REGION, entered, running_emulator
     from nexus_llm.cloud.local_postgres import local_postgres

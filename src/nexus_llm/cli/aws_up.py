@@ -225,11 +225,7 @@ class _Prices:
         return sum(self._usd.values())
 
     def add(self, stage: Stage, planned: Planned) -> PlanDiff:
-        """What the stage costs after the plan.
-
-        Raises:
-            BudgetError: together with the others it is more than allowed.
-        """
+        """What the stage costs after the plan."""
         from nexus_llm.cost.terraform_diff import plan_diff
 
         diff = plan_diff(planned.document, self._pricing)

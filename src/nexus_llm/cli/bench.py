@@ -200,31 +200,21 @@ async def _run(plan: BenchPlan) -> Measured:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number)
-    shown = _Shown(plan)
-    try:
-        return await run_bench(plan, stop=stop, on_progress=shown.tell)
-    finally:
-        shown.finish()
+    shown, before = console_progress(), -1
 
-
-class _Shown:
-    """The console's progress of a running test."""
-
-    def __init__(self, plan: BenchPlan) -> None:
-        self._progress, self._plan = console_progress(), plan
-        self._finished, self._is_started = 0, False
-
-    def tell(self, now: Progress) -> None:
-        if not self._is_started:
-            self._is_started = True
-            self._progress.start("bench", total=now.planned, unit="requests")
+    def tell(now: Progress) -> None:
+        nonlocal before
+        if before < 0:
+            shown.start("bench", total=now.planned, unit="requests")
         failed = f", {now.failed} failed" if now.failed else ""
-        self._progress.advance(now.finished - self._finished, f"{now.running} running, {now.tokens:,} tokens{failed}")
-        self._finished = now.finished
+        shown.advance(now.finished - max(before, 0), f"{now.running} running, {now.tokens:,} tokens{failed}")
+        before = now.finished
 
-    def finish(self) -> None:
-        if self._is_started:
-            self._progress.finish()
+    try:
+        return await run_bench(plan, stop=stop, on_progress=tell)
+    finally:
+        if before >= 0:
+            shown.finish()
 
 
 def _environment() -> dict[str, Any]:

@@ -160,12 +160,7 @@ def print_error(error: NexusError, *, as_json: bool) -> None:
 
 
 def agree(question: str, *, unagreed: str, fix: str, yes: bool, as_json: bool) -> None:
-    """Returns where somebody agrees, by `--yes` or at the terminal.
-
-    Raises:
-        UsageError: nobody can be asked; `unagreed` says what did not happen.
-        typer.Exit: the answer is no.
-    """
+    """Returns where somebody agrees, by `--yes` or at the terminal."""
     if yes:
         return
     if as_json or not sys.stdin.isatty():

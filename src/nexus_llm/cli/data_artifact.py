@@ -24,11 +24,7 @@ ArtifactName = Annotated[
 
 
 def data_artifact(name: str | None, place: Workspace) -> Artifact:
-    """The data artifact that `name` (as `nexus show` takes it) is or was made from; None means the latest run's.
-
-    Raises:
-        ArtifactError: there is no run, none with a data artifact, or several artifacts match.
-    """
+    """The data artifact that `name` (as `nexus show` takes it) is or was made from; None means the latest run's."""
     from nexus_llm.artifacts import load
     from nexus_llm.pipeline.lineage import find_artifact, lineage
 
@@ -40,11 +36,7 @@ def data_artifact(name: str | None, place: Workspace) -> Artifact:
 
 
 def artifact_of_recipe(path: Path, place: Workspace) -> Artifact:
-    """The data artifact that a recipe makes.
-
-    Raises:
-        ArtifactError: it is not made yet, or was altered.
-    """
+    """The data artifact that a recipe makes."""
     from nexus_llm.cli.options import ports
     from nexus_llm.pipeline import plan, stages
     from nexus_llm.recipe import load_recipe
@@ -56,11 +48,7 @@ def artifact_of_recipe(path: Path, place: Workspace) -> Artifact:
 
 
 def model_folder(data: Artifact, place: Workspace) -> Path:
-    """The folder of the model whose tokenizer wrote the tokens.
-
-    Raises:
-        ArtifactError: that model is no longer here.
-    """
+    """The folder of the model whose tokenizer wrote the tokens."""
     wanted = data.manifest.inputs.get("model")
     for artifact in place.all_artifacts():
         if artifact.id == wanted:

@@ -123,11 +123,7 @@ def rollback(
 
 
 def _asked(folder: RolloutFolder, handed: Ports) -> Rollout:
-    """The rollout after whoever drives it has turned it back, as asked.
-
-    Raises:
-        TryAgainError: somebody asked this command to stop.
-    """
+    """The rollout after whoever drives it has turned it back, as asked."""
     folder.ask_back()
     while True:
         rollout = folder.last()

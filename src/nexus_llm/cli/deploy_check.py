@@ -42,11 +42,7 @@ class Door:
         )
 
     def seconds_to_answer(self) -> float:
-        """Of one real question.
-
-        Raises:
-            DeploymentError: it is not answered.
-        """
+        """Of one real question."""
         import time
 
         began = time.monotonic()
@@ -60,10 +56,6 @@ def judge_answers(
 ) -> Judgement:
     """The three-valued verdict of the paired tests over each task's items; answers are kept in `kept`, so that a check
     that was stopped goes on.
-
-    Raises:
-        TryAgainError: somebody asked to stop.
-        RecipeError, EvaluationError: a task's file is wrong, or nobody answers at one of the doors.
     """
     from nexus_llm.deploy.rollout import Judgement
     from nexus_llm.evaluate.domain_tasks import Drawing, run_task
@@ -94,12 +86,7 @@ def judge_answers(
 
 
 def judge_parity(folder: Path, green: Door) -> Judgement:
-    """Whether the server makes the token ids of the package's own template, for the golden conversations without tools.
-
-    Raises:
-        ModelError: the package's tokenizer cannot be read.
-        DeploymentError: the server does not answer.
-    """
+    """Whether the server makes the token ids of the package's own template: golden conversations without tools."""
     from nexus_llm.chat import ChatTokenizer
     from nexus_llm.deploy.rollout import Judgement
     from nexus_llm.package.template_parity import golden_conversations, trained_prompt

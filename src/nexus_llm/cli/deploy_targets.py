@@ -55,12 +55,7 @@ class Opened:
 
 
 def opened(where: Where, ports: Ports) -> Opened:
-    """The place that is meant.
-
-    Raises:
-        UsageError: an option is missing or does not fit.
-        MissingExtraError: boto3 is not installed.
-    """
+    """The place that is meant."""
     return {"local": _local, "ecs": _ecs, "sagemaker": _sagemaker}[where.to](where, ports)
 
 

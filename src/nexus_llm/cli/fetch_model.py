@@ -43,12 +43,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def fetch_model(source: str, folder: Path) -> tuple[int, int]:
-    """Number and bytes of the files that lie in `folder` afterwards, each with the hash that its manifest names.
-
-    Raises:
-        StorageError: a file is absent or may not be read.
-        ArtifactError: there is no manifest, it names a place outside the folder, or a file is not the one it names.
-    """
+    """Number and bytes of the files that lie in `folder` afterwards, each with the hash that its manifest names."""
     from concurrent.futures import ThreadPoolExecutor
 
     from nexus_llm import storage

@@ -51,11 +51,7 @@ def print_gate(verdict: dict[str, Any]) -> None:
 
 
 def _evaluation(name: str, overrides: tuple[str, ...], root: Path) -> Artifact:
-    """The evaluation of exactly this recipe, or of the run.
-
-    Raises:
-        ArtifactError: there is none.
-    """
+    """The evaluation of exactly this recipe, or of the run."""
     from nexus_llm.pipeline.lineage import find_artifact
 
     if not name.endswith((".yaml", ".yml")):

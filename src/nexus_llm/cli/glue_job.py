@@ -46,9 +46,6 @@ def job_options(arguments: Sequence[str]) -> dict[str, str]:
 
     >>> job_options(["job.py", "--JOB_NAME", "j", "--RECIPE=r.yaml", "--OUTPUT", "out", "--TempDir", "t"])
     {'JOB_NAME': 'j', 'RECIPE': 'r.yaml', 'OUTPUT': 'out'}
-
-    Raises:
-        UsageError: an option is missing.
     """
     found = _options_in(arguments)
     if missing := [f"--{name}" for name in NEEDED if not found.get(name)]:

@@ -23,9 +23,6 @@ def account(
 ) -> Account:
     """The account of the environment's credentials in a region; None is what the environment says. `spending` meters
     the jobs that are followed, and may end them.
-
-    Raises:
-        MissingExtraError: boto3 is not installed.
     """
     from nexus_llm.cloud.account import Spending, Watch, open_account
 

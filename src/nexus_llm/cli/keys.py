@@ -122,13 +122,7 @@ def revoke(
 
 
 def with_database(url: str | None, work: Callable[[Database], Value]) -> Value:
-    """What `work` gives for the database at `url`.
-
-    Raises:
-        UsageError: no database is named, or it is of a kind that we do not use.
-        ServingError: it cannot be used.
-        TryAgainError: it went away meanwhile.
-    """
+    """What `work` gives for the database at `url`."""
     from nexus_llm.serve.access.database import DatabaseDownError, open_database
 
     if not url:
@@ -145,11 +139,7 @@ def with_database(url: str | None, work: Callable[[Database], Value]) -> Value:
 
 
 def database_password(url: str) -> Callable[[], str] | None:
-    """What gives a password for each connection to `url`, where $NEXUS_DATABASE_AUTH asks for that.
-
-    Raises:
-        UsageError: it asks for something else than `aws-iam`, or for no region.
-    """
+    """What gives a password for each connection to `url`, where $NEXUS_DATABASE_AUTH asks for that."""
     kind = os.environ.get("NEXUS_DATABASE_AUTH")
     if not kind:
         return None

@@ -128,11 +128,7 @@ def registered_models(root: Path, registry: str | None) -> list[dict[str, Any]]:
 
 
 def registered_folder(target: str, root: Path) -> Path:
-    """The package that NAME@ALIAS or NAME@VERSION names in the registry below `root`.
-
-    Raises:
-        ArtifactError: there is none.
-    """
+    """The package that NAME@ALIAS or NAME@VERSION names in the registry below `root`."""
     name, _, reference = target.partition("@")
     return _open(None, root).find(name, reference).folder
 

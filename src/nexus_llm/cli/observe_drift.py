@@ -32,11 +32,7 @@ class Texts:
 
 
 def served_run(name: str, root: Path, samples: Path | None) -> tuple[str, Path | None]:
-    """The address that a run's recipe serves at, and where its samples lie; `samples` goes before the recipe's.
-
-    Raises:
-        UsageError: there is no such run.
-    """
+    """The address that a run's recipe serves at, and where its samples lie; `samples` goes before the recipe's."""
     from nexus_llm.recipe import load_recipe
 
     folder = Path(name) if Path(name).is_dir() else root / "runs" / name

@@ -91,11 +91,7 @@ def tracker(recipe: Recipe, *, runs: Path) -> Tracker:
 
 
 def json_object(path: Path, *, fix: str) -> dict[str, Any]:
-    """The object in a JSON file that a user named.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The object in a JSON file that a user named."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

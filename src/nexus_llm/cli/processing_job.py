@@ -33,12 +33,7 @@ _OVERRIDES = ("data.engine=embedded", "train.launcher=local")
 
 
 def run(kind: str, root: Path, notice: TerminationNotice) -> None:
-    """Makes the artifact of `kind` from what lies below `root`.
-
-    Raises:
-        ArtifactError: an input is missing, or did not arrive as it was made.
-        NexusError: the stage failed.
-    """
+    """Makes the artifact of `kind` from what lies below `root`."""
     from nexus_llm.cli.options import ports
     from nexus_llm.pipeline import stages
     from nexus_llm.recipe import load_recipe

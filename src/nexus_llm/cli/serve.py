@@ -105,11 +105,7 @@ def serve(
 
 
 def upstream_key(recipe: ServeRecipe) -> str | None:
-    """The key that the environment holds for the upstream; None where the recipe names no variable.
-
-    Raises:
-        ServingError: the variable is not set.
-    """
+    """The key that the environment holds for the upstream; None where the recipe names no variable."""
     variable = recipe.upstream.key_variable
     if recipe.engine != "openai" or variable is None:
         return None
@@ -132,13 +128,7 @@ class FoundModel:
 
 
 def find_model(target: str, *, root: Path, overrides: tuple[str, ...] = ()) -> FoundModel:
-    """The packaged model that a user means by a run, a packaged folder, or a base model (packaged in the cache).
-
-    Raises:
-        ArtifactError: there is none, the run was not packaged, or its files were altered.
-        ModelError: the base model is not known or cannot be had.
-        RecipeError: an override does not fit.
-    """
+    """The packaged model that a user means by a run, a packaged folder, or a base model (packaged in the cache)."""
     from nexus_llm.recipe import default_recipe, load_recipe
     from nexus_llm.serve.model_folder import weights_in
 
@@ -175,11 +165,7 @@ def _registered(target: str, root: Path, overrides: tuple[str, ...]) -> FoundMod
 
 
 def require_serving() -> None:
-    """Checks the optional dependencies without loading them.
-
-    Raises:
-        MissingExtraError: one is not installed.
-    """
+    """Checks the optional dependencies without loading them."""
     for module in NEEDED_MODULES:
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError.for_extra("serve", module)

@@ -57,11 +57,7 @@ def replace_verb(app: typer.Typer, verb: str, *, about: str, modules: Sequence[C
 
 
 def _refuse_mistyped(word: str, commands: list[str], *, verb: str) -> None:
-    """Names the nearest command where `word` is neither a file nor written like one.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """Names the nearest command where `word` is neither a file nor written like one."""
     if word.startswith("-") or "/" in word or word.endswith((".yaml", ".yml")) or Path(word).exists():
         return
     near = difflib.get_close_matches(word, commands, n=1, cutoff=0.5)

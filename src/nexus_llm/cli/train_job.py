@@ -236,11 +236,7 @@ def _interrupt(notice: TerminationNotice) -> Interrupt:
 
 
 def _processes(recipe: Recipe, contract: Contract) -> int:
-    """Processes on this machine.
-
-    Raises:
-        RecipeError: the job has another number of machines than the recipe.
-    """
+    """Processes on this machine."""
     distributed = recipe.train.distributed
     if distributed.num_machines != len(contract.hosts):
         raise RecipeError(

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 def fitted(recipe: Recipe, model: Path) -> Recipe:
-    """The recipe with as many rows in a pass as fit into the memory that is free here; a step keeps its rows.
-
-    Raises:
-        TrainingError: nothing fits; says which other knob helps.
-    """
+    """The recipe with as many rows in a pass as fit into the memory that is free here; a step keeps its rows."""
     from nexus_llm.train import fitting
 
     config, planned, available = _planned(recipe, model)
@@ -36,11 +32,7 @@ def fitted(recipe: Recipe, model: Path) -> Recipe:
 
 
 def show(recipe: Recipe, made: dict[str, Artifact], ports: Ports, *, as_json: bool) -> None:
-    """Prints memory part by part, the speed of three real steps, and how long all of them take.
-
-    Raises:
-        TrainingError: it does not fit into the memory that is free.
-    """
+    """Prints memory part by part, the speed of three real steps, and how long all of them take."""
     from nexus_llm.train import fitting, plan
 
     config, planned, available = _planned(recipe, made["model"].folder)

@@ -89,12 +89,9 @@ def asked(questions: Mapping[str, Question], *, seconds: float) -> dict[str, Any
 
     def ask(name: str, prefix: str, question: Callable[[], Any]) -> None:
         try:
-            answers[name] = question()
-        except Exception as error:  # noqa: BLE001 - AWS' become answers, others are raised on the caller's thread
-            try:
-                answers[name] = not_known(error, prefix, name)
-            except Exception as own:  # noqa: BLE001
-                failures.append(own)
+            answers[name] = asked_here(prefix, question, name)
+        except Exception as own:  # noqa: BLE001 - raised on the caller's thread
+            failures.append(own)
 
     # Daemons: one that waits for a dead host must not keep the process from ending.
     threads = [

@@ -90,11 +90,7 @@ class BackupStore:
         return [one.location.rpartition("/")[2].removesuffix(".json") for one in found]
 
     def find(self, made: str | None = None) -> Backup:
-        """The newest backup, or the one of that moment.
-
-        Raises:
-            StorageError: there is none.
-        """
+        """The newest backup, or the one of that moment."""
         names = self.names()
         if not names or (made is not None and made not in names):
             raise StorageError(

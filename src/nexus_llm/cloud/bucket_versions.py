@@ -52,11 +52,7 @@ def plan_rewind(s3: Any, bucket: str, prefix: str, *, moment: datetime) -> list[
 
 
 def rewind(s3: Any, bucket: str, planned: Sequence[Rewound]) -> None:
-    """Does what was planned.
-
-    Raises:
-        StorageError: AWS refuses; what is done stays done, and the same plan can be made again.
-    """
+    """Does what was planned."""
     for one in planned:
         if one.change == "undeleted":
             for marker in one.markers:

@@ -208,11 +208,7 @@ def fired_alarm(account: Account, names: Sequence[str]) -> str | None:
 
 
 def refuse_alarm(account: Account, names: Sequence[str]) -> None:
-    """Does nothing where all is quiet.
-
-    Raises:
-        PreflightError: an alarm is on that would turn every rollout back.
-    """
+    """Does nothing where all is quiet."""
     if (fired := fired_alarm(account, names)) is not None:
         raise PreflightError(f"the alarm {fired} is on: it would turn every rollout back", fix="see its runbook first")
 

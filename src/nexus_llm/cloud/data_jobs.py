@@ -263,11 +263,7 @@ def _fargate_usage(job: Mapping[str, Any], container: Mapping[str, Any]) -> tupl
 
 
 def _two(job: str, form: str) -> tuple[str, str]:
-    """Both parts of a job's name.
-
-    Raises:
-        UsageError: it has not two.
-    """
+    """Both parts of a job's name."""
     first, _, second = job.partition("/")
     if not (first and second) or not re.fullmatch(r"[^/\s]+", second):
         raise UsageError(f"{job!r} names no job of this kind", fix=f"write it as {form}; nexus jobs list names them")

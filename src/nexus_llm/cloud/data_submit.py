@@ -12,12 +12,12 @@ from typing import Any
 
 import nexus_llm
 from nexus_llm import storage
-from nexus_llm.artifacts import MANIFEST, Manifest, file_sha256
+from nexus_llm.artifacts import MANIFEST, Manifest
 from nexus_llm.cloud import data_requests
 from nexus_llm.cloud.account import Account
 from nexus_llm.cloud.data_jobs import BatchJobs, EmrRuns, GlueRuns, put_table
 from nexus_llm.cloud.data_requests import CloudDataPlan
-from nexus_llm.cloud.data_uploads import upload_file
+from nexus_llm.cloud.data_uploads import fetch_files, upload_file
 from nexus_llm.cloud.launcher import Launcher, job_tags, run_to_end
 from nexus_llm.errors import DataError, RecipeError, StorageError
 from nexus_llm.ports import Progress
@@ -115,13 +115,7 @@ class AwsDataService:
                 done = self.run(recipe, account, self.progress, key=key, folder=Path(scratch))
             url = f"{done.output}/data/{key}"
         manifest = _manifest_at(url, done)
-        for entry in manifest.files:
-            path = storage.copy_to(f"{url}/{entry.path}", folder / entry.path)
-            if file_sha256(path) != entry.sha256:
-                raise DataError(
-                    f"{url}/{entry.path} is not the file that {done.run} wrote",
-                    fix="delete that prefix and run the same command again",
-                )
+        fetch_files(manifest, url, folder, error=DataError)
         if aws.database:
             table = re.sub(r"[^a-z0-9_]", "_", recipe.name)
             put_table(account.client("glue"), aws.database, table, location=f"{url}/", artifact_id=manifest.id)
@@ -163,11 +157,7 @@ def plan_of(recipe: Recipe, key: str) -> CloudDataPlan:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuses a recipe whose job would have nowhere to work, or nothing to read.
-
-    Raises:
-        RecipeError: `data.aws` lacks what the engine needs, or a source lies on this machine.
-    """
+    """Refuses a recipe whose job would have nowhere to work, or nothing to read."""
     aws, engine = recipe.data.aws, recipe.data.engine
     needed = {"bucket": aws.bucket, "role_arn": aws.role_arn}
     if engine == "batch":

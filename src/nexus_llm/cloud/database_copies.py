@@ -35,11 +35,7 @@ class CopiedDatabase:
 
     @property
     def kind(self) -> Kind:
-        """Which of the two it is.
-
-        Raises:
-            UsageError: it is neither.
-        """
+        """Which of the two it is."""
         name = self._parsed().get_backend_name()
         if name == "sqlite" and self._parsed().database not in (None, "", ":memory:"):
             return "sqlite"
@@ -49,11 +45,7 @@ class CopiedDatabase:
         raise UsageError(f"{shown} can be neither copied nor put back", fix="name an SQLite file or postgresql://…")
 
     def is_empty(self) -> bool:
-        """Whether it has no table yet; a file that is not there is empty.
-
-        Raises:
-            StorageError: it does not answer.
-        """
+        """Whether it has no table yet; a file that is not there is empty."""
         from sqlalchemy import create_engine, exc, inspect
 
         if self.kind == "sqlite" and not self._file().exists():
@@ -75,11 +67,7 @@ class CopiedDatabase:
             engine.dispose()
 
     def dump(self, target: Path) -> None:
-        """Writes it to one file that only this user can read.
-
-        Raises:
-            StorageError: it cannot be read.
-        """
+        """Writes it to one file that only this user can read."""
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
         if self.kind == "sqlite":
             if not self._file().exists():
@@ -89,11 +77,7 @@ class CopiedDatabase:
             self._run("pg_dump", "--format=custom", f"--file={target}")
 
     def load(self, source: Path) -> None:
-        """Replaces all that it holds by what `dump` wrote, or nothing where that fails.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
+        """Replaces all that it holds by what `dump` wrote, or nothing where that fails."""
         if self.kind == "sqlite":
             target = self._file()
             target.parent.mkdir(parents=True, exist_ok=True)

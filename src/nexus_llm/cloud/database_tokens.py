@@ -14,12 +14,7 @@ TOKEN_SECONDS = 900
 
 
 def database_token(url: str, *, region: str) -> str:
-    """The password for a new connection to the PostgreSQL of `url`, signed with the credentials found here. No call.
-
-    Raises:
-        UsageError: the URL names no user or no host.
-        MissingExtraError: boto3 is not installed.
-    """
+    """The password for a new connection to the PostgreSQL of `url`, signed with the credentials found here. No call."""
     parts = urlsplit(url)
     if not parts.hostname or not parts.username:
         raise UsageError(f"{parts.scheme}://… names no user or no host", fix="postgresql+psycopg://USER@HOST:5432/NAME")

@@ -70,11 +70,7 @@ def holders(plan: Mapping[str, Any], *, region: str) -> list[Holder]:
 
 
 def refuse_data(found: list[Holder], clients: Clients) -> None:
-    """Nothing, where all of them are empty: asked before anything is destroyed.
-
-    Raises:
-        DeploymentError: one of them holds something.
-    """
+    """Nothing, where all of them are empty: asked before anything is destroyed."""
     full = [one for one in found if any(_batches(one, clients))]
     if full:
         names = ", ".join(f"{one.kind} {one.name}" for one in full)
@@ -85,11 +81,7 @@ def refuse_data(found: list[Holder], clients: Clients) -> None:
 
 
 def emptied(holder: Holder, clients: Clients) -> int:
-    """How many versions, images or recovery points were deleted; it is empty afterwards.
-
-    Raises:
-        StorageError: AWS refuses: not allowed, or locked until a date.
-    """
+    """How many versions, images or recovery points were deleted; it is empty afterwards."""
     count = 0
     for batch in _batches(holder, clients):
         count += _delete(holder, batch, clients)

@@ -110,12 +110,7 @@ RowReader = Callable[[DatasetPart], Iterable[Mapping[str, Any]]]
 
 
 def streamed_rows(part: DatasetPart) -> Iterator[Mapping[str, Any]]:
-    """The rows of one split, one at a time; nothing is stored but a small cache.
-
-    Raises:
-        MissingExtraError: the `datasets` library is not installed.
-        DataError: the library cannot read it.
-    """
+    """The rows of one split, one at a time; nothing is stored but a small cache."""
     try:
         datasets: Any = importlib.import_module("datasets")  # untyped, and optional
     except ImportError as error:

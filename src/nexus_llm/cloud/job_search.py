@@ -58,9 +58,6 @@ def our_jobs(account: Account, *, run: str | None = None, key: str | None = None
     """Full id and state of every job of ours, sorted by id; of one run or artifact where they are named.
 
     A job that vanished between two calls is left out.
-
-    Raises:
-        NexusError: AWS refuses.
     """
     found = []
     for full_id, tags in sorted(_tagged(account, run), key=lambda one: one[0]):

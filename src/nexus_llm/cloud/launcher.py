@@ -89,11 +89,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def submit(self, body: Mapping[str, Any]) -> str:
-        """Starts what the request describes; gives the job's name.
-
-        Raises:
-            NexusError: AWS refuses.
-        """
+        """Starts what the request describes; gives the job's name."""
 
     @abstractmethod
     def describe(self, job: str) -> JobState:
@@ -184,11 +180,7 @@ def follow(launcher: Launcher, job: str, progress: Progress) -> JobState:
 
 
 def run_to_end(launcher: Launcher, job: str, progress: Progress) -> JobState:
-    """As `follow`, for a job that must end well.
-
-    Raises:
-        NexusError: it did not.
-    """
+    """As `follow`, for a job that must end well."""
     state = follow(launcher, job, progress)
     if state.outcome != "done":
         raise launcher.ended_badly(job, state)

@@ -38,11 +38,7 @@ class LocalPostgres:
         return f"postgresql+psycopg://nexus@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        """Returns when it answers.
-
-        Raises:
-            ServingError: it does not within START_SECONDS.
-        """
+        """Returns when it answers."""
         options = ["-D", str(self.folder / "data"), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(

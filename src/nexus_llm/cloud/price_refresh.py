@@ -45,11 +45,7 @@ class PriceSources:
     """The lines of a large text at an address, as they come."""
 
     def public(self, region: str, names: Sequence[str] = ()) -> list[Price]:
-        """From AWS's offer files, which need no account: all but spot and savings plans; `names` are machines.
-
-        Raises:
-            CostError: a file cannot be had or is cut off.
-        """
+        """From AWS's offer files, which need no account: all but spot and savings plans; `names` are machines."""
         rules = (*RULES, *map(training_rule, names))
         found: list[Price] = []
         for code in sorted({rule.service_code for rule in rules}):
@@ -63,11 +59,7 @@ class PriceSources:
         return litellm_prices(_parsed(self.fetch(LITELLM), "litellm's list"), today=self.today)
 
     def machines(self, names: Sequence[str], region: str) -> list[Price]:
-        """From the account's read-only calls: on demand, spot, savings plans, SageMaker, NAT and EBS.
-
-        Raises:
-            NexusError: there are no credentials, or AWS refuses.
-        """
+        """From the account's read-only calls: on demand, spot, savings plans, SageMaker, NAT and EBS."""
         found: list[Price] = []
         for rule in EC2_RULES:
             family = {"nat": "NAT Gateway", "ebs": "Storage"}[rule.service]

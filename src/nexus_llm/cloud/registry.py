@@ -39,11 +39,7 @@ class ModelRegistry:
     """Names, versions and aliases."""
 
     def __init__(self, uri: str | None, *, runs: Path) -> None:
-        """`uri` is a tracking server's; None is the SQLite file below the folder of runs.
-
-        Raises:
-            MissingExtraError: MLflow is not installed.
-        """
+        """`uri` is a tracking server's; None is the SQLite file below the folder of runs."""
         try:
             self._client = mlflow_client(uri, runs=runs)
         except ImportError as error:
@@ -90,11 +86,7 @@ class ModelRegistry:
         return self.find(name, alias)
 
     def find(self, name: str, reference: str | int | None = None) -> RegisteredModel:
-        """A version by its number or alias; without either, the newest.
-
-        Raises:
-            ArtifactError: there is none.
-        """
+        """A version by its number or alias; without either, the newest."""
         versions = self._versions(name)
         wanted = str(reference)
         for one in versions:

@@ -82,9 +82,6 @@ class _Seen:
 def restore_drill(ground: Ground, progress: Progress) -> dict[str, Any]:
     """What was lost, what came back, how long it took (`rto_seconds`) and how much was newer than its copy
     (`rpo_seconds`), for each system.
-
-    Raises:
-        StorageError: one of the commands failed.
     """
     started = time.monotonic()
     progress.start("restore drill", total=5, unit="steps")

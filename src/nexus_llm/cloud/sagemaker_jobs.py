@@ -27,11 +27,7 @@ class SageMakerJobs(Launcher):
         """What the answer of the describing call means."""
 
     def submit(self, body: Mapping[str, Any]) -> str:
-        """Starts a job; one of that name that exists already is the same job, started by somebody else just now.
-
-        Raises:
-            NexusError: AWS refuses; see `sagemaker_errors`.
-        """
+        """Starts a job; one of that name that exists already is the same job, started by somebody else just now."""
         name = str(body[f"{self.word}JobName"])
         with self.explained(f"sagemaker:Create{self.word}Job", name):
             try:

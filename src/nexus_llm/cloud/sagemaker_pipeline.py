@@ -90,12 +90,7 @@ def pipeline_definition(recipe: Recipe, *, serve_image: str | None = None, group
 
 
 def check_definition(definition: dict[str, Any]) -> None:
-    """Checks a definition against the schema that ships beside this file: our subset of the published one.
-
-    Raises:
-        MissingExtraError: the validator is not installed.
-        RecipeError: something does not fit.
-    """
+    """Checks a definition against the schema that ships beside this file: our subset of the published one."""
     try:
         import jsonschema_rs
     except ImportError as error:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nexus_llm import storage
-from nexus_llm.artifacts import MANIFEST, Artifact, Manifest, file_sha256, stable_hash
+from nexus_llm.artifacts import MANIFEST, Artifact, Manifest, stable_hash
+from nexus_llm.cloud.data_uploads import fetch_files
 from nexus_llm.cloud.job_log import LogStreams
 from nexus_llm.cloud.launcher import JobState, Outcome, Usage, job_tags, run_to_end
 from nexus_llm.cloud.sagemaker import MAX_ATTEMPTS, Bucket, upload_once, upload_recipe
@@ -44,11 +45,7 @@ class ProcessingPlan:
 
 
 def processing_job(recipe: Recipe, plan: ProcessingPlan) -> dict[str, Any]:
-    """The body of CreateProcessingJob but for its name, which a pipeline gives by itself.
-
-    Raises:
-        RecipeError: `train.sagemaker` lacks what a job needs.
-    """
+    """The body of CreateProcessingJob but for its name, which a pipeline gives by itself."""
     check(recipe)
     settings = recipe.train.sagemaker
     cluster: dict[str, Any] = {"InstanceType": settings.instance_type, "InstanceCount": 1, **volume_of(settings)}
@@ -110,11 +107,7 @@ class ProcessingJobs(SageMakerJobs):
 
 
 def evaluation_job(recipe: Recipe, inputs: Mapping[str, Artifact], key: str, *, attempt: int = 1) -> dict[str, Any]:
-    """The body of CreateProcessingJob for the evaluation `key` of these inputs.
-
-    Raises:
-        RecipeError: `train.sagemaker` lacks what a job needs.
-    """
+    """The body of CreateProcessingJob for the evaluation `key` of these inputs."""
     settings, ids = recipe.train.sagemaker, stable_hash({kind: one.id for kind, one in inputs.items()})[:8]
     base = f"s3://{settings.bucket}/nexus"
     places = {kind: f"{base}/inputs/{one.kind}/{one.key}-{one.id}/" for kind, one in inputs.items()}
@@ -196,13 +189,7 @@ def fetch_output(state: JobState, folder: Path, *, kind: str, key: str | None = 
             f"{url} is {manifest.kind} {manifest.key}, not {kind} {key}",
             fix="let the image have this version of the package",
         )
-    for entry in manifest.files:
-        path = storage.copy_to(f"{url}/{entry.path}", folder / entry.path)
-        if file_sha256(path) != entry.sha256:
-            raise TrainingError(
-                f"{url}/{entry.path} is not the file that its manifest names",
-                fix="delete that prefix and run the same command again",
-            )
+    fetch_files(manifest, url, folder, error=TrainingError)
     return manifest
 
 

@@ -85,11 +85,7 @@ def plan_job(
 
 
 def training_job(recipe: Recipe, plan: TrainJobPlan) -> dict[str, Any]:
-    """The body of CreateTrainingJob.
-
-    Raises:
-        RecipeError: see `check`.
-    """
+    """The body of CreateTrainingJob."""
     check(recipe)
     train, settings = recipe.train, recipe.train.sagemaker
     refuse_secrets(plan.environment)

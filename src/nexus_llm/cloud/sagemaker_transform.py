@@ -89,11 +89,7 @@ def plan_transform(
 
 
 def model_body(recipe: Recipe, plan: TransformPlan) -> dict[str, Any]:
-    """The body of CreateModel.
-
-    Raises:
-        RecipeError: `train.sagemaker` lacks what a job needs.
-    """
+    """The body of CreateModel."""
     check(recipe)
     settings = recipe.train.sagemaker
     container = {"Image": plan.image, "ModelDataUrl": plan.model_data, "Environment": dict(CONTAINER)}

@@ -37,11 +37,7 @@ _STATE_COPY = f"{STATE}.tfstate"
 
 
 def infra_folder() -> Path:
-    """The Terraform that ships with this package: inside it where it was installed, beside `src` in a checkout.
-
-    Raises:
-        DeploymentError: it is in neither place.
-    """
+    """The Terraform that ships with this package: inside it where it was installed, beside `src` in a checkout."""
     package = Path(nexus_llm.__file__).parent
     for folder in (package / "infra", package.parent.parent / "infra"):
         if (folder / "stages").is_dir():
@@ -88,11 +84,7 @@ def begun(
 
 
 def regional_clients(service: str, region: str) -> Any:
-    """boto3's client of a service in a region, with this process' credentials.
-
-    Raises:
-        MissingExtraError: boto3 is not installed.
-    """
+    """boto3's client of a service in a region, with this process' credentials."""
     return open_account(region).client(service)
 
 
@@ -241,11 +233,7 @@ class StackLife:
         return file.exists()
 
     def _state_copy(self) -> bytes | None:
-        """Stage 0's state as its bucket keeps it; None where there is no bucket or no copy.
-
-        Raises:
-            StorageError: AWS does not know who asks, or the bucket is somebody else's.
-        """
+        """Stage 0's state as its bucket keeps it; None where there is no bucket or no copy."""
         assert self.clients is not None
         bucket = self.deployment.state_bucket
         with explained("s3:GetObject", f"{bucket}/{_STATE_COPY}"):

@@ -68,11 +68,7 @@ class _StoredAnswer:
 
 
 def list_stored(url: str) -> list[str]:
-    """The URLs of all files below a bucket's prefix, or of the one file, sorted.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The URLs of all files below a bucket's prefix, or of the one file, sorted."""
     filesystem, path = filesystem_of(url)
     with explained(url):
         names = filesystem.find(path)

@@ -50,11 +50,7 @@ class TakingDown:
         return plans
 
     def run(self, plans: Plans, *, pricing: Pricing) -> Receipt:
-        """Destroys what was planned, and says what is left.
-
-        Raises:
-            DeploymentError: AWS refuses to let something go.
-        """
+        """Destroys what was planned, and says what is left."""
         destroyed = {}
         for stage, planned in plans:
             self._regions |= _regions(planned.document)

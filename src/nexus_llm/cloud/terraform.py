@@ -188,11 +188,7 @@ class Terraform:
 
 
 def binary(environment: Mapping[str, str]) -> str:
-    """Path of terraform.
-
-    Raises:
-        DeploymentError: it is not on the PATH.
-    """
+    """Path of terraform."""
     found = shutil.which("terraform", path=environment.get("PATH"))
     if found is None:
         raise DeploymentError("terraform is not on the PATH", fix=f"install Terraform 1.10 or newer: {INSTALL}")
