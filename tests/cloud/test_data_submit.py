@@ -188,7 +188,7 @@ def test_a_file_that_changed_on_the_way_is_refused(tmp_path: Path, model: Artifa
     ports = Ports(
         data_service=service(tmp_path / "there", model, "memory://bucket/two", spoil="train-00000.tokens.npy")
     )
-    with pytest.raises(DataError, match=r"train-00000.tokens.npy is not the file that glue/demo/jr_1 wrote"):
+    with pytest.raises(DataError, match=r"train-00000.tokens.npy is not the file that its manifest names"):
         run_stage(STAGE, recipe_for("glue", path=texts), {"model": model}, tmp_path / "here", ports)
 
 
