@@ -55,14 +55,14 @@ def lineage(
 ) -> int:
     """Everything that an artifact, or the model behind an answer, was made from: back to shards, records, files."""
     from nexus_llm.cli.service_lineage import answer_named, records_of, registered_as, shards_of
-    from nexus_llm.pipeline.lineage import as_rows, find_artifact, runs_with
+    from nexus_llm.pipeline.lineage import find_artifact, runs_with
     from nexus_llm.pipeline.lineage import lineage as trace
 
     place = workspace(root)
     answer, artifact = answer_named(name, log, place) or ({}, find_artifact(name, place))
     rows = trace(artifact, place)
     shards = shards_of(rows)
-    told: dict[str, Any] = {"lineage": as_rows(rows), "shards": shards}
+    told: dict[str, Any] = {"lineage": list(map(asdict, rows)), "shards": shards}
     if answer:
         runs = [str(one) for one in runs_with(artifact, place)]
         told |= {"answer": answer, "runs": runs, "registered": registered_as([artifact.id], root)}
@@ -90,13 +90,13 @@ def lineage(
 
 def diff(before: Name, after: Name, as_json: AsJson = False, root: Root = Path()) -> int:
     """The recipe fields and facts in which two runs or artifacts differ, along the whole line behind them."""
-    from nexus_llm.pipeline.lineage import as_rows, differences, find_artifact
+    from nexus_llm.pipeline.lineage import differences, find_artifact
 
     place = workspace(root)
     left, right = find_artifact(before, place), find_artifact(after, place)
     rows = differences(left, right, place)
     if as_json:
-        print_json({"before": left.id, "after": right.id, "differences": as_rows(rows)})
+        print_json({"before": left.id, "after": right.id, "differences": list(map(asdict, rows))})
         return 0
     for row in rows:
         print(f"{row.artifact:<10} {row.field}: {_short(row.before)} → {_short(row.after)}")

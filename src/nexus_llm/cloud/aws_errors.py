@@ -10,29 +10,12 @@ from nexus_llm.errors import NexusError, RecipeError, StorageError, TryAgainErro
 
 # Busy, or full, not wrong: the same request succeeds later.
 BUSY = frozenset(
-    {
-        "500",
-        "502",
-        "503",
-        "504",
-        "ConcurrentRunsExceededException",
-        "InternalFailure",
-        "InternalServerError",
-        "InternalServerException",
-        "InternalServiceException",
-        "OperationTimeoutException",
-        "RequestLimitExceeded",
-        "RequestTimeout",
-        "ResourceNumberLimitExceededException",
-        "ServiceQuotaExceededException",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "TooManyRequestsException",
-    }
-)
+    {"500", "502", "503", "504", "ConcurrentRunsExceededException", "InternalFailure", "InternalServerError",
+     "InternalServerException", "InternalServiceException", "OperationTimeoutException", "RequestLimitExceeded",
+     "RequestTimeout", "ResourceNumberLimitExceededException", "ServiceQuotaExceededException", "ServiceUnavailable",
+     "ServiceUnavailableException", "Throttling", "ThrottlingException", "ThrottledException",
+     "TooManyRequestsException"}
+)  # fmt: skip
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
 _EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "RequestExpired", "UnrecognizedClientException"}

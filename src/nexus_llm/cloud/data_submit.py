@@ -167,6 +167,11 @@ def check(recipe: Recipe) -> None:
             f"data.engine is {engine}, and data.aws has no {', '.join(missing)}",
             fix=" ".join(f"--set data.aws.{name}=…" for name in missing),
         )
+    refuse_local_sources(recipe)
+
+
+def refuse_local_sources(recipe: Recipe) -> None:
+    """Raises RecipeError where a source lies on this machine, out of a job's reach."""
     for source in recipe.data.sources:
         if isinstance(source, FilesSource) and "://" not in source.path:
             raise RecipeError(

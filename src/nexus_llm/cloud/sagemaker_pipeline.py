@@ -18,12 +18,13 @@ from importlib import resources
 from typing import Any
 
 from nexus_llm.artifacts import stable_hash
+from nexus_llm.cloud.data_submit import refuse_local_sources
 from nexus_llm.cloud.launcher import job_tags
 from nexus_llm.cloud.sagemaker_processing import ProcessingPlan, processing_job
 from nexus_llm.cloud.sagemaker_request import TrainJobPlan, training_job
 from nexus_llm.cloud.sagemaker_transform import CONTAINER
 from nexus_llm.errors import MissingExtraError, RecipeError
-from nexus_llm.recipe import FilesSource, Recipe
+from nexus_llm.recipe import Recipe
 
 VERSION = "2020-12-01"  # of the language; there is no other
 CACHE = {"Enabled": True, "ExpireAfter": "P30D"}
@@ -54,12 +55,7 @@ def pipeline_definition(recipe: Recipe, *, serve_image: str | None = None, group
     Raises:
         RecipeError: `train.sagemaker` lacks what jobs need, or a source lies where no job can read it.
     """
-    for source in recipe.data.sources:
-        if isinstance(source, FilesSource) and "://" not in source.path:
-            raise RecipeError(
-                f"source {source.name!r} lies at {source.path}, where a job on AWS cannot read it",
-                fix="copy it to a bucket and give its s3:// location",
-            )
+    refuse_local_sources(recipe)
     settings = recipe.train.sagemaker
     made = {kind: _uri("Data", kind) for kind in _DATA}
     trained = {"Get": "Steps.Train.ModelArtifacts.S3ModelArtifacts"}

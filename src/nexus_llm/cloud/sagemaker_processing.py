@@ -18,7 +18,7 @@ from nexus_llm.cloud.job_log import LogStreams
 from nexus_llm.cloud.launcher import JobState, Outcome, Usage, job_tags, run_to_end
 from nexus_llm.cloud.sagemaker import MAX_ATTEMPTS, Bucket, upload_once, upload_recipe
 from nexus_llm.cloud.sagemaker_jobs import SageMakerJobs
-from nexus_llm.cloud.sagemaker_request import ENVIRONMENT, check, job_name, volume_of
+from nexus_llm.cloud.sagemaker_request import ENVIRONMENT, check, job_name, tag_list, volume_of, vpc_of
 from nexus_llm.errors import ArtifactError, NexusError, StorageError, TrainingError, TryAgainError
 from nexus_llm.ports import Progress
 from nexus_llm.recipe import Recipe
@@ -50,10 +50,6 @@ def processing_job(recipe: Recipe, plan: ProcessingPlan) -> dict[str, Any]:
     settings = recipe.train.sagemaker
     cluster: dict[str, Any] = {"InstanceType": settings.instance_type, "InstanceCount": 1, **volume_of(settings)}
     outputs: dict[str, Any] = {"Outputs": [_output(kind, url) for kind, url in plan.outputs.items()]}
-    network: dict[str, Any] = {"EnableNetworkIsolation": not plan.needs_network}
-    if settings.subnets:
-        groups = list(settings.security_group_ids)
-        network["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": groups}
     environment = ENVIRONMENT | ({"HF_HUB_OFFLINE": "0"} if plan.needs_network else {})
     return {
         "ProcessingInputs": [_input(name, url) for name, url in plan.inputs.items()],
@@ -62,9 +58,9 @@ def processing_job(recipe: Recipe, plan: ProcessingPlan) -> dict[str, Any]:
         "StoppingCondition": {"MaxRuntimeInSeconds": min(round(settings.max_run_hours * 3600), MAX_RUN_SECONDS)},
         "AppSpecification": {"ImageUri": settings.image_uri, "ContainerArguments": [plan.stage]},
         "Environment": dict(environment),
-        "NetworkConfig": network,
+        "NetworkConfig": {"EnableNetworkIsolation": not plan.needs_network, **vpc_of(settings)},
         "RoleArn": settings.role_arn,
-        "Tags": [{"Key": name, "Value": value} for name, value in plan.tags.items()],
+        "Tags": tag_list(plan.tags),
     }
 
 

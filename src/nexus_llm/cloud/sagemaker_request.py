@@ -111,14 +111,13 @@ def training_job(recipe: Recipe, plan: TrainJobPlan) -> dict[str, Any]:
         "EnableNetworkIsolation": not _needs_network(train),
         "Environment": dict(plan.environment),
         "RetryStrategy": {"MaximumRetryAttempts": settings.max_retries},
-        "Tags": [{"Key": name, "Value": value} for name, value in plan.tags.items()],
+        "Tags": tag_list(plan.tags),
+        **vpc_of(settings),
     }
     if settings.spot:
         body["StoppingCondition"]["MaxWaitTimeInSeconds"] = round(_wait_hours(settings) * 3600)
     if settings.checkpoints:
         body["CheckpointConfig"] = {"S3Uri": plan.checkpoints, "LocalPath": str(ROOT / "checkpoints")}
-    if settings.subnets:
-        body["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_group_ids)}
     return body
 
 
@@ -221,6 +220,18 @@ def volume_of(settings: SageMakerRecipe) -> dict[str, Any]:
         return {"VolumeSizeInGB": LOCAL_DISK_VOLUME_GB}
     key = {"VolumeKmsKeyId": settings.kms_key_id} if settings.kms_key_id else {}
     return {"VolumeSizeInGB": settings.volume_gib, **key}
+
+
+def vpc_of(settings: SageMakerRecipe) -> dict[str, Any]:
+    """The user's subnets and groups, as jobs of every kind name them."""
+    if not settings.subnets:
+        return {}
+    return {"VpcConfig": {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_group_ids)}}
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as SageMaker takes them."""
+    return [{"Key": name, "Value": value} for name, value in tags.items()]
 
 
 def _resources(settings: SageMakerRecipe) -> dict[str, Any]:

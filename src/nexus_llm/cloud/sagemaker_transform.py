@@ -23,7 +23,7 @@ from nexus_llm.artifacts import Artifact
 from nexus_llm.cloud.launcher import job_tags
 from nexus_llm.cloud.sagemaker import Bucket
 from nexus_llm.cloud.sagemaker_processing import ProcessingJobs
-from nexus_llm.cloud.sagemaker_request import check, job_name
+from nexus_llm.cloud.sagemaker_request import check, job_name, tag_list, vpc_of
 from nexus_llm.errors import UsageError
 from nexus_llm.recipe import Recipe
 
@@ -93,16 +93,14 @@ def model_body(recipe: Recipe, plan: TransformPlan) -> dict[str, Any]:
     check(recipe)
     settings = recipe.train.sagemaker
     container = {"Image": plan.image, "ModelDataUrl": plan.model_data, "Environment": dict(CONTAINER)}
-    body: dict[str, Any] = {
+    return {
         "ModelName": plan.name,
         "PrimaryContainer": container,
         "ExecutionRoleArn": settings.role_arn,
         "EnableNetworkIsolation": True,
-        "Tags": _tags(plan),
+        "Tags": tag_list(plan.tags),
+        **vpc_of(settings),
     }
-    if settings.subnets:
-        body["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_group_ids)}
-    return body
 
 
 def transform_job(recipe: Recipe, plan: TransformPlan, *, instance_type: str) -> dict[str, Any]:
@@ -122,7 +120,7 @@ def transform_job(recipe: Recipe, plan: TransformPlan, *, instance_type: str) ->
         },
         "TransformOutput": output | ({"KmsKeyId": key} if key else {}),
         "TransformResources": {"InstanceType": instance_type, "InstanceCount": 1},
-        "Tags": _tags(plan),
+        "Tags": tag_list(plan.tags),
     }
 
 
@@ -137,7 +135,3 @@ def upload_package(package: Artifact, url: str, *, bucket: Bucket) -> None:
             for path in sorted(package.folder.rglob("*")):
                 tar.add(path, arcname=path.relative_to(package.folder).as_posix(), recursive=False)
         bucket.upload(archive, url)
-
-
-def _tags(plan: TransformPlan) -> list[dict[str, str]]:
-    return [{"Key": name, "Value": value} for name, value in plan.tags.items()]

@@ -30,44 +30,35 @@ _EXPIRED = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What users meet: how it reads, and what helps."""
-
-    words: re.Pattern[str]
-    kind: type[NexusError]
-    what: str
-    fix: str
-
-
-_KNOWN = (
-    _Known(
+# How it reads, the error, and what helps.
+_KNOWN: tuple[tuple[re.Pattern[str], type[NexusError], str, str], ...] = (
+    (
         _EXPIRED, DeploymentError, "{place}: AWS does not know who asks ({line})",
         "renew the credentials (aws sso login, or aws configure), then run the same command again",
     ),
-    _Known(
+    (
         re.compile(r"AWS account ID not allowed"), DeploymentError, "{place}: {line}",
         "use the credentials of the account that --account names",
     ),
-    _Known(
+    (
         re.compile(r"Throttl|RequestLimitExceeded|TooManyRequests|Rate exceeded|SlowDown|ServiceUnavailable"),
         TryAgainError, "{place}: AWS is busy ({line})", "the same command again continues",
     ),
-    _Known(
+    (
         re.compile(r"BucketNotEmpty|RepositoryNotEmpty|is not empty|recovery points"), DeploymentError,
         "{place}: it still holds something ({line})", "nexus aws down --yes-delete-data deletes that, too",
     ),
-    _Known(
+    (
         re.compile(r"AlreadyExists|AlreadyOwnedByYou|already exists|ResourceInUse|DuplicateRecord"), DeploymentError,
         "{place}: the name is taken ({line})",
         "take another --name; or, if an earlier run made it: terraform import in the stage's working folder",
     ),
-    _Known(
+    (
         re.compile(r"Failed to (query available|install) provider|provider registry|no available releases match"),
         DeploymentError, "{stage}: the AWS provider cannot be had ({line})",
         "let this machine reach registry.terraform.io, or set NEXUS_TERRAFORM_PLUGINS to a mirror's folder",
     ),
-    _Known(
+    (
         re.compile(r"Saved plan is stale"), TryAgainError, "{stage}: the state changed after the plan was shown",
         "run it again: plan, look, agree",
     ),
@@ -136,10 +127,9 @@ def _known(text: str, place: str, stage: str) -> NexusError | None:
             f"{place}: not allowed: {action or 'an action'} ({line})",
             fix=f"add {action or 'it'} to a policy of {caller[1] if caller else 'the caller'}: see nexus aws iam",
         )
-    for known in _KNOWN:
-        if known.words.search(text):
-            what = known.what.format(place=place, stage=stage, line=line)
-            return known.kind(what, fix=known.fix)
+    for words, kind, what, fix in _KNOWN:
+        if words.search(text):
+            return kind(what.format(place=place, stage=stage, line=line), fix=fix)
     return None
 
 

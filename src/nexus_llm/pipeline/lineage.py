@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,3 @@ def differences(before: Artifact, after: Artifact, workspace: Workspace) -> list
 
     compare(before, after)
     return rows
-
-
-def as_rows(items: list[Ancestor] | list[Difference]) -> list[dict[str, Any]]:
-    """For `--json`."""
-    return [asdict(item) for item in items]
