@@ -36,7 +36,9 @@ def calibrate(
     input_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of a prompt, of the grid.")] = "32,128,512",
     output_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of an answer, of the grid.")] = "16,64",
     repeats: Annotated[int, typer.Option(min=1, help="Measure every point so often; medians count.")] = 1,
-    open_requests: Annotated[int, typer.Option(min=20, help="Requests of each open loop.")] = 150,
+    open_requests: Annotated[
+        int, typer.Option(min=20, help="Requests of an open loop at full load; fewer at less.")
+    ] = 150,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences that the engine runs at once.")] = None,
     max_batched_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens in one step [default: found by fitting].")
@@ -199,18 +201,20 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 def _show_plan(experiment: Experiment, *, as_json: bool) -> int:
     to_fit, held_out = experiment.grid()
-    tests = [*to_fit, *held_out, experiment.saturated()]
-    requests = experiment.repeats * (
-        sum(test.requests for test in tests) + len(experiment.load_shares) * experiment.open_requests
-    )
+    open_loops = [experiment.open(share, saturation=1.0) for share in experiment.load_shares]
+    tests = [*to_fit, *held_out, experiment.saturated(), *open_loops]
+    tests += [experiment.pace(0, place) for place in range(len(tests) + 1)]
+    planned = {
+        "load_tests": experiment.repeats * len(tests),
+        "requests": experiment.repeats * sum(test.requests for test in tests),
+    }
     if as_json:
-        print_json(
-            {"load_tests": experiment.repeats * (len(tests) + len(experiment.load_shares)), "requests": requests}
-        )
+        print_json(planned)
     else:
         print(
-            f"{len(to_fit)} points to fit, {len(held_out)} to predict, the saturated server, "
-            f"{len(experiment.load_shares)} open loops; {experiment.repeats} times: {requests:,} requests"
+            f"{len(to_fit)} points to fit, {len(held_out)} to predict, the saturated server, {len(open_loops)} open "
+            "loops, and between any two of them the machine's pace; "
+            f"{experiment.repeats} times: {planned['requests']:,} requests"
         )
     return 0
 

@@ -2,6 +2,10 @@
 
 Half of a grid (concurrency × prompt × answer) is fitted; the other half, the saturated engine, and open loops at
 several shares of saturation are predicted. What measures is a function, so that tests measure a simulated engine.
+
+A shared machine may be half as fast some minutes later, and no model of an engine knows that. So the same short load
+test, the pace, runs between any two others, and each of these is fitted or predicted at the pace around it. What is
+predicted tells nothing of its own pace. `without_pace` gives the errors of predictions that were not told it.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from nexus_llm.cost.capacity.calibrate import (
 from nexus_llm.cost.capacity.simulate import check_limits
 from nexus_llm.cost.quantities import EngineLimits, StepTime
 
-Kind = Literal["fitted", "held_out", "saturation", "open"]
+Kind = Literal["fitted", "held_out", "saturation", "open", "pace"]
 
 TARGETS: Mapping[str, float] = {"tpot": 0.10, "e2e_p95": 0.15, "ttft_p95": 0.25, "saturation": 0.10}
 """What the mean error over predicted points may be."""
@@ -65,6 +69,7 @@ class Experiment:
     requests_per_place: int = 4
     """Requests in a closed loop, over its concurrency; at least 8 in all."""
     open_requests: int = 150
+    """At the rate of the saturated engine; fewer in proportion at a part of it."""
     open_input_tokens: int = 128
     open_output_tokens: int = 64
     saturation_concurrency: int = 64
@@ -97,6 +102,24 @@ class Experiment:
             "saturation", self.open_input_tokens, self.open_output_tokens, count,
             concurrency=self.saturation_concurrency,
         )  # fmt: skip
+
+    def open(self, load_share: float, saturation: float) -> LoadTest:
+        """Requests that come when they come, at that share of `saturation` requests a second. All take equally long."""
+        return LoadTest(
+            "open",
+            self.open_input_tokens,
+            self.open_output_tokens,
+            math.ceil(self.open_requests * load_share),
+            requests_per_second=load_share * saturation,
+            load_share=load_share,
+        )
+
+    def pace(self, repeat: int, place: int) -> LoadTest:
+        """The short test that tells how fast the machine is just then: prompts and answers cost it about the same."""
+        together = min(8, self.saturation_concurrency)
+        return LoadTest(
+            "pace", 64, 12, 2 * together, concurrency=together, seed=self.seed + 1000 * (repeat + 1) + place
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,25 +188,13 @@ def calibrate(
         Whatever `measure` raises.
     """
     check_limits(limits)
-    to_fit, held_out = experiment.grid()
-    saturated = experiment.saturated()
+    rounds = [_round(measure, experiment, number, tell) for number in range(experiment.repeats)]
+    usual = float(np.median([seconds for one_round in rounds for _, _, seconds in one_round]))
     observed: dict[LoadTest, list[Observed]] = {}
-
-    def run(tests: Sequence[LoadTest]) -> None:
-        # Round by round, and those to fit between those to predict: a machine's drift then favours neither half.
-        for number in range(experiment.repeats):
-            for test in tests:
-                found = measure(replace(test, seed=experiment.seed + number))
-                observed.setdefault(test, []).append(found)
-                tell(test, found.statistics())
-
-    mixed = [test for pair in itertools.zip_longest(to_fit, held_out) for test in pair if test is not None]
-    run([*mixed, saturated])
-    # The first round's: the open loops of every later round are then the same, and a run can be gone on with.
-    saturation = observed[saturated][0].statistics()["requests_per_second"]
-    run([_open(experiment, share, saturation) for share in experiment.load_shares])
+    for test, found, seconds in itertools.chain(*rounds):
+        observed.setdefault(test, []).append(replace(found, slowness=seconds / usual))
     engine = fit_engine(
-        [one for test in to_fit for one in observed[test]],
+        _fitted(observed),
         limits,
         batched_tokens=() if "max_batched_tokens" in given else BATCHED_TOKENS,
         source=source,
@@ -194,11 +205,25 @@ def calibrate(
 
 def with_static_batching(calibration: Calibration) -> Calibration:
     """The same experiment explained, as well as it can be, by an engine whose batches nobody joins: it has to fail."""
-    fitted = [one for test, repeats in calibration.observed.items() if test.kind == "fitted" for one in repeats]
-    found = calibration.engine
-    engine = fit_engine(fitted, replace(found.limits, batching="static"), source=found.step_time.source)
-    points = tuple(compared(test, repeats, engine) for test, repeats in calibration.observed.items())
-    return replace(calibration, engine=engine, points=points)
+    return _explained_anew(calibration, replace(calibration.engine.limits, batching="static"), calibration.observed)
+
+
+def without_pace(calibration: Calibration) -> Calibration:
+    """The same experiment explained as if the machine had always been equally fast."""
+    observed = {test: [replace(one, slowness=1.0) for one in repeats] for test, repeats in calibration.observed.items()}
+    return _explained_anew(calibration, calibration.engine.limits, observed)
+
+
+def _explained_anew(
+    calibration: Calibration, limits: EngineLimits, observed: Mapping[LoadTest, Sequence[Observed]]
+) -> Calibration:
+    engine = fit_engine(_fitted(observed), limits, source=calibration.engine.step_time.source)
+    points = tuple(compared(test, repeats, engine) for test, repeats in observed.items())
+    return replace(calibration, engine=engine, points=points, observed=observed)
+
+
+def _fitted(observed: Mapping[LoadTest, Sequence[Observed]]) -> list[Observed]:
+    return [one for test, repeats in observed.items() if test.kind == "fitted" for one in repeats]
 
 
 def compared(test: LoadTest, repeats: Sequence[Observed], engine: FittedEngine) -> Point:
@@ -213,15 +238,33 @@ def engine_from_json(document: Mapping[str, Any]) -> tuple[StepTime, EngineLimit
     return StepTime(**document["step_time"]), EngineLimits(**document["limits"])
 
 
-def _open(experiment: Experiment, share: float, saturation: float) -> LoadTest:
-    return LoadTest(
-        "open",
-        experiment.open_input_tokens,
-        experiment.open_output_tokens,
-        experiment.open_requests,
-        requests_per_second=share * saturation,
-        load_share=share,
-    )
+def _round(
+    measure: Measure, experiment: Experiment, number: int, tell: Callable[[LoadTest, Statistics], None]
+) -> list[tuple[LoadTest, Observed, float]]:
+    """(test, what was measured, seconds that the pace took around it) of every point once.
+
+    The open loops follow the saturated server at once: their rates are shares of its. Points to fit are between those
+    to predict, so that a drift which the pace does not tell favours neither half.
+    """
+    found: list[tuple[LoadTest, Observed]] = []
+    paces: list[float] = []
+
+    def measured(test: LoadTest) -> Observed:
+        paces.append(measure(experiment.pace(number, len(paces))).seconds)
+        one = measure(replace(test, seed=experiment.seed + number))
+        found.append((replace(test, requests_per_second=None), one))  # the same point in every round
+        tell(test, one.statistics())
+        return one
+
+    saturation = measured(experiment.saturated()).statistics()["requests_per_second"]
+    for share in sorted(experiment.load_shares, reverse=True):
+        measured(experiment.open(share, saturation))
+    for pair in itertools.zip_longest(*experiment.grid()):
+        for test in filter(None, pair):
+            measured(test)
+    paces.append(measure(experiment.pace(number, len(paces))).seconds)
+    around = [math.sqrt(before * after) for before, after in itertools.pairwise(paces)]
+    return [(test, one, seconds) for (test, one), seconds in zip(found, around, strict=True)]
 
 
 def _found_by(given: Sequence[str], engine: FittedEngine) -> dict[str, str]:
