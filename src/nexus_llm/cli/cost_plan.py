@@ -90,94 +90,93 @@ def claims(as_json: AsJson = False, prices: Prices = None) -> int:
 
 
 def print_plan(document: dict[str, Any]) -> None:
-    """The plan on stdout, for a reader who has not seen the recipe."""
-    print(f"{document['recipe']}: {document['model']} in {document['region']}, list prices without tax")
-    bounds = [f"{name.split('_')[0]} {value:g} s" for name, value in document["objective_p95"].items() if value]
-    print(f"objective (p95): {', '.join(bounds) or 'none'}; capacity: {document['capacity_model']}")
+    """The plan on stdout, for a reader who has not seen the recipe: the answer first, then what it is made of."""
+    from nexus_llm.cost.report import latency_words
+
+    print(f"{document['recipe']}: {document['model']} in {document['region']}, USD at list prices without tax")
+    bounds = latency_words({name.removesuffix("_seconds"): value for name, value in document["objective_p95"].items()})
+    print(f"95 % of the requests: {bounds or 'no bound'}; capacity: {document['capacity_model']}")
     _print_against_apis(document)
+    _print_volumes(document["scenarios"], document["currency"])
     for scenario in document["scenarios"]:
-        _print_scenario(scenario, document["currency"])
+        _print_scenario(scenario)
     _print_upfront(document)
-    first = document["scenarios"][0]
-    print(f"\nif an assumption is wrong, {first['requests_per_month']:,.0f} requests a month cost")
-    same = [one["change"] for one in document["sensitivity"] if one["usd_per_month"] == first["usd_per_month"]]
-    for change in document["sensitivity"]:
-        usd = change["usd_per_month"]
-        if change["change"] not in same:
-            print(
-                f"  {change['change']:<24} {'no machine keeps the objective' if usd is None else f'{usd:10,.2f} USD'}"
-            )
-    if same:
-        print(f"  as much as before: {', '.join(same)}")
+    _print_sensitivity(document["scenarios"][0], document["sensitivity"])
 
 
 def _print_against_apis(document: dict[str, Any]) -> None:
     """The answer to what most people ask first: should we?"""
-    compared = document["break_even"]
-    if not compared:
+    if not document["break_even"]:
         return
-    one = compared[0]
-    machines = one["own_usd_per_month"] - one["staff_usd_per_month"]
+    first = document["break_even"][0]
+    machines = first["own_usd_per_month"] - first["staff_usd_per_month"]
     print(
-        f"\nshould we? {one['requests_per_month']:,.0f} requests a month cost {machines:,.2f} USD of AWS and "
-        f"{one['staff_usd_per_month']:,.2f} of people's hours; {one['upfront_usd']:,.2f} before the first request"
+        f"\nshould we? {first['requests_per_month']:,.0f} requests a month cost {machines:,.2f} USD of AWS and "
+        f"{first['staff_usd_per_month']:,.2f} of people's hours, 3 years with the {first['upfront_usd']:,.2f} before "
+        f"the first request {first['own_usd_3_years']:,.0f}"
     )
-    for one in compared:
-        print(f"  {one['words']}")
-        print(f"    3 years: {one['own_usd_3_years']:,.0f} USD own, {one['api_usd_3_years']:,.0f} API")
+    for one in document["break_even"]:
+        print(f"  {one['words']} 3 years there: {one['api_usd_3_years']:,.0f} USD.")
     print("  These are prices only. " + document["quality"]["words"])
 
 
-def _print_scenario(scenario: dict[str, Any], currency: dict[str, Any]) -> None:
-    from nexus_llm.cost.money import SECONDS_PER_MONTH
+def _print_volumes(scenarios: list[dict[str, Any]], currency: dict[str, Any]) -> None:
+    from nexus_llm.cost.report import option_words
 
-    other = ""
-    if currency["name"] != "USD":
-        other = f" = {scenario['in_currency_per_month']:,.2f} {currency['name']}"
+    other = "" if currency["name"] == "USD" else f"{currency['name']:>14}"
+    print(f"\n{'requests a month':>16} {'USD a month':>14}{other} {'USD a M tokens':>15} {'idle':>5}  the cheapest")
+    for one in scenarios:
+        translated = f"{one['in_currency_per_month']:>14,.2f}" if other else ""
+        print(
+            f"{one['requests_per_month']:>16,.0f} {one['usd_per_month']:>14,.2f}{translated} "
+            f"{one['usd_per_million_tokens']:>15,.2f} {one['idle_share']:>5.0%}  {option_words(one)}"
+        )
+
+
+def _print_scenario(scenario: dict[str, Any]) -> None:
+    from nexus_llm.cost.money import SECONDS_PER_MONTH
+    from nexus_llm.cost.report import large_lines, latency_words, option_words
+
     print(
-        f"\n{scenario['requests_per_month']:,.0f} requests a month ({scenario['input_tokens']:g} tokens in, "
-        f"{scenario['output_tokens']:g} out, peak x {scenario['peak_ratio']:g}): "
-        f"{scenario['usd_per_month']:,.2f} USD{other}"
+        f"\n{scenario['requests_per_month']:,.0f} requests a month, {scenario['input_tokens']:g} tokens in and "
+        f"{scenario['output_tokens']:g} out"
     )
-    print(
-        f"  {scenario['machines']} x {scenario['machine']} {scenario['purchase']}, {scenario['precision']} "
-        f"({scenario['spare_machines']} spare), idle {scenario['idle_share']:.0%}, "
-        f"{scenario['usd_per_million_tokens']:.2f} USD a million tokens"
-    )
-    latency = ", ".join(f"{name} {value:g} s" for name, value in scenario["latency_p95_seconds"].items())
     busiest = scenario["requests_per_month"] / SECONDS_PER_MONTH * scenario["peak_ratio"]
     print(
-        f"  the busiest hour brings {busiest:.3g} requests a second; without the spares the objective is kept up to "
-        f"{scenario['capacity_requests_per_second']:.3g}, where p95 is {latency} (whole answers, the long ones too)"
+        f"  {option_words(scenario)}, of which {scenario['spare_machines']} spare: the busiest hour (mean x "
+        f"{scenario['peak_ratio']:g}) brings {busiest:.3g} requests a second,\n  the others take "
+        f"{scenario['capacity_requests_per_second']:.3g}, then 95 % with {latency_words(scenario['latency_p95_seconds'])}"
     )
-    print(f"  throughput: {scenario['throughput_provenance']}, {scenario['throughput_source']}")
     if scaling := scenario["scaling"]:
         _print_scaling(scaling)
     for note in scenario["notes"]:
         print(f"  note: {note}")
-    print("  cheapest by purchase:")
     for one in scenario["cheapest_by_purchase"]:
-        flag = "  (assumed price: not chosen)" if one["price_is_assumed"] else ""
-        words = f"{one['machines']} x {one['machine']}, {one['precision']}"
-        print(f"    {one['purchase']:<11} {one['option_usd_per_month']:>12,.2f}  {words}{flag}")
-    print("  bill:")
-    for line in scenario["bill"]:
-        print(f"    {line['name']:<40} {line['amount']:>12,.1f} {line['unit']:<18} {line['usd']:>10,.2f}")
-    print(f"    {'in all, USD a month':<72} {scenario['usd_per_month']:>10,.2f}")
+        flag = "  (assumed price: never chosen)" if one["price_is_assumed"] else ""
+        print(f"    {one['option_usd_per_month']:>12,.2f}  {option_words(one)}{flag}")
+    print(f"  the {scenario['usd_per_month']:,.2f} are")
+    large, small = large_lines(scenario["bill"])
+    for line in large:
+        print(f"    {line['usd']:>12,.2f}  {line['name']:<40} {line['amount']:>10,.1f} {line['unit']}")
+    if small:
+        rest = sum(line["usd"] for line in small)
+        print(f"    {rest:>12,.2f}  {len(small)} smaller lines (all of them: --json or --report)")
 
 
 def _print_scaling(scaling: dict[str, Any]) -> None:
+    from nexus_llm.cost.report import latency_words
     from nexus_llm.cost.training import INTERRUPTIONS_PER_HOUR
 
     counts = scaling["machines_by_hour"]
-    changes = [hour for hour in range(24) if hour == 0 or counts[hour] != counts[hour - 1]]
-    over = ", ".join(f"{counts[hour]} from {hour}:00" for hour in changes)
-    print(f"  machines over the day: {over}; {scaling['machine_hours_per_month']:,.0f} machine hours a month")
+    changes = [hour for hour in range(1, 24) if counts[hour] != counts[hour - 1]]
+    if changes:
+        over = ", ".join(f"{counts[hour]} from {hour}:00" for hour in [0, *changes])
+        print(f"  machines over the day: {over}; {scaling['machine_hours_per_month']:,.0f} machine hours a month")
     if day := scaling["simulated_day"]:
         basis = f" (assumed: {INTERRUPTIONS_PER_HOUR:g} an hour and machine)" if day["interruptions"] else ""
+        found = {name: day[f"{name}_p95_seconds"] for name in ("ttft", "tpot", "e2e")}
         print(
-            f"  simulated day of {day['requests']:,} requests: p95 ttft {day['ttft_p95_seconds']:g} s, tpot "
-            f"{day['tpot_p95_seconds']:g} s, e2e {day['e2e_p95_seconds']:g} s; {day['starts']} starts, "
+            f"  a simulated day of {day['requests']:,} requests, 95 %: {latency_words(found)}; {day['starts']} starts, "
             f"{day['interruptions']} interruptions{basis}, at most {day['most_machines']} machines"
         )
 
@@ -188,20 +187,35 @@ def _print_upfront(document: dict[str, Any]) -> None:
     if training:
         work = f"{training['machines']} x {training['machine']} {training['purchase']}"
         print(
-            f"  training: {training['usd']:,.2f} USD a run, planned are {training['runs']:g}: {work}, "
-            f"{training['billed_hours']:.1f} h with {training['interruptions']:.1f} restarts "
-            f"({training['basis']}); {training['tokens'] / 1e6:,.0f} M tokens, speed not measured"
+            f"    {training['usd'] * training['runs']:>12,.2f}  {training['runs']:g} x training: {work}, "
+            f"{training['billed_hours']:.1f} h for {training['tokens'] / 1e6:,.0f} M tokens, speed not measured; "
+            f"{training['interruptions']:.1f} restarts ({training['basis']})"
         )
     else:
-        print("  training: on a machine that is not rented; not on the bill")
+        print("    training: on a machine that is not rented; not on the bill")
     if data:
         print(
-            f"  data: {data['usd']:,.2f} USD for {data['gigabytes']:g} GB, {data['hours']:.1f} h on "
-            f"{data['engine']} (a paper estimate)"
+            f"    {data['usd']:>12,.2f}  data: {data['gigabytes']:g} GB, {data['hours']:.1f} h on {data['engine']} "
+            "(a paper estimate)"
         )
     for people in document["break_even"][:1]:
-        upfront = people["upfront_usd"] - document["upfront_usd"]
-        print(f"  people's hours to build it: {upfront:,.2f} USD")
+        print(f"    {people['upfront_usd'] - document['upfront_usd']:>12,.2f}  people's hours to build it")
+
+
+def _print_sensitivity(scenario: dict[str, Any], changes: list[dict[str, Any]]) -> None:
+    usual = scenario["usd_per_month"]
+    print(f"\nif an assumption is wrong, {scenario['requests_per_month']:,.0f} requests a month cost")
+    same = []
+    for change in changes:
+        usd = change["usd_per_month"]
+        if usd is None:
+            print(f"    {'nothing':>12}  {change['change']}: no machine keeps the objective")
+        elif abs(usd / usual - 1) < 0.01:
+            same.append(change["change"])
+        else:
+            print(f"    {usd:>12,.2f}  {change['change']} ({usd / usual - 1:+.0%})")
+    if same:
+        print(f"    within 1 % of {usual:,.2f}: {', '.join(same)}")
 
 
 def _evaluation(run: str, root: Path) -> dict[str, Any] | None:

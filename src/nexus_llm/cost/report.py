@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -20,7 +20,7 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa6b5;--line:#344050;--page:#12161c;--own:#63a9f5}}
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:860px;margin:2rem auto;
 padding:0 1rem}table{border-collapse:collapse;width:100%}td,th{padding:.25rem .5rem;border-bottom:1px solid var(--line);
-text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}.soft{color:var(--soft)}svg{width:100%}
+text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.soft{color:var(--soft)}svg{width:100%}
 .grid{stroke:var(--line)}.label{fill:var(--soft);font-size:12px}.own{stroke:var(--own);fill:none;stroke-width:3}
 .api{stroke:var(--soft);fill:none;stroke-width:1.5;stroke-dasharray:5 4}.bar{fill:var(--own)}
 """
@@ -29,7 +29,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def plan_page(document: dict[str, Any], planner: Planner) -> str:
-    """The page of a plan: cost over volume beside the APIs', the bill of each volume, and the advice."""
+    """The page of a plan: the advice, cost over volume beside the APIs', each volume's bill, what it rests on."""
     parts = [
         f"<p class='soft'>{escape(document['model'])} in {escape(document['region'])}; capacity: "
         f"{escape(document['capacity_model'])}. List prices without tax; the oldest is "
@@ -38,16 +38,63 @@ def plan_page(document: dict[str, Any], planner: Planner) -> str:
         f"<p>{escape(document['quality']['words'])}</p>",
         "<h2>USD a month over volume</h2>",
         volume_plot(*_curves(planner)),
+        _volumes(document["scenarios"]),
     ]
     for scenario in document["scenarios"]:
-        parts.append(
+        notes = "".join(f"<li>{escape(note)}</li>" for note in scenario["notes"])
+        parts += [
             f"<h2>{scenario['requests_per_month']:,.0f} requests a month: {scenario['usd_per_month']:,.2f} USD</h2>"
-            f"<p>{scenario['machines']} x {escape(scenario['machine'])} {escape(scenario['purchase'])}, "
-            f"{escape(scenario['precision'])}; throughput {escape(scenario['throughput_provenance'])}: "
-            f"{escape(scenario['throughput_source'])}</p>"
+            f"<p>{escape(option_words(scenario))}; at full load 95 % with "
+            f"{latency_words(scenario['latency_p95_seconds'])}</p><ul>{notes}</ul>",
+            _bars([(line["name"], line["usd"]) for line in scenario["bill"]]),
+        ]
+    first = document["scenarios"][0]
+    changes = [
+        (one["change"], one["usd_per_month"]) for one in document["sensitivity"] if one["usd_per_month"] is not None
+    ]
+    parts += [
+        f"<h2>If an assumption is wrong: {first['requests_per_month']:,.0f} requests a month</h2>",
+        _bars([("as planned", first["usd_per_month"]), *changes]),
+        "".join(
+            f"<p>{escape(one['change'])}: no machine keeps the objective</p>"
+            for one in document["sensitivity"]
+            if one["usd_per_month"] is None
+        ),
+        f"<h2>Before the first request: {document['upfront_usd']:,.2f} USD and people's hours</h2>",
+    ]
+    if training := document["training"]:
+        parts.append(
+            f"<p>Training: {training['runs']} x {training['usd']:,.2f} USD, {training['machines']} x "
+            f"{escape(training['machine'])} {training['purchase']}, {training['billed_hours']:.1f} h, speed not "
+            f"measured; {training['interruptions']:.1f} restarts ({escape(training['basis'])}).</p>"
         )
-        parts.append(_bars([(line["name"], line["usd"]) for line in scenario["bill"]]))
+    if data := document["data"]:
+        parts.append(
+            f"<p>Data: {data['usd']:,.2f} USD, {data['gigabytes']:g} GB on {data['engine']}, a paper estimate.</p>"
+        )
     return _page(f"What {document['recipe']} costs", parts)
+
+
+def option_words(option: Mapping[str, Any]) -> str:
+    """`2 x g6.xlarge spot, float8`, of a scenario or of one of its options."""
+    return f"{option['machines']} x {option['machine']} {option['purchase']}, {option['precision']}"
+
+
+def latency_words(seconds: Mapping[str, float | None]) -> str:
+    """Bounds or percentiles for readers who do not know the letters; None is left out.
+
+    >>> latency_words({"ttft": 2.0, "tpot": 0.1, "e2e": None})
+    'first token within 2 s, 0.1 s a token'
+    """
+    words = {"ttft": "first token within {:.2g} s", "tpot": "{:.2g} s a token", "e2e": "whole answer within {:.3g} s"}
+    return ", ".join(form.format(seconds[name]) for name, form in words.items() if seconds.get(name))
+
+
+def large_lines(bill: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Lines of at least 1 % of the bill, the largest first, and the others."""
+    bound = 0.01 * math.fsum(line["usd"] for line in bill)
+    ordered = sorted(bill, key=lambda line: -line["usd"])
+    return [line for line in ordered if line["usd"] >= bound], [line for line in ordered if line["usd"] < bound]
 
 
 def actual_page(document: dict[str, Any]) -> str:
@@ -163,6 +210,20 @@ def _curves(planner: Planner) -> tuple[Points, list[tuple[str, Points]]]:
         ).usd
         others.append((api, [(volume, each * volume) for volume in _VOLUMES]))
     return own, others
+
+
+def _volumes(scenarios: Sequence[dict[str, Any]]) -> str:
+    """A row a volume."""
+    rows = "".join(
+        f"<tr><td class='n'>{one['requests_per_month']:,.0f}</td><td class='n'>{one['usd_per_month']:,.2f}</td>"
+        f"<td class='n'>{one['usd_per_million_tokens']:,.2f}</td><td class='n'>{one['idle_share']:.0%}</td>"
+        f"<td>{escape(option_words(one))}</td></tr>"
+        for one in scenarios
+    )
+    head = "".join(
+        f"<th class='n'>{name}</th>" for name in ("requests a month", "USD a month", "USD a million tokens", "idle")
+    )
+    return f"<table><tr>{head}<th>the cheapest</th></tr>{rows}</table>"
 
 
 def _bars(rows: Sequence[tuple[str, float]]) -> str:
