@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from data_artifacts import FIRST, identity, write_artifact, write_files
 from nexus_llm.artifacts import Artifact
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.cli import run_command
+from nexus_llm.cli.service_lineage import deployed
+from nexus_llm.deploy.rollout import Plan, Rollout
+from nexus_llm.deploy.rollout_driver import RolloutFolder
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.logs import JsonLines
 from nexus_llm.serve.model_folder import SamplingDefaults, ServedModel
@@ -87,6 +91,7 @@ def test_an_answer_leads_to_its_model_run_shards_and_records(
     found = told(capsys, "lineage", "r1", "--log", str(service.log), "--shard", "train-00000")
     assert (found["answer"]["request_id"], found["answer"]["model"]) == ("r1", "support")
     assert found["runs"] == ["runs/one"]
+    assert found["deployed"] == []
     kinds = [row["kind"] for row in found["lineage"]]
     assert (kinds[0], set(kinds)) == ("package", {"package", "train", "data", "model"})
     assert {one["shard"]: one["records"] for one in found["shards"]} == {
@@ -143,6 +148,50 @@ def test_erasing_names_the_models_deployments_and_answers_and_no_others(
     out = capsys.readouterr().out
     assert "answered    2 requests to support" in out
     assert "deployed    support on nexus-small (package/aaaa)" in out
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "expected"),
+    [
+        ("ecs", "done", {("bbbb", "0001")}),
+        ("ecs", "running", {("aaaa", None), ("bbbb", "0001")}),
+        ("ecs", "rolled_back", {("aaaa", None)}),
+        ("local", "done", {("bbbb", "0001")}),
+        ("local", "rolling_back", {("aaaa", "0001"), ("bbbb", "0001")}),
+        ("local", "rolled_back", {("aaaa", "0001")}),
+        ("sagemaker", "rolled_back", set()),
+    ],
+)
+def test_a_service_answers_with_what_its_rollouts_left(
+    tmp_path: Path, target: str, status: Any, expected: set[tuple[str, str | None]]
+) -> None:
+    service = "nexus-small-api"
+    if target == "ecs":
+        place = tmp_path / "runs" / "aws" / "nexus-small"
+        place.mkdir(parents=True)
+        serving = {"service_name": service, "model": {"name": "support", "key": "package/aaaa"}}
+        (place / "serving.json").write_text(json.dumps(serving))
+    green = tmp_path / "moved"
+    write_artifact(tmp_path, "package", {}, key="bbbb").folder.rename(green)
+    plan = Plan(target, service, str(green) if target == "local" else "s3://models/package/bbbb")
+    blue = "/models/package/aaaa" if target == "local" else "arn:of-a-definition"
+    staged = {"stage": {"blue": blue, "name": "support"}}
+    rollout = Rollout("0001", plan, step="bake", status=status, began_at=time.time() + 60, facts=staged)
+    RolloutFolder(tmp_path / "runs" / "deploy" / f"{target}-{service}").write(rollout)
+    found = deployed({"aaaa", "bbbb"}, tmp_path)
+    assert {(Path(one["key"]).name.replace("moved", "bbbb"), one["rollout"]) for one in found} == expected
+    assert {one["platform"] for one in found} <= {"nexus-small" if target == "ecs" else service}
+    assert deployed({"cccc"}, tmp_path) == []
+
+
+def test_a_platform_that_was_applied_after_its_rollout_may_answer_with_either(tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "aws" / "nexus-small"
+    place.mkdir(parents=True)
+    rollout = Rollout("0001", Plan("ecs", "api", "s3://models/package/bbbb"), status="done", began_at=time.time() - 60)
+    RolloutFolder(tmp_path / "runs" / "deploy" / "ecs-api").write(rollout)
+    model = {"name": "support", "key": "package/aaaa"}
+    (place / "serving.json").write_text(json.dumps({"service_name": "api", "model": model}))
+    assert [one["rollout"] for one in deployed({"aaaa", "bbbb"}, tmp_path)] == [None, "0001"]
 
 
 def test_erasing_names_registered_versions_and_counts_what_their_names_were_asked(

@@ -54,7 +54,7 @@ def lineage(
     root: Root = Path(),
 ) -> int:
     """Everything that an artifact, or the model behind an answer, was made from: back to shards, records, files."""
-    from nexus_llm.cli.service_lineage import answer_named, records_of, registered_as, shards_of
+    from nexus_llm.cli.service_lineage import answer_named, deployed, records_of, registered_as, shards_of
     from nexus_llm.pipeline.lineage import find_artifact, runs_with
     from nexus_llm.pipeline.lineage import lineage as trace
 
@@ -66,6 +66,7 @@ def lineage(
     if answer:
         runs = [str(one) for one in runs_with(artifact, place)]
         told |= {"answer": answer, "runs": runs, "registered": registered_as([artifact.id], root)}
+        told["deployed"] = deployed({artifact.key}, root)
     if shard is not None:
         told["records"] = records_of(rows, shard)
     if as_json:
@@ -76,6 +77,7 @@ def lineage(
         print("run       ", ", ".join(told["runs"]) or "none here")
         names = [f"{one['name']}@{one['version']} {' '.join(one['aliases'])}".strip() for one in told["registered"]]
         print("registered", ", ".join(names) or "no")
+        print("deployed  ", ", ".join(f"{one['model']} on {one['platform']}" for one in told["deployed"]) or "nowhere")
     for row in rows:
         print(f"{'  ' * row.depth}{row.role}  {row.id}  {row.path if row.kind != 'file' else ''}".rstrip())
         mine = [one for one in shards if one["data"] == row.id]

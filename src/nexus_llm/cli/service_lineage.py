@@ -105,13 +105,45 @@ def registered_as(artifacts: Collection[str], root: Path) -> list[dict[str, Any]
 
 
 def deployed(packages: Collection[str], root: Path) -> list[dict[str, Any]]:
-    """Services on AWS, as this machine last made them, whose model is one of these packages (by key)."""
-    found = []
+    """Services whose model is one of these packages (by key), as `nexus aws up` and rollouts of this machine left them.
+
+    A service has two models while a rollout is under way, and where its platform was applied after its last rollout:
+    that gives a new service its first model, and leaves a running one as it is.
+
+    Raises:
+        ArtifactError: what a rollout wrote down cannot be read.
+    """
+    return [row for row in _services(root) if _package_key(row["key"]) in packages]
+
+
+def _services(root: Path) -> Iterator[dict[str, Any]]:
+    from nexus_llm.deploy.rollout_driver import RolloutFolder
+
+    answering = [
+        one for folder in sorted((root / "runs" / "deploy").glob("*/")) for one in RolloutFolder(folder).answering()
+    ]
+    platforms: dict[str, tuple[str, str]] = {}
     for path in sorted((root / "runs" / "aws").glob("*/serving.json")):
-        model = json.loads(path.read_text(encoding="utf-8")).get("model") or {}
-        if str(model.get("key", "")).removeprefix("package/") in packages:
-            found.append({"platform": path.parent.name, "model": model["name"], "key": model["key"]})
-    return found
+        serving, platform = json.loads(path.read_text(encoding="utf-8")), path.parent.name
+        model, service = serving.get("model") or {}, serving.get("service_name", platform)
+        platforms[service] = (platform, model.get("name", platform))
+        taken = [one.rollout for one in answering if one.rollout.plan.service == service]
+        if model and all(one.status != "done" or one.began_at < path.stat().st_mtime for one in taken):
+            yield {"platform": platform, "model": model["name"], "key": str(model.get("key", "")), "rollout": None}
+    for one in answering:
+        plan = one.rollout.plan
+        name = one.rollout.facts.get("stage", {}).get("name", plan.service)
+        platform, name = platforms.get(plan.service, (plan.service, name))
+        yield {"platform": platform, "model": name, "key": one.model, "rollout": one.rollout.id}
+
+
+def _package_key(location: str) -> str:
+    """Of a place in a bucket its last part; of a folder here what its manifest says, wherever it was moved to."""
+    from nexus_llm.artifacts import load
+
+    with contextlib.suppress(ArtifactError):
+        return load(Path(location)).key
+    return location.rstrip("/").rpartition("/")[2]
 
 
 def served(artifacts: Collection[str], servers: Iterable[str]) -> list[dict[str, Any]]:

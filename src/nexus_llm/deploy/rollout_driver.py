@@ -109,6 +109,16 @@ def _seen(rollout: Rollout, target: Target, hands: Hands) -> Seen:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """A model that a service answers with."""
+
+    model: str
+    """Where its package lies: a folder on this machine, or a place in S3."""
+    rollout: Rollout
+    """The newest that tells of it."""
+
+
+@dataclass(frozen=True)
 class RolloutFolder:
     """The rollouts of one service: a file each, named by their numbers."""
 
@@ -135,8 +145,28 @@ class RolloutFolder:
         Raises:
             ArtifactError: its file cannot be read.
         """
-        files = sorted(self.folder.glob("*.json"))
+        files = self._files()
         return _read(files[-1]) if files else None
+
+    def answering(self) -> list[Answering]:
+        """The models that answer, as far as the rollouts tell: two while one is under way, none where none took over.
+
+        Raises:
+            ArtifactError: a rollout cannot be read.
+        """
+        found: list[Answering] = []
+        for rollout in map(_read, self._files()):
+            blue = rollout.facts.get("stage", {}).get("blue") if rollout.plan.target == "local" else None
+            if blue is not None:
+                found = [Answering(blue, rollout)]
+            if rollout.status == "done":
+                found = []
+            if rollout.status != "rolled_back":
+                found.append(Answering(rollout.plan.model, rollout))
+        return found
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
 
     def begin(self, plan: Plan, *, now: float) -> Rollout:
         """A new rollout of this plan, or the one of the same plan that is not over yet.
