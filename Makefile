@@ -25,7 +25,8 @@ demo: $(VENV)/.installed-demo ## from raw text to an answering model: installs, 
 	@$(NEXUS) model pull smollm2-135m-instruct
 	@$(NEXUS) run recipes/quickstart.yaml
 
-test: export OMP_WAIT_POLICY = passive # two test processes share the cores
+test: export OMP_WAIT_POLICY = passive
+test: export OMP_NUM_THREADS = 1 # two test processes share the cores
 test: $(VENV)/.installed-dev ## all tests
 	$(BIN)/pytest -n 2 --dist loadgroup
 

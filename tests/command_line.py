@@ -1,7 +1,9 @@
-"""The real command line, in a process of its own, as tests of the whole line use it."""
+"""The real command line, as tests of the whole line use it."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -15,11 +17,13 @@ QUICKSTART = REPOSITORY / "recipes" / "quickstart.yaml"
 SMALL = (
     "data.max_documents=500",
     "train.max_steps=6",
+    "train.max_length=128",
     "train.per_device_train_batch_size=2",
     "train.save_steps=2",
     "train.eval_steps=6",
+    "package.equivalence.tokens=128",
     "evaluate.domain_documents=12",
-    "evaluate.max_tokens_per_document=96",
+    "evaluate.max_tokens_per_document=32",
     "evaluate.max_new_tokens=8",
 )
 
@@ -35,6 +39,16 @@ class Done:
     @property
     def json(self) -> Any:
         return json.loads(self.stdout)
+
+
+def nexus_here(*arguments: str, cwd: Path) -> Done:
+    """Runs the command line in this process, which has imported it already."""
+    from nexus_llm import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run_command(arguments)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def nexus(*arguments: str, cwd: Path, timeout_seconds: float = 600) -> Done:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from command_line import QUICKSTART, SMALL, Run, nexus, settings
+from command_line import QUICKSTART, SMALL, Run, nexus, nexus_here, settings
+from made_once import once
 
 # The first example pays for imports, and machines are shared: a time limit an example would fail at random.
 hypothesis_settings.register_profile("house", deadline=None)
 hypothesis_settings.load_profile("house")
 
+# A disk takes milliseconds for each, and who is killed here leaves the machine on: only a power cut would tell.
+os.fsync = lambda descriptor: None
 
-@contextlib.contextmanager
-def once(folder: Path, name: str) -> Iterator[Path]:
-    """A folder that the first of several test processes fills while the others wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder / name
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests begin first: a process that ends with one leaves the other idle."""
+    items.sort(key=lambda item: item.get_closest_marker("lifecycle") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one file, or of one `xdist_group`, share a process: what a module sets up is made once, not by each."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class FilesAndGroups(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return str(super()._split_scope(nodeid)).split("::")[0]
+
+    config.option.loadscopereorder = False  # it would put files with few tests last: they are the long ones
+    return FilesAndGroups(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +52,24 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_model(shared_folder: Path) -> Path:
     """The folder of the real small model; skips where neither the cache nor the network has it."""
     with once(shared_folder, "model"):
-        done = nexus("model", "pull", "smollm2-135m-instruct", "--json", cwd=shared_folder)
+        done = nexus_here("model", "pull", "smollm2-135m-instruct", "--json", cwd=shared_folder)
     if done.returncode != 0:
         pytest.skip(f"the small model cannot be had here: {done.stderr.strip()}")
     return Path(done.json["path"])
+
+
+@pytest.fixture(scope="session")
+def empty_registry(shared_folder: Path) -> Path:
+    """MLflow's own database without a run or a model: its tables take seconds to make."""
+    pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    from nexus_llm.cloud.registry import ModelRegistry
+    from nexus_llm.cloud.trackers import DATABASE
+
+    with once(shared_folder, "registry") as runs:
+        if not runs.exists():
+            ModelRegistry(None, runs=runs)
+    return runs / DATABASE
 
 
 @pytest.fixture(scope="session")

@@ -5,19 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+from command_line import nexus, nexus_here
 from nexus_llm.cli.console import LineProgress, SignalInterrupt, Stopped, _amount, _duration
-
-
-def nexus(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nexus_llm.cli", *arguments],
-        capture_output=True,
-        text=True,
-        **kwargs,  # type: ignore[call-overload]
-    )
 
 
 @pytest.mark.parametrize(
@@ -30,8 +23,10 @@ def nexus(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]
         (["show", "ffff"], 1, "ffff is no artifact here"),
     ],
 )
-def test_every_error_is_two_lines_with_the_documented_exit_code(arguments: list[str], code: int, what: str) -> None:
-    done = nexus(*arguments)
+def test_every_error_is_two_lines_with_the_documented_exit_code(
+    arguments: list[str], code: int, what: str, tmp_path: Path
+) -> None:
+    done = nexus_here(*arguments, cwd=tmp_path)
     assert done.returncode == code
     first, second = done.stderr.strip().splitlines()
     assert first.startswith("error: ")
@@ -40,19 +35,17 @@ def test_every_error_is_two_lines_with_the_documented_exit_code(arguments: list[
     assert done.stdout == ""
 
 
-def test_with_json_an_error_is_one_document_on_stdout() -> None:
-    import json
-
-    done = nexus("run", "no.yaml", "--json")
+def test_with_json_an_error_is_one_document_on_stdout(tmp_path: Path) -> None:
+    done = nexus("run", "no.yaml", "--json", cwd=tmp_path)
     assert done.returncode == 2
-    assert "no.yaml" in json.loads(done.stdout)["error"]["what"]
+    assert "no.yaml" in done.json["error"]["what"]
 
 
-def test_help_names_every_verb_and_the_version_is_printed() -> None:
-    shown = nexus("--help").stdout
+def test_help_names_every_verb_and_the_version_is_printed(tmp_path: Path) -> None:
+    shown = nexus_here("--help", cwd=tmp_path).stdout
     for verb in ("run", "data", "train", "package", "evaluate", "serve", "chat", "bench", "show", "lineage", "diff"):
         assert f"  {verb} " in shown
-    assert nexus("--version").stdout.strip()
+    assert nexus_here("--version", cwd=tmp_path).stdout.strip()
 
 
 def test_a_signal_stops_work_that_asks_at_a_safe_point_and_other_work_at_once() -> None:

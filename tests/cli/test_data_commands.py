@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from command_line import REPOSITORY, nexus
+from command_line import REPOSITORY, nexus_here
 from data_artifacts import FIRST, identity, write_artifact, write_files
 from encoded_blocks import rows
 from nexus_llm import cli
@@ -74,11 +74,11 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def test_help_shows_the_recipe_and_the_commands_and_the_verb_has_its_own_help(tmp_path: Path) -> None:
-    shown = nexus("data", "--help", cwd=tmp_path).stdout
+    shown = nexus_here("data", "--help", cwd=tmp_path).stdout
     assert "nexus data [OPTIONS] RECIPE | COMMAND" in shown
     for command in ("sources", "fetch", "convert", "why", "preview", "erase"):
         assert f"  {command} " in shown
-    verb = nexus("data", "any.yaml", "--help", cwd=tmp_path).stdout
+    verb = nexus_here("data", "any.yaml", "--help", cwd=tmp_path).stdout
     assert "--dry-run" in verb
     assert "--set A.B=C" in verb
 
@@ -89,7 +89,7 @@ def test_a_recipe_still_follows_the_verb_with_options_on_both_sides(
 ) -> None:
     recipe = REPOSITORY / "recipes" / "quickstart.yaml"
     options = ("--set", "name=other") if before else ("--dry-run", "--json", "--set", "name=other")
-    done = nexus("data", *before, str(recipe), *options, cwd=tmp_path)
+    done = nexus_here("data", *before, str(recipe), *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in done.json["stages"]] == ["model", "data"]
     assert done.json["run"] == "other"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import nexus_here
 from nexus_llm.artifacts import load
 from nexus_llm.cli import glue_job
 from nexus_llm.errors import UsageError
@@ -49,10 +50,9 @@ def test_the_script_makes_the_artifact_that_the_embedded_engine_makes(
     done = run_script(*arguments, "--MASTER", "local[2]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout.splitlines()[-1])
-    command = [sys.executable, "-m", "nexus_llm.cli", "data", str(recipe), "--json", "--root", str(tmp_path / "here")]
-    embedded = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    embedded = nexus_here("data", str(recipe), "--json", "--root", str(tmp_path / "here"), cwd=tmp_path)
     assert embedded.returncode == 0, embedded.stderr
-    expected = json.loads(embedded.stdout)["stages"][-1]
+    expected = embedded.json["stages"][-1]
     assert (made["key"], made["id"]) == (expected["key"], expected["id"])
     assert made["location"] == f"{bucket.as_uri()}/data/{made['key']}"
     uploaded = load(bucket / "data" / made["key"])

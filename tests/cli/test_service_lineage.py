@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -195,14 +196,14 @@ def test_a_platform_that_was_applied_after_its_rollout_may_answer_with_either(tm
 
 
 def test_erasing_names_registered_versions_and_counts_what_their_names_were_asked(
-    service: Service, capsys: pytest.CaptureFixture[str]
+    service: Service, empty_registry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("mlflow")
     from nexus_llm.cloud.registry import ModelRegistry
     from nexus_llm.serve.access.database import open_database
     from nexus_llm.serve.access.ledger import Admitted, Ledger, Outcome
     from nexus_llm.serve.access.limits import Prices
 
+    shutil.copy(empty_registry, "runs")
     registry = ModelRegistry(None, runs=Path("runs"))
     registry.promote("support", service.package, verdict="pass", card="")
     registry.point("support", "champion", "1")

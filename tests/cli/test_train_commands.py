@@ -89,9 +89,9 @@ def test_what_cannot_fit_is_refused_with_the_knob_that_helps_and_fit_turns_it(
 
 
 @pytest.mark.lifecycle  # processes that import torch
-def test_two_processes_go_the_way_of_one(recipe: Path, tmp_path: Path) -> None:
-    alone = nexus("train", str(recipe), "--json", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
+def test_two_processes_go_the_way_of_one(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(str(recipe), capsys=capsys)
+    assert code == 0, err
     _, expected = facts_and_rows(tmp_path)
     two = ("strategy=ddp", "num_processes=2")
     changes = [word for one in two for word in ("--set", f"train.distributed.{one}")]

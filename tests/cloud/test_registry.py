@@ -12,8 +12,6 @@ import pytest
 from nexus_llm.artifacts import Artifact, ArtifactStore
 from nexus_llm.cli import run_command
 from nexus_llm.cli.serve import find_model
-from nexus_llm.cloud.registry import ModelRegistry
-from nexus_llm.cloud.trackers import DATABASE
 from nexus_llm.errors import ArtifactError, UsageError
 
 pytest.importorskip("mlflow")
@@ -64,18 +62,10 @@ def make_run(root: Path, *, verdict: str | None = "pass", key: str = "1" * 16, *
     return package
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, which take seconds to make."""
-    runs = tmp_path_factory.mktemp("mlflow") / "runs"
-    ModelRegistry(None, runs=runs)
-    return runs / DATABASE
-
-
 @pytest.fixture
-def root(tmp_path: Path, empty_database: Path) -> Path:
+def root(tmp_path: Path, empty_registry: Path) -> Path:
     (tmp_path / "runs").mkdir()
-    shutil.copyfile(empty_database, tmp_path / "runs" / DATABASE)
+    shutil.copy(empty_registry, tmp_path / "runs")
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -40,10 +41,14 @@ def test_without_a_wish_nobody_is_told(tmp_path: Path) -> None:
     assert isinstance(wanted(tmp_path, []), SilentTracker)
 
 
-def test_mlflow_keeps_one_run_with_each_step_once_over_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
+def test_mlflow_keeps_one_run_with_each_step_once_over_a_kill(
+    tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_registry, "runs")
     first = MlflowTracker(None, runs=tmp_path / "runs")
     first.start(run_start(tmp_path))
     for step in range(1, 8):
@@ -65,8 +70,9 @@ def test_mlflow_keeps_one_run_with_each_step_once_over_a_kill(tmp_path: Path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "work"]
 
 
-def test_an_id_that_mlflow_does_not_know_begins_a_new_run(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
+def test_an_id_that_mlflow_does_not_know_begins_a_new_run(tmp_path: Path, empty_registry: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_registry, tmp_path / "runs")
     start = run_start(tmp_path)
     (start.memory / "mlflow.run").write_text("0123456789abcdef0123456789abcdef")
     tracker = MlflowTracker(None, runs=tmp_path / "runs")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from nexus_llm.errors import DataError, NexusError, StorageError, TryAgainError
 from nexus_llm.ports import Ports
 from nexus_llm.recipe import Recipe
 from running_stages import folder_as_artifact, run_stage
-from spark_here import spark_here
 from tiny_model import write_tiny_model
 from tool_templates import HERMES
+
+pytestmark = pytest.mark.xdist_group("spark")
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SUBJECTS = ("bread", "rain", "boats", "trees", "maps", "bees", "glass", "rivers", "snow", "coffee", "chess", "tides")
@@ -77,13 +77,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = write_tiny_model(tmp_path_factory.mktemp("model"))
     (folder / "chat_template.jinja").write_text(HERMES)
     return folder_as_artifact("model", folder)
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The running session, which the stage finds and uses."""
-    with spark_here(tmp_path_factory.mktemp("spark")) as session:
-        yield session
 
 
 def recipe_for(*paths: Path, engine: str, **spark: Any) -> Recipe:

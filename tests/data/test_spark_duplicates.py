@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,11 @@ from nexus_llm.data.duplicates import minhash
 from nexus_llm.data.spark.duplicates import Corpus, candidate_pairs, find_duplicates, joined, stars
 from nexus_llm.data.spark.frames import collected, to_spark
 from nexus_llm.recipe.schema import NearDuplicateRecipe
-from spark_here import spark_here
+
+pytestmark = pytest.mark.xdist_group("spark")
 
 WORDS = 5
 JACCARD = 0.7
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with spark_here(tmp_path_factory.mktemp("spark")) as session:
-        yield session
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.lifecycle
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of one MiB."""
+    """A real file system of half a MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a small file system")
     try:
@@ -30,14 +30,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_the_same_command_continues_when_there_is_space(
     small_disk: Path, small_model: Path
 ) -> None:
-    done = nexus("data", str(QUICKSTART), cwd=small_disk)
+    words = ["data", str(QUICKSTART), *settings(SMALL)]
+    done = nexus(*words, cwd=small_disk)
     assert done.returncode == 1
     what, fix = done.stderr.strip().splitlines()[-2:]
     assert "no space left on the disk while writing artifacts/data/" in what
     assert "the same command continues" in fix
     assert not list(small_disk.rglob("manifest.json"))
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    assert nexus("data", str(QUICKSTART), cwd=small_disk).returncode == 0
+    assert nexus(*words, cwd=small_disk).returncode == 0
 
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written_loses_nothing(small_disk: Path, small_model: Path) -> None:

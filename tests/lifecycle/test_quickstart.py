@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import QUICKSTART, REPOSITORY, SMALL, Run, nexus, settings
+from command_line import QUICKSTART, REPOSITORY, SMALL, Run, nexus, nexus_here, settings
 
 pytestmark = [pytest.mark.lifecycle, pytest.mark.timeout(900), pytest.mark.xdist_group("quickstart")]
 
@@ -24,7 +24,7 @@ def test_every_stage_is_named_with_its_key_id_path_and_seconds(small_run: Run) -
 
 
 def test_a_second_run_skips_everything(small_run: Run) -> None:
-    done = nexus("run", str(QUICKSTART), "--json", *settings(SMALL), cwd=small_run.root)
+    done = nexus_here("run", str(QUICKSTART), "--json", *settings(SMALL), cwd=small_run.root)
     assert [row["skipped"] for row in done.json["stages"]] == [True] * 5
     assert {row["stage"]: row["id"] for row in done.json["stages"]} == small_run.ids
 
@@ -66,7 +66,7 @@ def test_the_packaged_model_loads_in_transformers_and_says_its_licence(small_run
 
 
 def test_lineage_leads_from_the_served_model_back_to_the_source(small_run: Run) -> None:
-    done = nexus("lineage", small_run.ids["package"], "--json", cwd=small_run.root)
+    done = nexus_here("lineage", small_run.ids["package"], "--json", cwd=small_run.root)
     kinds = [row["kind"] for row in done.json["lineage"]]
     assert kinds[0] == "package"
     assert {"train", "data", "model", "file"} <= set(kinds)
@@ -74,9 +74,9 @@ def test_lineage_leads_from_the_served_model_back_to_the_source(small_run: Run) 
 
 def test_the_difference_of_two_runs_is_named_by_its_field(small_run: Run) -> None:
     changed = (*SMALL, "name=other", "data.near_duplicates.jaccard=0.8")
-    made = nexus("data", str(QUICKSTART), "--json", *settings(changed), cwd=small_run.root)
+    made = nexus_here("data", str(QUICKSTART), "--json", *settings(changed), cwd=small_run.root)
     assert made.returncode == 0, made.stderr
-    done = nexus("diff", small_run.ids["data"], made.json["stages"][-1]["id"], "--json", cwd=small_run.root)
+    done = nexus_here("diff", small_run.ids["data"], made.json["stages"][-1]["id"], "--json", cwd=small_run.root)
     assert ("data", "recipe.data.near_duplicates.jaccard", 0.7, 0.8) in [
         (row["artifact"], row["field"], row["before"], row["after"]) for row in done.json["differences"]
     ]
@@ -84,7 +84,7 @@ def test_the_difference_of_two_runs_is_named_by_its_field(small_run: Run) -> Non
 
 def test_the_plan_says_what_is_made_and_what_the_rest_would_take(small_run: Run) -> None:
     changed = (*SMALL, "train.learning_rate=1e-4")
-    done = nexus("run", str(QUICKSTART), "--dry-run", "--json", *settings(changed), cwd=small_run.root)
+    done = nexus_here("run", str(QUICKSTART), "--dry-run", "--json", *settings(changed), cwd=small_run.root)
     rows = {row["stage"]: row for row in done.json["stages"]}
     assert rows["data"]["made"]
     assert not rows["train"]["made"]
@@ -97,7 +97,7 @@ def test_a_tampered_artifact_is_seen(small_run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(small_run.path("data"), copy)
     (copy / "test-00000.documents.parquet").write_bytes(b"other")
-    done = nexus("show", str(copy), "--json", cwd=tmp_path)
+    done = nexus_here("show", str(copy), "--json", cwd=tmp_path)
     assert done.returncode == 1
     assert done.json["altered_files"] == ["test-00000.documents.parquet"]
 
@@ -109,8 +109,9 @@ def test_markdown_never_seen_by_the_authors_improves_too(tmp_path: Path, small_m
     recipe = tmp_path / "docs.yaml"
     recipe.write_text(
         f"name: docs\ndata:\n  sources:\n    - {{type: files, path: {text}}}\n  max_documents: 60\n"
-        "train: {max_steps: 5, per_device_train_batch_size: 2, learning_rate: 5e-4, warmup_steps: 1}\n"
-        "evaluate: {domain_documents: 8, max_tokens_per_document: 96, max_new_tokens: 8}\n"
+        "train: {max_steps: 5, max_length: 128, per_device_train_batch_size: 2, learning_rate: 5e-4, warmup_steps: 1}\n"
+        "package: {equivalence: {tokens: 0}}\n"
+        "evaluate: {domain_documents: 8, max_tokens_per_document: 64, max_new_tokens: 8}\n"
     )
     done = nexus("run", str(recipe), "--json", cwd=tmp_path)
     assert done.returncode in (0, 4), done.stderr
@@ -133,7 +134,7 @@ def test_a_corpus_that_cannot_be_used_is_told_in_two_lines(tmp_path: Path, small
     make(tmp_path)
     recipe = tmp_path / "bad.yaml"
     recipe.write_text("name: bad\ndata:\n  sources:\n    - {type: files, path: nowhere}\n")
-    done = nexus("data", str(recipe), cwd=tmp_path)
+    done = nexus_here("data", str(recipe), cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     error = done.stderr.strip().splitlines()[-2:]
     assert error[0].startswith("error: ")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from chat_page import ChatPage, NoBrowserError, chat_page
+from made_once import once
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.package.gguf_write import write_gguf
 from nexus_llm.recipe import ServeRecipe
@@ -121,14 +122,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def small_folder(shared_folder: Path, request: pytest.FixtureRequest) -> Path:
     """The real small model, packaged: $NEXUS_TEST_MODEL where it is set, else made from the base model."""
     if given := os.environ.get("NEXUS_TEST_MODEL"):
         return Path(given)
     base = request.getfixturevalue("small_model")
-    folder = tmp_path_factory.mktemp("small") / "small"
-    folder.mkdir()
-    for path in base.iterdir():
-        (folder / path.name).symlink_to(path.resolve())
-    write_gguf(base, folder / WEIGHTS, name="small", license_id="apache-2.0")
+    with once(shared_folder, "small") as folder:
+        if not (folder / WEIGHTS).exists():
+            folder.mkdir()
+            for path in base.iterdir():
+                (folder / path.name).symlink_to(path.resolve())
+            write_gguf(base, folder / WEIGHTS, name="small", license_id="apache-2.0")
     return folder

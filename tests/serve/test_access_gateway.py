@@ -18,7 +18,7 @@ import psutil
 import pytest
 from sqlalchemy import event
 
-from command_line import nexus
+from command_line import nexus_here
 from nexus_llm.recipe import KeysRecipe, PrioritiesRecipe, ServeRecipe
 from nexus_llm.serve.access.access import KEY_MEMORY_SECONDS, Access
 from nexus_llm.serve.access.caller import Caller
@@ -117,11 +117,11 @@ def test_chat_sends_the_key_of_the_environment_and_names_it_when_it_is_missing(
 ) -> None:
     gateway = open_gateway()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    refused = nexus("chat", gateway.url, "--prompt", "Hi", cwd=tmp_path)
+    refused = nexus_here("chat", gateway.url, "--prompt", "Hi", cwd=tmp_path)
     assert refused.returncode == 1
     assert "OPENAI_API_KEY" in refused.stderr
     monkeypatch.setenv("OPENAI_API_KEY", gateway.new_key())
-    assert nexus("chat", gateway.url, "--prompt", "Hi", cwd=tmp_path).stdout == "user\nHi\n"
+    assert nexus_here("chat", gateway.url, "--prompt", "Hi", cwd=tmp_path).stdout == "user\nHi\n"
 
 
 def test_a_key_works_for_openais_and_anthropics_header_and_is_nowhere_in_the_database(

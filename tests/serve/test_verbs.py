@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from command_line import nexus
+from command_line import nexus, nexus_here
 from running_server import RunningServer, StartServer
 
 
@@ -112,11 +112,11 @@ def test_what_is_no_model_is_said_so(run_folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for target in (str(empty), "nothing-here", "runs/nothing-here", "no-such-model"):
-        done = nexus("serve", target, cwd=tmp_path)
+        done = nexus_here("serve", target, cwd=tmp_path)
         assert (done.returncode, "fix:" in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
     (run_folder / "artifacts.json").write_text("{}")
-    assert "has no packaged model yet" in nexus("serve", str(run_folder), cwd=tmp_path).stderr
-    wrong = nexus("serve", str(run_folder), "--set", "serve.prot=1", cwd=tmp_path)
+    assert "has no packaged model yet" in nexus_here("serve", str(run_folder), cwd=tmp_path).stderr
+    wrong = nexus_here("serve", str(run_folder), "--set", "serve.prot=1", cwd=tmp_path)
     assert (wrong.returncode, "did you mean port?" in wrong.stderr) == (2, True)
 
 
@@ -163,12 +163,12 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(start: StartServer,
 
 
 def test_chat_without_a_server_says_how_to_start_one(tmp_path: Path) -> None:
-    done = nexus("chat", f"http://127.0.0.1:{free_port()}", "--prompt", "x", cwd=tmp_path)
+    done = nexus_here("chat", f"http://127.0.0.1:{free_port()}", "--prompt", "x", cwd=tmp_path)
     assert (done.returncode, "nexus serve" in done.stderr) == (1, True)
 
 
 def test_bench_prints_the_document_that_scripts_read(echo_server: RunningServer, tmp_path: Path) -> None:
-    done = nexus(
+    done = nexus_here(
         *("bench", echo_server.url, "--concurrency", "4", "--requests", "8"),
         *("--input-tokens", "64", "--output-tokens", "16", "--json"),
         cwd=tmp_path,
@@ -186,6 +186,6 @@ def test_bench_prints_the_document_that_scripts_read(echo_server: RunningServer,
 
 
 def test_bench_without_a_server_is_an_error_and_not_a_zero(tmp_path: Path) -> None:
-    done = nexus("bench", f"http://127.0.0.1:{free_port()}", "--json", cwd=tmp_path)
+    done = nexus_here("bench", f"http://127.0.0.1:{free_port()}", "--json", cwd=tmp_path)
     assert done.returncode == 1
     assert "nothing answers" in done.json["error"]["what"]
