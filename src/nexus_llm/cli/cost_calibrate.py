@@ -36,9 +36,7 @@ def calibrate(
     input_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of a prompt, of the grid.")] = "32,128,512",
     output_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of an answer, of the grid.")] = "16,64",
     repeats: Annotated[int, typer.Option(min=1, help="Measure every point so often; medians count.")] = 1,
-    open_requests: Annotated[
-        int, typer.Option(min=20, help="Requests of an open loop at full load; fewer at less.")
-    ] = 150,
+    open_requests: Annotated[int, typer.Option(min=20, help="Requests of an open loop at full load.")] = 150,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences that the engine runs at once.")] = None,
     max_batched_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens in one step [default: found by fitting].")

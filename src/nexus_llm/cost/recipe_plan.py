@@ -230,9 +230,7 @@ def _notes(option: Option) -> list[str]:
         price = next(price for price in option.bill.prices if price.service == "ec2")
         found.append(f"spot machines go with two minutes' notice; {price.source} ({price.as_of})")
     if option.step_time.provenance != "measured":
-        found.append(
-            f"the throughput was not measured by us: {option.step_time.provenance}, {option.step_time.source}"
-        )
+        found.append(f"the throughput was not measured by us: {option.step_time.provenance}, {option.step_time.source}")
     if option.precision != "bfloat16":
         found.append(f"{option.precision} weights: whether answers stay as good is for the evaluation to say")
     return found

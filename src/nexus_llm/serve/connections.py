@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import uvicorn
@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from nexus_llm.recipe import TimeoutsRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.generator import Generator
+from nexus_llm.serve.metrics import ServerMetrics
 
 MAX_HEAD_BYTES = 65_536  # as h11's; a key and some tracing fields are 1 kB
 LINGER_SECONDS = 5.0  # for the rest of a body that nobody wants: a client that still sends does not read the answer
@@ -46,7 +47,7 @@ def web_server(app: ASGIApp, generator: Generator) -> WebServer:
 
     class Protocol(GuardedProtocol):
         timeouts = generator.timeouts
-        on_timeout = staticmethod(generator.metrics.timed_out)
+        metrics = generator.metrics
 
     return WebServer(
         uvicorn.Config(
@@ -76,10 +77,10 @@ def raise_descriptor_limit() -> None:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. Made by uvicorn; `on_timeout` is told the phase, `header` or `write`."""
+    """One connection. Made by uvicorn."""
 
     timeouts: ClassVar[TimeoutsRecipe]
-    on_timeout: ClassVar[Callable[[str], None]]
+    metrics: ClassVar[ServerMetrics]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -168,7 +169,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._await_head()  # the answer to the request before it is worth more
         elif self._head_bytes:
-            self.on_timeout("header")
+            self.metrics.timed_out("header")
             self._refuse(api_errors.timed_out("header"))
         else:
             self._close()  # a browser opens connections in advance, and wants no answer on them
@@ -198,7 +199,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(self.timeouts.write_seconds, self._cut_off)
 
     def _cut_off(self) -> None:
-        self.on_timeout("write")
+        self.metrics.timed_out("write")
         self.transport.abort()
 
     def _stop_read_timer(self) -> None:

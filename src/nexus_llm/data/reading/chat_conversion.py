@@ -46,8 +46,6 @@ def converted(row: Row, *, found: ChatFormat, target: ChatFormat, text_field: st
     conversation = read_conversation(row, found)
     if target == "preference":
         return {**_preference(conversation), **rest}
-    if conversation.is_desired is False:
-        raise UnusableError("the answer is labelled as undesired (label false) and would be learned")
     turns = (*conversation.turns, *conversation.chosen)
     written = _WRITERS[target](turns)
     if conversation.tools and target != "text":

@@ -20,7 +20,7 @@ from nexus_llm.data.duplicates import minhash
 from nexus_llm.data.duplicates.buckets import MAX_ALL_PAIRS, NEXT_IN_LARGE
 from nexus_llm.data.duplicates.components import Components
 from nexus_llm.data.spark.frames import collected, to_spark
-from nexus_llm.recipe import NearDuplicateRecipe
+from nexus_llm.recipe.schema import NearDuplicateRecipe
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

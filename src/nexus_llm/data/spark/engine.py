@@ -51,7 +51,7 @@ from nexus_llm.data.tokens import encode as tokens
 from nexus_llm.data.tokens import shards
 from nexus_llm.data.tokens.shards import Shard, WrittenShard
 from nexus_llm.data.workers import Workers
-from nexus_llm.recipe import SparkRecipe
+from nexus_llm.recipe.schema import SparkRecipe
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nexus_llm.errors import DataError, MissingExtraError
-from nexus_llm.recipe import SparkRecipe
+from nexus_llm.recipe.schema import SparkRecipe
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
