@@ -84,9 +84,11 @@ class BudgetedServices:
     budget: Budget
 
     def make(self, recipe: Recipe, key: str, folder: Path) -> dict[str, Any]:
+        """See `nexus_llm.ports.DataService`."""
         return self.data.make(self.budget.for_data(recipe), key, folder)
 
     def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
+        """See `nexus_llm.ports.TrainService`."""
         return self.training.train(self.budget.for_training(recipe), inputs, key, folder)
 
 
