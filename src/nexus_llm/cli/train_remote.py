@@ -55,6 +55,7 @@ class LauncherTrainService:
     """Meters SageMaker's jobs, and may end them."""
 
     def train(self, recipe: Recipe, inputs: Mapping[str, Path], key: str, folder: Path) -> dict[str, Any]:
+        """See `nexus_llm.ports.TrainService`."""
         if recipe.train.launcher == "local":
             from nexus_llm.cli.train_rank import ARGUMENTS
             from nexus_llm.cloud.local_ranks import LocalRanks
