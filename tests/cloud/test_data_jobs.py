@@ -107,7 +107,7 @@ def glue_that_answers(*states: Any) -> Scripted:
     ("service", "operation", "body"),
     [
         ("glue", "CreateJob", data_requests.glue_job(PLAN)),
-        ("glue", "CreateJob", data_requests.glue_job(dataclasses.replace(PLAN, logs=None))),
+        ("glue", "CreateJob", data_requests.glue_job(dataclasses.replace(PLAN, is_flexible=True, logs=None))),
         ("glue", "UpdateJob", data_requests.glue_job_update(PLAN)),
         ("glue", "StartJobRun", data_requests.glue_run(PLAN)),
         (
@@ -163,6 +163,7 @@ def test_glue_is_told_the_whole_plan() -> None:
     arguments = body["DefaultArguments"]
     assert arguments["--RECIPE"] == PLAN.recipe
     assert arguments["--additional-python-modules"] == PLAN.wheels
+    assert data_requests.glue_job(dataclasses.replace(PLAN, is_flexible=True))["ExecutionClass"] == "FLEX"
     assert "SecurityConfiguration" not in data_requests.glue_job(dataclasses.replace(PLAN, security_configuration=None))
 
 

@@ -65,6 +65,8 @@ class CloudDataPlan:
     """AWS ends the run then."""
     security_configuration: str | None = None
     """Glue's name for the encryption of logs, bookmarks and S3 data."""
+    is_flexible: bool = False
+    """Glue's FLEX class: spare capacity, about a third cheaper, may start late and lose workers."""
     logs: str | None = None
     """Prefix for Spark's event logs; None keeps none."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -110,7 +112,7 @@ def glue_job(plan: CloudDataPlan) -> dict[str, Any]:
         # A second run of one recipe would write the same artifact; a failed run is started by hand, reason known.
         "ExecutionProperty": {"MaxConcurrentRuns": 1},
         "MaxRetries": 0,
-        "ExecutionClass": "STANDARD",
+        "ExecutionClass": "FLEX" if plan.is_flexible else "STANDARD",
         "DefaultArguments": arguments,
         # The definition serves every artifact of the recipe: which one a run makes stands in its arguments.
         "Tags": {name: value for name, value in plan.tags.items() if name != "nexus:key"},
