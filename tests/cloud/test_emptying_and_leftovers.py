@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nexus_llm.cloud.emptying import Holder, contents, emptied, holders, refuse_data
+from nexus_llm.cloud.emptying import Holder, emptied, holders, refuse_data
 from nexus_llm.cloud.leftovers import rescan
 from nexus_llm.cost.money import Unit
 from nexus_llm.cost.prices import PriceTable
@@ -69,7 +69,7 @@ def test_a_bucket_is_empty_only_without_its_old_versions_and_markers(clients: An
     with pytest.raises(DeploymentError, match="bucket data: data in it would be lost, so nothing was destroyed"):
         refuse_data([holder], clients)
     assert emptied(holder, clients) == 3
-    assert contents(holder, clients) == 0
+    assert emptied(holder, clients) == 0
     s3.delete_bucket(Bucket="data")
 
 
@@ -100,7 +100,7 @@ def test_images_go_with_their_repository(clients: Any) -> None:
     manifest = {"schemaVersion": 2, "mediaType": kind, "config": {"digest": "sha256:1"}, "layers": []}
     ecr.put_image(repositoryName="train", imageManifest=json.dumps(manifest), imageTag="0.1.0")
     assert emptied(Holder("repository", "train", REGION), clients) == 1
-    assert contents(Holder("repository", "train", REGION), clients) == 0
+    assert emptied(Holder("repository", "train", REGION), clients) == 0
 
 
 def test_leftovers_are_priced_by_the_hour_and_a_key_that_waits_costs_nothing(clients: Any) -> None:

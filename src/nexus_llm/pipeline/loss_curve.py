@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nexus_llm.svg import linear_scale, linear_ticks
+from nexus_llm.svg import linear_scale
 
 Row = Mapping[str, Any]
 Scale = Callable[[float], float]
@@ -36,7 +36,7 @@ def loss_curve(rows: Sequence[Row], validation: Sequence[Row]) -> str:
     x = linear_scale(0, last, _LEFT, _WIDTH - _RIGHT)
     y = linear_scale(low, high, _LOSS_BOTTOM, _LOSS_TOP)
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(_in_words(learned, validation))}">']
-    parts += _grid([tick for tick in linear_ticks(low, high) if low <= tick <= high], y)
+    parts += _grid(ticks(low, high), y)
     parts += _training(learned, x, y)
     parts += [_cross(row, x(float(row["step"]))) for row in skipped]
     parts += [_dot(row, x, y) for row in validation]
@@ -62,6 +62,19 @@ def moving_mean(values: Sequence[float], window: int) -> list[float]:
         total += value - (values[place - window] if place >= window else 0.0)
         means.append(total / min(place + 1, window))
     return means
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Two to six round values inside.
+
+    >>> ticks(1.93, 3.2)
+    [2.0, 2.5, 3.0]
+    """
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 9) for index in range(first, last + 1)]
 
 
 def _training(rows: Sequence[Row], x: Scale, y: Scale) -> list[str]:
