@@ -143,9 +143,9 @@ def _print_scenario(scenario: dict[str, Any]) -> None:
     )
     busiest = scenario["requests_per_month"] / SECONDS_PER_MONTH * scenario["peak_ratio"]
     print(
-        f"  {option_words(scenario)}, of which {scenario['spare_machines']} spare: the busiest hour (mean x "
-        f"{scenario['peak_ratio']:g}) brings {busiest:.3g} requests a second,\n"
-        f"  the others take {scenario['capacity_requests_per_second']:.3g}, then 95 % with "
+        f"  {option_words(scenario)}, {scenario['spare_machines']} of them spare. The busiest hour (mean x "
+        f"{scenario['peak_ratio']:g}) brings {busiest:.3g} requests a second;\n  the others take up to "
+        f"{scenario['capacity_requests_per_second']:.3g}, where 95 % have "
         f"{latency_words(scenario['latency_p95_seconds'])}"
     )
     if scaling := scenario["scaling"]:

@@ -9,17 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, BudgetUsd, DryRun, Overrides, RecipePath, Root, command_line, ports, workspace
-from nexus_llm.cli.train_remote import MeteredBy
+from nexus_llm.cli.options import (
+    AsJson,
+    BudgetUsd,
+    DryRun,
+    MeteredBy,
+    Overrides,
+    RecipePath,
+    Root,
+    command_line,
+    ports,
+    workspace,
+)
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
+    from nexus_llm.cloud.account import Account
     from nexus_llm.cloud.launcher import JobState
     from nexus_llm.pipeline import Workspace
     from nexus_llm.ports import Ports
     from nexus_llm.recipe import Recipe
 
-Job = Annotated[str, typer.Argument(help="A job's id, as nexus jobs list names it.", metavar="ID")]
+Job = Annotated[
+    str, typer.Argument(help="As nexus jobs list names it; without a service it is a training job.", metavar="JOB")
+]
 Region = Annotated[str | None, typer.Option("--region", help="AWS region; else what the environment says.")]
 Run = Annotated[str | None, typer.Option("--run", help="Only jobs of this run (a recipe's name).")]
 Key = Annotated[str | None, typer.Option("--artifact", help="Only jobs that make this artifact (its key).")]
@@ -69,7 +82,6 @@ def attach(
     root: Root = Path(),
 ) -> int:
     """Watch a job to its end, from any machine, and import its result."""
-    from nexus_llm.cli import train_remote
     from nexus_llm.cli.console import SignalInterrupt, console_progress
     from nexus_llm.cli.cost_budget import spending_of
     from nexus_llm.cli.job_account import account
@@ -80,10 +92,10 @@ def attach(
     interrupt.install()
     here = account(region, interrupt)
     launcher, name = launcher_of(job, here)
-    if launcher.service == "training":
-        return train_remote.attach(name, region, budget_usd, recipe, as_json=as_json, root=root)
     if spending := spending_of(launcher.service, recipe, budget_usd):
         here.watch = replace(here.watch, spending=spending)
+    if launcher.service == "training":
+        return _import_training(name, here, as_json=as_json, root=root)
     state = run_to_end(launcher, name, console_progress())
     made = _imported(name, state, root) if launcher.service == "processing" else None
     document = _row(launcher.full_id(name), state, None) | {"artifact": None if made is None else _named(made)}
@@ -109,7 +121,7 @@ def stop(job: Job, region: Region = None, as_json: AsJson = False) -> int:
     if as_json:
         print_json({"id": launcher.full_id(name), "state_before": before.state})
     elif before.outcome == "waiting":
-        print(f"{launcher.full_id(name)} was asked to stop")
+        print(f"{launcher.full_id(name)} was asked to stop; the command that started it goes on from what is saved")
     else:
         print(f"{launcher.full_id(name)} was {before.state} already")
     return 0
@@ -242,6 +254,25 @@ def _row(name: str, state: JobState, region: str | None) -> dict[str, Any]:
 
 def _named(made: Artifact) -> dict[str, str]:
     return {"key": made.key, "id": made.id, "path": str(made.folder)}
+
+
+def _import_training(name: str, here: Account, *, as_json: bool, root: Path) -> int:
+    """Its lines are metrics that the progress shows: none is printed as it is."""
+    from nexus_llm.cli.console import console_progress
+    from nexus_llm.cli.train_remote import attach_and_import
+    from nexus_llm.cloud.sagemaker import StoredBucket, job_facts
+    from nexus_llm.cloud.sagemaker_training import TrainingJobs
+
+    here.watch = replace(here.watch, show_line=lambda _: None)
+    description, made = attach_and_import(
+        name, jobs=TrainingJobs(here), progress=console_progress(), bucket=StoredBucket(), place=workspace(root)
+    )
+    document = {"job": job_facts(description), "key": made.key, "id": made.id, "path": str(made.folder)}
+    if as_json:
+        print_json(document)
+    else:
+        print(f"train      {made.id}  {made.folder}")
+    return 0
 
 
 def _imported(name: str, state: JobState, root: Path) -> Artifact:

@@ -26,6 +26,9 @@ BudgetUsd = Annotated[
     float | None,
     typer.Option("--budget-usd", min=0, help="What jobs on AWS may cost: refused (exit 5) where the plan is above."),
 ]
+MeteredBy = Annotated[
+    Path | None, typer.Option("--recipe", help="With --budget-usd: says what the job costs an hour.", metavar="RECIPE")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; make nothing.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that holds runs/ and artifacts/.", metavar="DIR")]
 

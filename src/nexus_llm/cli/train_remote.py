@@ -1,4 +1,4 @@
-"""Training elsewhere: `nexus train RECIPE --on sagemaker`, `nexus train attach JOB`, `nexus train stop JOB`."""
+"""Training elsewhere: `nexus train RECIPE --on sagemaker`; its `attach` and `stop` are those of `nexus jobs`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nexus_llm.cli.console import print_json
-from nexus_llm.cli.options import AsJson, BudgetUsd, Root, workspace
+from nexus_llm.cli import jobs
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact, Manifest
@@ -23,17 +22,13 @@ if TYPE_CHECKING:
 
 Launcher = Literal["local", "container-rehearsal", "sagemaker"]
 On = Annotated[Launcher | None, typer.Option("--on", help="Where to train; overrides train.launcher of the recipe.")]
-Job = Annotated[str, typer.Argument(help="Name of a SageMaker training job.", metavar="JOB")]
-Region = Annotated[str | None, typer.Option("--region", help="AWS region; else what the environment says.")]
-MeteredBy = Annotated[
-    Path | None, typer.Option("--recipe", help="With --budget-usd: says what the job costs an hour.", metavar="RECIPE")
-]
 
 
 def register(train: typer.Typer) -> None:
     """Adds the commands to the group `nexus train`."""
-    train.command("attach", help="Watch a SageMaker job to its end, from any machine, and import its result.")(attach)
-    train.command("stop", help="Ask a SageMaker job to save a checkpoint and end.")(stop)
+    about = "Watch a SageMaker job to its end, from any machine, and import its result."
+    train.command("attach", help=about)(jobs.attach)
+    train.command("stop", help="Ask a SageMaker job to save a checkpoint and end.")(jobs.stop)
 
 
 def launcher_overrides(on: Launcher | None) -> tuple[str, ...]:
@@ -89,33 +84,6 @@ def training_jobs(
     return TrainingJobs(account(region, interrupt, shows_lines=False, spending=spending))
 
 
-def attach(
-    job: Job,
-    region: Region = None,
-    budget_usd: BudgetUsd = None,
-    recipe: MeteredBy = None,
-    as_json: AsJson = False,
-    root: Root = Path(),
-) -> int:
-    """Watch a SageMaker job to its end, from any machine, and import its result."""
-    from nexus_llm.cli.console import SignalInterrupt, console_progress
-    from nexus_llm.cli.cost_budget import spending_of
-    from nexus_llm.cloud.sagemaker import StoredBucket, job_facts
-
-    interrupt = SignalInterrupt()
-    interrupt.install()
-    jobs = training_jobs(region, interrupt, spending_of("training", recipe, budget_usd))
-    description, made = attach_and_import(
-        job, jobs=jobs, progress=console_progress(), bucket=StoredBucket(), place=workspace(root)
-    )
-    document = {"job": job_facts(description), "key": made.key, "id": made.id, "path": str(made.folder)}
-    if as_json:
-        print_json(document)
-    else:
-        print(f"train      {made.id}  {made.folder}")
-    return 0
-
-
 def attach_and_import(
     job: str, *, jobs: TrainingJobs, progress: Progress, bucket: Any, place: Workspace
 ) -> tuple[dict[str, Any], Artifact]:
@@ -156,22 +124,6 @@ def keep(manifest: Manifest, scratch: Path, *, place: Workspace, facts: Mapping[
     ) as draft:
         logs = _move(scratch, draft.folder, counted={entry.path for entry in manifest.files})
         return draft.finish(facts={**manifest.facts, **facts}, logs=logs)
-
-
-def stop(job: Job, region: Region = None, as_json: AsJson = False) -> int:
-    """Ask a SageMaker job to save a checkpoint and end."""
-    from nexus_llm.ports import NeverInterrupted
-
-    jobs = training_jobs(region, NeverInterrupted())
-    before = jobs.state(job).state
-    jobs.stop(job)
-    if as_json:
-        print_json({"job": job, "status_before": before})
-    elif before == "InProgress":
-        print(f"{job} was asked to stop; it has 120 s to save. The command that started it continues at that step.")
-    else:
-        print(f"{job} was {before} already")
-    return 0
 
 
 def _move(source: Path, target: Path, *, counted: set[str]) -> tuple[str, ...]:

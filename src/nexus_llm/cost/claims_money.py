@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nexus_llm.cost.break_even import break_even
-from nexus_llm.cost.claims import BRIEF_API, Claim, Ground, Verdict, dollars, option_words
+from nexus_llm.cost.claims import BRIEF_API, TRAFFIC, Claim, Ground, Verdict, dollars, option_words
 from nexus_llm.cost.money import DAYS_PER_MONTH, HOURS_PER_MONTH
 from nexus_llm.cost.plan import Scenario
 from nexus_llm.cost.training import INTERRUPTIONS_PER_HOUR, expected_interruptions, spot_saving
 
 BRIEF_TRAINING, BRIEF_HOURS = "p4d.24xlarge", 72.0
-_TRAFFIC = "500 tokens in, 300 out, peak 3 x the mean, streamed: TTFT 2 s and 0.1 s a token at p95"
 _STAFF = "no people's hours, as in the brief"
 
 
@@ -58,10 +57,12 @@ def _month(ground: Ground, claim: str, stated: float, scenario: Scenario, *, tas
     requests = scenario.traffic.requests_per_month
     lean = ground.lean.scenario(requests)
     verdict: Verdict = "fails"
+    assumed = "one spare machine, two zones, everything around the engines on the bill"
     if scenario.usd_per_month <= stated:
         verdict = "holds if" if tasks else "holds"
+        assumed = f"GPU machines instead of the {tasks} tasks; {assumed}" if tasks else assumed
     elif lean.usd_per_month <= stated:
-        verdict = "holds if"
+        verdict, assumed = "holds if", "no spare machine, one zone, no endpoints: the service ends with its one machine"
     drawn = ""
     if tasks:
         drawn = f"; as drawn, {tasks} Fargate tasks alone are {dollars(ground.fargate_usd(tasks))} and have no GPU"
@@ -72,7 +73,7 @@ def _month(ground: Ground, claim: str, stated: float, scenario: Scenario, *, tas
         f"{dollars(scenario.usd_per_month)} with {option_words(scenario)} (cheapest by purchase: {by}); "
         f"with no spare, one zone and no endpoints {dollars(lean.usd_per_month)}{drawn}",
         verdict,
-        (_TRAFFIC, "one spare machine, two zones, everything around the engines on the bill", _STAFF),
+        (TRAFFIC, assumed, _STAFF),
     )
 
 
@@ -95,7 +96,7 @@ def _savings(ground: Ground) -> Iterator[Claim]:
         f"{dollars(api - own)} ({1 - own / api:.0%}) against {BRIEF_API}; against gpt-4o-mini self-hosting costs "
         f"{dollars(own - small)} more"
     )
-    assumptions = (_TRAFFIC, _STAFF, "an 8B model answers as well as the API: not measured")
+    assumptions = (TRAFFIC, _STAFF, "an 8B model answers as well as the API: not measured")
     yield Claim("Monthly savings of $3,014 (91 %)", "$3,014, 91 %", computed, "fails", assumptions)
     holds: Verdict = "holds if" if own <= 0.1 * api else "fails"
     yield Claim("90 % cheaper than commercial APIs", "90 %", computed, holds, assumptions)
@@ -175,7 +176,7 @@ def _saved(ground: Ground, requests: float, scenario: Scenario, stated: float, s
         f"{dollars(saved)} ({saved / api:.1%}) against {BRIEF_API}; against gpt-4o-mini "
         + (f"{dollars(small)} saved" if small > 0 else f"{dollars(-small)} lost"),
         "holds if" if saved >= stated else "fails",
-        (f"the alternative is {BRIEF_API}", _TRAFFIC, _STAFF),
+        (f"the alternative is {BRIEF_API}", TRAFFIC, _STAFF),
     )
 
 

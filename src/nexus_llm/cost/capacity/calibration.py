@@ -146,13 +146,20 @@ class Calibration:
     @property
     def errors(self) -> dict[str, float]:
         """Mean error over the points that were predicted, by the names of `TARGETS`."""
-        predicted = [point for point in self.points if point.test.kind in ("held_out", "open", "saturation")]
-        saturated = [point.errors["requests_per_second"] for point in predicted if point.test.kind == "saturation"]
-        found = {"saturation": float(np.mean(saturated)) if saturated else math.nan}
-        for name in ("tpot", "e2e_p95", "ttft_p95"):
-            errors = [point.errors[name] for point in predicted if name in point.errors]
-            found[name] = float(np.mean(errors)) if errors else math.nan
-        return found
+        found = dict.fromkeys(TARGETS, math.nan)
+        return found | self.errors_of("held_out", "open", "saturation")
+
+    def errors_of(self, *kinds: Kind) -> dict[str, float]:
+        """The same over points of some kinds; without what none of them has."""
+        points = [point for point in self.points if point.test.kind in kinds]
+        found = {
+            name: [point.errors[name] for point in points if name in point.errors]
+            for name in ("tpot", "e2e_p95", "ttft_p95")
+        }
+        found["saturation"] = [
+            point.errors["requests_per_second"] for point in points if point.test.kind == "saturation"
+        ]
+        return {name: float(np.mean(errors)) for name, errors in found.items() if errors}
 
     @property
     def is_trustworthy(self) -> bool:
