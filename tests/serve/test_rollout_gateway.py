@@ -20,11 +20,12 @@ from nexus_llm.deploy.rollout_gateway import GatewayTarget
 from nexus_llm.errors import DeploymentError, PreflightError, UsageError
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines.commands import engine_command
-from nexus_llm.serve.engines.port import EngineFacts
+from nexus_llm.serve.engines.port import EngineFacts, EngineRequest
 from nexus_llm.serve.engines.process import EngineCommand
-from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
+from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits, TokenStream
 from nexus_llm.serve.lanes import Lane, Lanes
 from nexus_llm.serve.model_folder import ServedModel, read_model
+from nexus_llm.serve.rollout import GREEN_RESTS, ModelRollout
 from running_server import RunningServer, running_server
 
 TOKEN = "the-servers-own"
@@ -56,6 +57,64 @@ def test_shares_are_kept_exactly_and_green_without_an_engine_gets_nothing(echo_m
         both.green.engine.state = EngineState.FAILED
         assert both.pick() is both.blue
         assert both.live is both.blue
+
+    asyncio.run(work())
+
+
+class Noted(EngineSupervisor):
+    """Writes down how much it was told to rest."""
+
+    def __init__(self) -> None:
+        super().__init__(EngineCommand("fake", {}))
+        self.state, self.told = EngineState.READY, list[float]()
+
+    def pause(self, share: float) -> None:
+        self.told.append(share)
+
+
+def test_green_rests_while_blue_answers_and_works_once_somebody_is_sent_to_it(echo_model: ServedModel) -> None:
+    async def work() -> None:
+        blue, green = Noted(), Noted()
+        both = Lanes(Lane(echo_model, blue))
+
+        async def load(_: Path) -> Lane:
+            return Lane(echo_model, green)
+
+        async def last(share: float) -> None:
+            async with asyncio.timeout(10):
+                while not green.told or green.told[-1] != share:
+                    await asyncio.sleep(0.01)
+
+        rollout = ModelRollout(both, load=load, drain_seconds=1)
+        await rollout.load(Path("green"))
+        await last(0.0)
+        blue.open_generations = 1
+        await last(GREEN_RESTS)
+        both.share = 0.1
+        await last(0.0)
+        assert blue.told == []
+        await rollout.close()
+
+    asyncio.run(work())
+
+
+def test_an_engine_that_rests_takes_so_much_longer() -> None:
+    async def seconds(engine: EngineSupervisor, number: int) -> float:
+        began, stream = time.monotonic(), TokenStream()
+        engine.submit(EngineRequest(id=number, token_ids=[1, 2], max_tokens=10), stream)
+        while not (await stream.next())[-1].finish:
+            pass
+        return time.monotonic() - began
+
+    async def work() -> None:
+        engine = EngineSupervisor(EngineCommand("fake", {"step_seconds": 0.02}))
+        await engine.start()
+        engine.pause(5.0)
+        resting = await seconds(engine, 1)
+        engine.pause(0.0)
+        assert resting > 9 * 0.02 * 6  # the last rest comes after the last token
+        assert await seconds(engine, 2) < resting
+        await engine.stop()
 
     asyncio.run(work())
 
@@ -182,3 +241,12 @@ def test_what_cannot_be_loaded_is_turned_back_and_too_little_memory_is_said_befo
     (processes / "meminfo").write_text("MemAvailable:   1048576 kB\n")
     with pytest.raises(PreflightError, match=r"holds 3\.0 GiB, and 1\.0 GiB are free"):
         rolled_out(server, folder, replace(plan, model=str(tiny_folder)), None, target(server, processes=processes))
+
+
+def test_a_server_that_is_busy_is_not_called_absent() -> None:
+    def late(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("", request=request)
+
+    client = httpx.Client(base_url="http://here", transport=httpx.MockTransport(late))
+    with pytest.raises(DeploymentError, match="did not answer /admin/rollout within 60 s"):
+        GatewayTarget(client).state()

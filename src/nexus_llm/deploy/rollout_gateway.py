@@ -101,7 +101,9 @@ class GatewayTarget:
             self._load(state, rollout.plan.model)
             return None
         began = time.monotonic()
-        answer = self._call("POST", "/v1/chat/completions", QUESTION | {"model": f"{state['model']}@green"})
+        question = QUESTION | {"model": f"{state['model']}@green"}
+        patience = rollout.plan.limits.cold_start_seconds  # it queues behind everybody's questions
+        answer = self._call("POST", "/v1/chat/completions", question, seconds=patience)
         return {
             "pull_seconds": self._pull_seconds(),
             "load_seconds": state["green"]["load_seconds"],
@@ -141,10 +143,17 @@ class GatewayTarget:
     def _change(self, **change: Any) -> dict[str, Any]:
         return self._call("POST", "/admin/rollout", change)
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = SERVER_SECONDS
+    ) -> dict[str, Any]:
         try:
-            answer = self._client.request(method, path, json=body, timeout=SERVER_SECONDS)
+            answer = self._client.request(method, path, json=body, timeout=httpx.Timeout(seconds, connect=10))
             document: dict[str, Any] = answer.json()
+        except httpx.ReadTimeout:
+            raise DeploymentError(
+                f"{self._client.base_url} did not answer {path} within {seconds:g} s",
+                fix="it is overloaded, or its engine hangs: nexus observe report, then the same command again",
+            ) from None
         except (httpx.HTTPError, ValueError) as error:
             raise DeploymentError(
                 f"no nexus serve answers at {self._client.base_url} ({type(error).__name__})",

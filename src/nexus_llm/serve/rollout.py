@@ -24,6 +24,7 @@ from nexus_llm.serve.lanes import Colour, Lane, Lanes
 
 log = logging.getLogger("nexus_llm.serve.rollout")
 DRAIN_POLL_SECONDS = 0.05
+GREEN_RESTS = 3.0  # seconds after each second of work: the check takes longer, blue's users hardly notice it
 
 
 class ModelRollout:
@@ -59,6 +60,7 @@ class ModelRollout:
             except NexusError as error:
                 self.failure = error.what
                 raise
+            self._begin(self._give_way(self.lanes.all[-1]))
             log.info("rollout.loaded", extra={"fingerprint": self.lanes.all[-1].model.fingerprint})
 
     def begin_loading(self, folder: Path) -> None:
@@ -88,6 +90,13 @@ class ModelRollout:
             finally:  # also when the server stops meanwhile
                 await gone.engine.stop()
                 self._leaving = None
+
+    async def _give_way(self, green: Lane) -> None:
+        """Slows green down while it is only tried and blue has answers to give: on a CPU both want the same cores."""
+        while self.lanes.green is green and not self.lanes.share:
+            green.engine.pause(GREEN_RESTS if self.lanes.blue.engine.open_generations else 0.0)
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        green.engine.pause(0.0)
 
     async def finish_soon(self, keep: Colour) -> None:
         """The same, but returns once the requests go that way."""

@@ -73,6 +73,7 @@ def work(engine: Engine, gateway: socket.socket) -> None:
     splitter = wire.LineSplitter()
     live: set[int] = set()
     told_at = time.monotonic()
+    pause_share = 0.0  # seconds of rest after each second of work
     has_cancelled = False  # an engine frees what was cancelled in its next step, so there has to be one
     # Not `select`: under a gateway with a thousand open connections our descriptor has a number that it cannot take.
     news = select.poll()
@@ -83,17 +84,21 @@ def work(engine: Engine, gateway: socket.socket) -> None:
             if not data:
                 return
             for message in splitter.feed(data):
+                pause_share = message.get("pause", pause_share)
                 has_cancelled = has_cancelled or "cancel" in message
                 refused = _obey(message, engine, live)
                 if refused is not None:
                     gateway.sendall(wire.encode(wire.step_message(EngineStep([refused], 0.0))))
             continue  # more may have come: requests that arrive together start together
+        began = time.monotonic()
         step = engine.step()
         live.difference_update(delta.id for delta in step.deltas if delta.finish)
         if step.deltas or has_cancelled or time.monotonic() - told_at > SIGN_OF_LIFE_SECONDS:
             gateway.sendall(wire.encode(wire.step_message(step)))
             told_at = time.monotonic()
         has_cancelled = False
+        if pause_share:
+            time.sleep(pause_share * (time.monotonic() - began))
 
 
 def _obey(message: wire.Message, engine: Engine, live: set[int]) -> EngineDelta | None:
@@ -105,7 +110,7 @@ def _obey(message: wire.Message, engine: Engine, live: set[int]) -> EngineDelta 
         except ValueError:
             return EngineDelta(request.id, [], [], "refused")
         live.add(request.id)
-    else:
+    elif "cancel" in message:
         engine.cancel(message["cancel"])
         live.discard(message["cancel"])
     return None

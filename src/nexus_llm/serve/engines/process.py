@@ -77,6 +77,9 @@ class EngineProcess(asyncio.Protocol):
     def cancel(self, request_id: int) -> None:
         self._send({"cancel": request_id})
 
+    def pause(self, share: float) -> None:
+        self._send({"pause": share})
+
     async def stop(self, *, grace_seconds: float) -> None:
         """Hangs up, waits for the child to leave, and kills it when it does not."""
         assert self._child is not None

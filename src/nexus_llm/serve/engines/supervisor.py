@@ -120,6 +120,7 @@ class EngineSupervisor:
         self._process: EngineProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._busy_since = 0.0
+        self._pause_share = 0.0
         self._deaths: list[float] = []
 
     @property
@@ -164,6 +165,12 @@ class EngineSupervisor:
         if self._live.pop(request_id, None) is not None and self._process is not None:
             self._process.cancel(request_id)
 
+    def pause(self, share: float) -> None:
+        """Lets the engine rest for so many seconds after each second of work: another one on this machine needs it."""
+        if share != self._pause_share and self.state is EngineState.READY and self._process is not None:
+            self._pause_share = share
+            self._process.pause(share)
+
     async def stop(self) -> None:
         """Ends the engine and every request that is still live. No process is left afterwards."""
         was_ready = self.state is EngineState.READY
@@ -177,6 +184,7 @@ class EngineSupervisor:
             await self._process.stop(grace_seconds=self._limits.stop_seconds if was_ready else 0)
 
     async def _launch(self) -> EngineFacts:
+        self._pause_share = 0.0
         process = self._process = await EngineProcess.spawn(self._command, self._deliver)
         first_news: set[asyncio.Future[Any]] = {process.ready, process.ended}
         await asyncio.wait(first_news, timeout=self._limits.start_seconds, return_when=asyncio.FIRST_COMPLETED)
