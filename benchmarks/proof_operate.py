@@ -1,6 +1,6 @@
 """The proof that operating works: versions swapped and taken back, alarms that fire, a disaster that is undone.
 
-    python benchmarks/proof_operate.py [--only rollout alarms restore] [--megabytes 256] [--out FOLDER]
+    python benchmarks/proof_operate.py [--only alarms restore rollout] [--megabytes 256] [--out FOLDER]
 
 Runs each part as a process of its own, as users and `make` do, and writes `results/proof_operate_HARDWARE_DATE.json`
 and `.html`. A part that is not there, or whose tools are not installed, does not hold. Exit code 1 where a claim does
@@ -26,7 +26,20 @@ from claims import RESULTS, Claim, describe, tell
 from proof_page import page
 
 HERE = Path(__file__).resolve().parent
+LONGEST_SECONDS = 1_800.0  # of one part: what hangs shall say so
 ALARMS = "tests/infra/test_alarms.py"
+ROLLOUTS = {
+    "swap": (
+        "A version is swapped under open streams",
+        "100 clients ask again and again; nexus deploy warms, checks, shares, shifts, bakes and drains meanwhile. The "
+        "time before is what first tokens are held against.",
+    ),
+    "drill": (
+        "Ten minutes of service in which much goes wrong",
+        "32 clients ask again and again. The engine is killed with kill -9; a model with shuffled weights is rolled "
+        "out; a sound one is rolled out and turned back, first while the old one is warm, then after it has gone.",
+    ),
+}
 Scenario = dict[str, Any]
 
 
@@ -34,9 +47,9 @@ def main() -> int:
     """Runs the parts, stores what they found, and says whether all claims hold."""
     arguments = _arguments()
     parts: dict[str, Callable[[], list[Scenario]]] = {
-        "rollout": rollout,
         "alarms": alarms,
         "restore": lambda: [restored(drill(arguments.megabytes))],
+        "rollout": rollout,
     }
     scenarios: list[Scenario] = []
     for name in arguments.only or parts:
@@ -63,26 +76,30 @@ def main() -> int:
 
 
 def rollout() -> list[Scenario]:
-    """What `proof_rollout.py` found, by its stored document."""
-    script = HERE / "proof_rollout.py"
-    title = "Versions are swapped, and taken back"
-    if not script.exists():
-        return [_scenario(title, "Not run: benchmarks/proof_rollout.py is not here.", [_ran(is_there=False)])]
+    """What `proof_rollout.py` found, a scenario each of its proofs."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, str(script), "--out", folder], stdout=sys.stderr, check=False)
+        code, _ = _ended([str(HERE / "proof_rollout.py"), "--out", folder], stdout=sys.stderr)
         stored = sorted(Path(folder).glob("*.json"))
-        document = json.loads(stored[0].read_text(encoding="utf-8")) if stored else {}
-    told = f"benchmarks/proof_rollout.py ended with {done.returncode}."
-    inner = document.get("scenarios") or [{"title": title, "told": told, "claims": document.get("claims", [])}]
-    return [_scenario(title, told, [_ran(is_there=done.returncode == 0)]), *inner]
+        claims = json.loads(stored[0].read_text(encoding="utf-8"))["claims"] if stored else []
+    return by_proof(claims) or [_scenario("Versions are swapped", f"It ended with {code}.", [_ran(is_there=False)])]
+
+
+def by_proof(claims: list[dict[str, Any]]) -> list[Scenario]:
+    """The claims of `proof_rollout.py`, which begin with the name of their proof, as scenarios."""
+    found = []
+    for name, (title, told) in ROLLOUTS.items():
+        mine = [one | {"what": one["what"].removeprefix(f"{name}: ")} for one in claims if one["what"].startswith(name)]
+        if mine:
+            found.append({"title": title, "told": told, "claims": mine})
+    return found
 
 
 def alarms() -> list[Scenario]:
     """Every alarm that Terraform makes, fired once by a series and recovered: the tests' own names and ends."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ALARMS, f"--junitxml={report}"]
-        subprocess.run(command, cwd=HERE.parent, stdout=sys.stderr, check=False)
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", ALARMS, f"--junitxml={report}"]
+        _ended(command, cwd=HERE.parent, stdout=sys.stderr)
         cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
     claims = [Claim("tests that ran", len(cases), target="≥ 8")]
     for case in cases:
@@ -95,19 +112,9 @@ def alarms() -> list[Scenario]:
 
 def drill(megabytes: int) -> dict[str, Any]:
     """The document of `nexus aws drill restore`; empty where it could not run."""
-    command = [
-        sys.executable,
-        "-m",
-        "nexus_llm.cli",
-        "aws",
-        "drill",
-        "restore",
-        "--megabytes",
-        str(megabytes),
-        "--json",
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    document: dict[str, Any] = json.loads(done.stdout or "{}")
+    command = ["-m", "nexus_llm.cli", "aws", "drill", "restore", "--megabytes", str(megabytes), "--json"]
+    _, told = _ended(command, stdout=subprocess.PIPE, text=True)
+    document: dict[str, Any] = json.loads(told or "{}")
     return document if "systems" in document else {}
 
 
@@ -137,6 +144,15 @@ def restored(document: dict[str, Any]) -> Scenario:
     return _scenario("A disaster is undone", told.strip(), claims)
 
 
+def _ended(arguments: list[str], **options: Any) -> tuple[int | None, Any]:
+    """Exit code and output of a Python process; None and nothing where it had to be ended."""
+    try:
+        done = subprocess.run([sys.executable, *arguments], timeout=LONGEST_SECONDS, check=False, **options)
+    except subprocess.TimeoutExpired:
+        return None, None
+    return done.returncode, done.stdout
+
+
 def _scenario(title: str, told: str, claims: list[Claim]) -> Scenario:
     return {"title": title, "told": told, "claims": [claim.document() for claim in claims]}
 
@@ -147,7 +163,7 @@ def _ran(*, is_there: bool) -> Claim:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=["rollout", "alarms", "restore"], help="these parts alone")
+    parser.add_argument("--only", nargs="+", choices=["alarms", "restore", "rollout"], help="these parts alone")
     parser.add_argument("--megabytes", type=int, default=256, help="size of the model that the drill loses")
     parser.add_argument("--out", type=Path, help="folder for the results [default: benchmarks/results]")
     parser.add_argument("--note", default="", help="a line for the result, such as what else the machine was doing")

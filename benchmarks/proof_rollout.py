@@ -30,7 +30,13 @@ from nexus_llm.evaluate.task_file import load_task
 from served import Served, packaged_model, served
 from streams import End, Stream, body_of, follow, prompts
 
+LONGEST_SECONDS = 600.0  # of one command: what hangs shall say so
+LAST_ANSWER_SECONDS = 120.0  # for the streams that are open when all is over
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+
+
+class UnfinishedError(Exception):
+    """A step of the proof did not end, or not as it must for the next one."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Crowd:
     def __post_init__(self) -> None:
         self.ends: list[tuple[float, float, End]] = []
         """Began, ended (`time.monotonic`), and how."""
+        self.hanging = 0
+        """Streams that never ended."""
         self._is_over = False
 
     async def run(self, work: Callable[[], Any]) -> Any:
@@ -83,7 +91,11 @@ class Crowd:
             return await asyncio.to_thread(work)
         finally:
             self._is_over = True
-            await asyncio.gather(*clients)
+            _, hanging = await asyncio.wait(clients, timeout=LAST_ANSWER_SECONDS)
+            self.hanging = len(hanging)
+            for client in hanging:
+                client.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
 
     async def _client(self, number: int) -> None:
         turn = 0
@@ -100,8 +112,18 @@ class Crowd:
         """Times to the first token of the streams that began in between."""
         return [end.first_seconds for began, _, end in self.ends if since <= began <= until and end.first_seconds]
 
-    def lost(self) -> list[End]:
-        return [end for _, _, end in self.ends if end.kind != "whole"]
+    def lost(self, since: float = 0.0) -> int:
+        """Streams that ended since then, but not whole, and those that never did."""
+        return self.hanging + sum(ended >= since and end.kind != "whole" for _, ended, end in self.ends)
+
+    def next_end(self, since: float) -> float | None:
+        """When the first stream that began since then was answered; None where it takes too long."""
+        while time.monotonic() < since + LAST_ANSWER_SECONDS:
+            for began, ended, end in self.ends[-1_000:]:
+                if began >= since and end.kind == "whole":
+                    return ended
+            time.sleep(0.1)
+        return None
 
 
 def swapped(plan: Plan, scratch: Path) -> list[Claim]:
@@ -127,7 +149,7 @@ def swapped(plan: Plan, scratch: Path) -> list[Claim]:
     return [
         Claim("streams that were open all the time", crowd.count, target=f"≥ {plan.streams}"),
         Claim("streams over the whole swap", len(crowd.ends)),
-        Claim("streams lost by the swap", len(crowd.lost()), target="≤ 0"),
+        Claim("streams lost by the swap", crowd.lost(), target="≤ 0"),
         Claim("exit code of nexus deploy", done.returncode, target="≤ 0"),
         Claim("another engine answers", int(bool(old and new and old.pid != new.pid)), target="≥ 1"),
         Claim("first token, 95th percentile, before", p95[0], "s"),
@@ -138,83 +160,95 @@ def swapped(plan: Plan, scratch: Path) -> list[Claim]:
     ]
 
 
-def turned_back(plan: Plan, scratch: Path) -> list[Claim]:
-    """`nexus rollback` while the new model bakes with all the traffic, and again after the old one has gone."""
-    plan = replace(plan, tasks=("--check", str(_quick_check(scratch))))  # how good answers are is another proof's
+def drilled(plan: Plan, scratch: Path) -> list[Claim]:
+    """`--seconds` of service in which an engine is killed, a bad model comes, and a sound one is turned back twice."""
     with _server(plan) as server:
-        crowd = Crowd(plan, server.port, plan.streams // 4)
+        crowd = Crowd(plan, server.port, 32 if plan.is_full else 4)
 
-        def work() -> list[float]:
-            command = _command(plan, server, plan.model, scratch, canary=0, bake=600)
-            with subprocess.Popen(command, **_quiet) as deploying:
-                _await_step(scratch, "bake", deploying)
-                warm = _timed(server, scratch)
-                deploying.wait(60)
-            _deploy(plan, server, plan.model, scratch, canary=0, bake=0)
-            other = _copied(plan.model, scratch / "other")
-            _deploy(plan, server, other, scratch, canary=0, bake=0)
-            return [warm, _timed(server, scratch)]
+        def work() -> tuple[float, list[Claim]]:
+            began = time.monotonic()
+            time.sleep(plan.seconds / 10)
+            killed, found = _killed(plan, server, crowd)
+            time.sleep(plan.seconds / 20)
+            found += _bad_model(plan, server, crowd, scratch / "bad")
+            found += _turned_back(plan, server, crowd, scratch / "back")
+            time.sleep(max(0.0, began + plan.seconds - time.monotonic()))
+            return killed, [Claim("the drill", time.monotonic() - began, "s"), *found]
 
-        warm, cold = asyncio.run(crowd.run(work))
+        killed, found = asyncio.run(crowd.run(work))
+    in_flight = [end for began, ended, end in crowd.ends if began <= killed <= ended]
+    others = [end for began, ended, end in crowd.ends if not began <= killed <= ended]
+    share = sum(end.kind == "whole" for end in others) / max(1, len(others) + crowd.hanging)
     return [
-        Claim("nexus rollback while blue is warm", warm, "s", plan.judged("< 10")),
-        Claim("nexus rollback after blue was drained", cold, "s", plan.judged("< 60")),
-        Claim("streams lost by going back", len(crowd.lost()), target="≤ 0"),
+        *found,
+        Claim("requests in flight at the kill", len(in_flight)),
+        Claim("of them ended without a word", sum(end.kind == "broken" for end in in_flight), target="≤ 0"),
+        Claim("requests not in flight at the kill", len(others)),
+        Claim("availability of those, all of the drill", share, target="≥ 0.999"),
     ]
 
 
-def bad_model(plan: Plan, scratch: Path) -> list[Claim]:
+def _killed(plan: Plan, server: Served, crowd: Crowd) -> tuple[float, list[Claim]]:
+    """When the engine got its kill -9, and how long the service was gone."""
+    engine = server.engine()
+    assert engine is not None
+    engine.kill()
+    killed = time.monotonic()
+    while server.status() == 200 and time.monotonic() < killed + 10:
+        time.sleep(0.02)
+    while server.status() != 200:
+        if time.monotonic() > killed + LONGEST_SECONDS:
+            raise UnfinishedError("the service did not come back")
+        time.sleep(0.05)
+    back = time.monotonic() - killed
+    answered = crowd.next_end(killed + back)
+    return killed, [
+        Claim("killed engine: ready again after", back, "s", plan.judged("< 15")),
+        Claim("killed engine: the next whole answer after", answered and answered - killed, "s"),
+    ]
+
+
+def _bad_model(plan: Plan, server: Served, crowd: Crowd, root: Path) -> list[Claim]:
     """A package whose weights load and are wrong: the answers give it away before anybody is sent to it."""
-    with _server(plan) as server:
-        crowd = Crowd(plan, server.port, plan.streams // 4)
-        broken = _broken(_copied(plan.model, scratch / "broken"))
-        before = server.engine()
-        done = asyncio.run(crowd.run(lambda: _deploy(plan, server, broken, scratch, canary=600, bake=600)))
-        after = server.engine()
-    document = _document(done)
-    return [
+    root.mkdir()
+    broken, before, began = _broken(_copied(plan.model, root / "broken")), server.engine(), time.monotonic()
+    # It must not last: should the answers let it through, it is done at once, and the claims below tell.
+    done = _deploy(plan, server, broken, root, canary=0, bake=0)
+    document, after = _document(done), server.engine()
+    told = [
         Claim("exit code of nexus deploy (3: worse)", done.returncode, target="≥ 3"),
         Claim("turned back", int(document["status"] == "rolled_back"), target="≥ 1"),
         Claim("by the answers", int(document["verdict"] == "fail" and "answers" in document["reason"]), target="≥ 1"),
         Claim("the old engine answers", int(bool(before and after and before.pid == after.pid)), target="≥ 1"),
-        Claim("streams lost", len(crowd.lost()), target="≤ 0"),
+        Claim("streams lost", crowd.lost(began), target="≤ 0"),
+        Claim("from the command to the old model alone", time.monotonic() - began, "s"),
     ]
+    return [replace(claim, what=f"bad model: {claim.what}") for claim in told]
 
 
-def engine_killed(plan: Plan, scratch: Path) -> list[Claim]:  # noqa: ARG001
-    """kill -9 of the engine in a drill of `--seconds`: who was not in flight may lose next to nothing."""
-    with _server(plan) as server:
-        crowd = Crowd(plan, server.port, 32 if plan.is_full else 4)
-
-        def work() -> tuple[float, float]:
-            time.sleep(plan.seconds / 3)
-            engine = server.engine()
-            assert engine is not None
-            engine.kill()
-            killed = time.monotonic()
-            while server.status() == 200 and time.monotonic() < killed + 10:
-                time.sleep(0.02)
-            while server.status() != 200:
-                time.sleep(0.05)
-            back = time.monotonic() - killed
-            time.sleep(plan.seconds * 2 / 3)
-            return killed, back
-
-        killed, back = asyncio.run(crowd.run(work))
-    in_flight = [end for began, ended, end in crowd.ends if began <= killed <= ended]
-    others = [end for began, ended, end in crowd.ends if not began <= killed <= ended]
-    share = sum(end.kind == "whole" for end in others) / max(1, len(others))
+def _turned_back(plan: Plan, server: Served, crowd: Crowd, root: Path) -> list[Claim]:
+    """`nexus rollback` while the new model bakes with all the traffic, and again after the old one has gone."""
+    root.mkdir()
+    plan = replace(plan, tasks=("--check", str(_quick_check(root))))  # the answers were judged before
+    began, other = time.monotonic(), _copied(plan.model, root / "other")
+    with subprocess.Popen(_command(plan, server, other, root, canary=0, bake=600), **_quiet) as deploying:
+        try:
+            _await_step(root, "bake", deploying)
+            warm = _timed(server, root)
+            deploying.wait(60)
+        finally:
+            deploying.kill()
+    if _deploy(plan, server, other, root, canary=0, bake=0).returncode:
+        raise UnfinishedError("a sound model was not rolled out")
+    cold = _timed(server, root)
     return [
-        Claim("the drill", plan.seconds, "s"),
-        Claim("requests in flight at the kill", len(in_flight)),
-        Claim("of them ended without a word", sum(end.kind == "broken" for end in in_flight), target="≤ 0"),
-        Claim("requests not in flight", len(others)),
-        Claim("availability of requests not in flight", share, target="≥ 0.999"),
-        Claim("service back after", back, "s", plan.judged("< 15")),
+        Claim("nexus rollback while blue is warm", warm, "s", plan.judged("< 10")),
+        Claim("nexus rollback after blue was drained", cold, "s", plan.judged("< 60")),
+        Claim("streams lost by going back", crowd.lost(began), target="≤ 0"),
     ]
 
 
-PROOFS = {"swap": swapped, "rollback": turned_back, "bad-model": bad_model, "engine-killed": engine_killed}
+PROOFS = {"swap": swapped, "drill": drilled}
 
 
 def main() -> int:
@@ -239,7 +273,12 @@ def main() -> int:
     for name in given.only or PROOFS:
         tell(f"— {name}")
         with tempfile.TemporaryDirectory() as scratch:
-            for claim in PROOFS[name](plan, Path(scratch)):
+            try:
+                told = PROOFS[name](plan, Path(scratch))
+            except (UnfinishedError, subprocess.TimeoutExpired) as error:
+                tell(f"  {error}")
+                told = [Claim("came to its end", 0, target="≥ 1")]
+            for claim in told:
                 found.append(Claim(f"{name}: {claim.what}", claim.value, claim.unit, claim.target))
                 tell(f"  {found[-1].what}: {claim.value} {claim.unit} {claim.target or ''} {claim.holds}")
     command = f"benchmarks/proof_rollout.py --seconds {plan.seconds:g}"
@@ -272,31 +311,33 @@ def _deploy(
     plan: Plan, server: Served, model: Path, root: Path, *, canary: float, bake: float
 ) -> subprocess.CompletedProcess[str]:
     command = _command(plan, server, model, root, canary=canary, bake=bake)
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LONGEST_SECONDS, check=False)
 
 
 def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done.stdout)
     if "error" in found:
-        raise SystemExit(f"nexus deploy: {found['error']}")
+        raise UnfinishedError(f"nexus deploy: {found['error']}")
     return found
 
 
 def _await_step(root: Path, step: str, process: subprocess.Popen[Any]) -> None:
     """Returns once the newest rollout stands at that step."""
-    while process.poll() is None:
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
         files = sorted((root / "runs" / "deploy").glob("*/*.json"))
         if files and json.loads(files[-1].read_text())["step"] == step:
             return
         time.sleep(0.1)
-    raise SystemExit(f"nexus deploy ended with {process.returncode} before {step}")
+    raise UnfinishedError(f"nexus deploy did not come to {step} (exit code {process.poll()})")
 
 
 def _timed(server: Served, root: Path) -> float:
     """Seconds of the whole command, the start of Python included, until the old model has all requests again."""
     began = time.monotonic()
     command = [sys.executable, "-m", "nexus_llm.cli", "rollback", "--url", server.url, "--root", str(root)]
-    subprocess.run(command, check=True, **_quiet)
+    if subprocess.run(command, timeout=LONGEST_SECONDS, check=False, **_quiet).returncode:
+        raise UnfinishedError("nexus rollback failed")
     return time.monotonic() - began
 
 

@@ -53,3 +53,10 @@ def test_a_drill_holds_where_all_is_equal_in_time_and_all_was_tried(
     assert verdicts(scenario) == expected
     told = {"title": "t", "date": "d", "hardware": "h", "versions": {}, "note": "", "holds": False}
     assert "keys: equal (6 tables)" in proof.page(told | {"scenarios": [scenario]})
+
+
+def test_claims_of_rollouts_stand_in_the_scenario_of_their_proof(proof: Any) -> None:
+    told = [{"what": f"{name}: streams lost", "holds": True} for name in ("swap", "drill", "drill")]
+    assert [len(one["claims"]) for one in proof.by_proof(told)] == [1, 2]
+    assert proof.by_proof(told)[0]["claims"][0]["what"] == "streams lost"
+    assert proof.by_proof([]) == []
