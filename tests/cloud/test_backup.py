@@ -19,6 +19,7 @@ from nexus_llm.cloud.bucket_versions import plan_rewind, rewind
 from nexus_llm.cloud.database_copies import CopiedDatabase
 from nexus_llm.errors import StorageError, TryAgainError, UsageError
 from nexus_llm.ports import Interrupt, NeverInterrupted, SilentProgress
+from real_postgres import real_postgres
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -177,6 +178,37 @@ def test_an_mlflow_server_is_told_to_be_backed_up_where_it_runs(
     told = capsys.readouterr()
     assert json.loads(told.out)["databases"] == {}
     assert "http://m:5000 is a server" in told.err
+
+
+def test_a_registry_on_postgresql_is_lost_with_its_machine_and_comes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mlflow", reason="needs the extra: pip install 'nexus-llm-platform[track]'")
+    from nexus_llm.cloud.registry import ModelRegistry
+
+    def fill(folder: Path) -> dict[str, Any]:
+        (folder / "model.safetensors").write_bytes(b"weights")
+        return {}
+
+    root, place = tmp_path / "work", str(tmp_path / "backups")
+    package = write_artifact(root, "package", {}, key="aaaa", files=fill)
+    with real_postgres() as server:
+        words = ["--registry", server.url, "--root", str(root), "--json"]
+        registry = ModelRegistry(server.url, runs=root / "runs")
+        registry.promote("support", package, verdict="pass", card="# A card")
+        registry.point("support", "champion", "1")
+        assert run_command(["backup", "--to", place, *words]) == 0
+        assert json.loads(capsys.readouterr().out)["databases"] == {"registry": "postgresql"}
+        registry.point("support", "late", "1")
+        shutil.rmtree(root)
+        server.lose()
+        assert CopiedDatabase(server.url).is_empty()
+        assert run_command(["restore", place, *words]) == 0
+        assert run_command(["model", "show", "support@champion", *words]) == 0
+        shown = json.loads(capsys.readouterr().out.partition("}\n")[2])["registered"]
+        assert (shown["artifact"], shown["aliases"]) == (package.id, ["champion"])
+        assert run_command(["restore", place, *words]) == 2
+        assert "the database of registry would be replaced" in capsys.readouterr().err
 
 
 class Bucket:

@@ -25,6 +25,26 @@ run "tagged_resources_are_kept_locked_and_encrypted" {
   }
 }
 
+run "copies_are_made_daily_and_go_to_a_second_region_where_asked" {
+  variables {
+    keep_days      = 35
+    copies         = true
+    copy_vault_arn = "arn:aws:backup:eu-west-1:123456789012:backup-vault:nexus-test-copy"
+  }
+  assert {
+    condition     = one(aws_backup_plan.daily.rule).schedule == "cron(0 3 * * ? *)" && one(one(aws_backup_plan.daily.rule).lifecycle).delete_after == 35
+    error_message = "a copy a day, kept as long as was asked"
+  }
+  assert {
+    condition     = one(one(aws_backup_plan.daily.rule).copy_action).destination_vault_arn == var.copy_vault_arn && one(one(one(aws_backup_plan.daily.rule).copy_action).lifecycle).delete_after == 35
+    error_message = "the second region's vault receives each copy, kept as long"
+  }
+  assert {
+    condition     = contains(aws_backup_vault_notifications.this.backup_vault_events, "BACKUP_JOB_FAILED") && contains(aws_backup_vault_notifications.this.backup_vault_events, "COPY_JOB_FAILED")
+    error_message = "somebody hears of a copy that failed"
+  }
+}
+
 run "a_lock_longer_than_the_plan_is_refused" {
   command = plan
   variables {
