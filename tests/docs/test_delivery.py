@@ -87,6 +87,16 @@ def test_a_script_can_be_run_and_stops_at_the_first_failure(script: Path) -> Non
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
 
 
+def test_where_no_image_can_be_built_two_lines_say_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/bash", "infra/delivery/image.sh"], cwd=ROOT, capture_output=True, text=True, env={"PATH": str(tmp_path)}
+    )
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: no Docker daemon answers")
+    assert second.startswith("  fix: ")
+
+
 @pytest.mark.parametrize("word", [*dict.fromkeys(command.split()[1] for command in words_of_github()), "reference"])
 def test_a_word_does_what_the_command_line_takes(word: str) -> None:
     done = subprocess.run(["make", "--dry-run", word], cwd=ROOT, capture_output=True, text=True)
