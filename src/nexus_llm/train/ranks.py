@@ -17,9 +17,6 @@ class Ranks(Protocol):
     def any(self, flag: bool) -> bool:
         """Whether somebody's flag is true."""
 
-    def barrier(self) -> None:
-        """Waits until all are here."""
-
 
 class OnlyOne:
     """One process alone."""
@@ -32,6 +29,3 @@ class OnlyOne:
 
     def any(self, flag: bool) -> bool:
         return flag
-
-    def barrier(self) -> None:
-        return

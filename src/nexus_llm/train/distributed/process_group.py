@@ -75,6 +75,7 @@ class TorchRanks:
         return any(self.everybodys(float(flag)))
 
     def barrier(self) -> None:
+        """Waits until all are here."""
         self.everybodys(0.0)
 
     def everybodys(self, value: float) -> list[float]:
