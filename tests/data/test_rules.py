@@ -166,7 +166,7 @@ def test_thresholds_are_those_of_the_papers() -> None:
 
 def test_c4_counts_the_sentences_of_whole_lines_without_their_citations() -> None:
     text = "Menu\n This is a sentence.[3] \nWe use cookies on this page.\nToo short.\nIt goes on...\r\n"
-    texts = pl.Series([f"{text}Is[edit] it done now?", "", "none", "It is so. [citation needed]", "It is so. [note]"])
+    texts = pl.Series([f"{text}Is[edit] it done now?", "", "none", "It is so.[citation needed]", "It is so.[note]"])
     assert measure(texts)["c4_sentences"].to_list() == [2, 0, 0, 1, 0]
 
 
