@@ -138,12 +138,11 @@ def memory(
     *,
     implementation: Implementation | None = None,
     device: Device = "cpu",
-    snapshot: bool = True,
 ) -> MemoryPlan:
     """The peak of `recipe` with the model of this config.json; without an implementation, with the one it resolves to.
 
-    `snapshot` counts the copy of masters and moments that is written while training goes on. DPO is planned as if its
-    pairs were rows.
+    The copy of masters and moments that is written while training goes on is counted. DPO is planned as if its pairs
+    were rows.
 
     Raises:
         ModelError: a model of this kind is not counted.
@@ -154,9 +153,8 @@ def memory(
         implementation = resolved(config, recipe, device=device)
     here = activations(model, recipe, implementation=implementation, device=device)
     kept = _kept(model, recipe, implementation, device)
-    if snapshot:
-        place: Place = "device" if device == "cpu" else "host"
-        kept["snapshot", place] = 3 * _share(4 * _trained(model, recipe), recipe, divided=_divides(recipe, 1))
+    place: Place = "device" if device == "cpu" else "host"
+    kept["snapshot", place] = 3 * _share(4 * _trained(model, recipe), recipe, divided=_divides(recipe, 1))
     moments = _moments(model, recipe, kept, here, implementation, device)
     peak = max(moments, key=lambda name: sum(size for (_, place), size in moments[name].items() if place == "device"))
     processes = recipe.distributed.num_processes
