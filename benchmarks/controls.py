@@ -1,6 +1,7 @@
 """Runs every check that infra/controls.yaml names, stores what came out, and writes docs/controls.md: `make controls`.
 
     python benchmarks/controls.py            # runs the tests (minutes: it plans every stage), then writes
+    python benchmarks/controls.py --new      # runs those that have no result yet, and keeps the older date
     python benchmarks/controls.py --page     # writes the page again from what is stored
 
 checkov's part is taken from benchmarks/results/checkov_infra.json (`make checkov`).
@@ -147,8 +148,10 @@ def main(arguments: list[str]) -> int:
     """Writes the result and the page; 1 where a check did not pass."""
     controls, checkov = load_map(), json.loads(CHECKOV.read_text(encoding="utf-8"))
     if "--page" not in arguments:
-        tests = run_tests(sorted({test for check in checks(controls) if (test := test_of(check))}))
-        day = datetime.datetime.now(datetime.UTC).date().isoformat()
+        known = json.loads(RESULT.read_text(encoding="utf-8")) if "--new" in arguments else {"tests": {}}
+        named = {test for check in checks(controls) if (test := test_of(check))}
+        tests = known["tests"] | run_tests(sorted(named - known["tests"].keys()))
+        day = known.get("date", datetime.datetime.now(datetime.UTC).date().isoformat())
         RESULT.write_text(json.dumps({"date": day, "tests": tests}, indent=1) + "\n", encoding="utf-8")
     stored = json.loads(RESULT.read_text(encoding="utf-8"))
     PAGE.write_text(page(controls, stored, checkov), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The proof that operating works: versions swapped and taken back, alarms that fire, a disaster that is undone.
 
-    python benchmarks/proof_operate.py [--only alarms restore rollout] [--megabytes 256] [--out FOLDER]
+    python benchmarks/proof_operate.py [--only alarms restore rollout] [--megabytes 256] [--seconds 600] [--out FOLDER]
 
 Runs each part as a process of its own, as users and `make` do, and writes `results/proof_operate_HARDWARE_DATE.json`
 and `.html`. A part that is not there, or whose tools are not installed, does not hold. Exit code 1 where a claim does
@@ -35,7 +35,7 @@ ROLLOUTS = {
         "time before is what first tokens are held against.",
     ),
     "drill": (
-        "Ten minutes of service in which much goes wrong",
+        "Minutes of service in which much goes wrong",
         "32 clients ask again and again. The engine is killed with kill -9; a model with shuffled weights is rolled "
         "out; a sound one is rolled out and turned back, first while the old one is warm, then after it has gone.",
     ),
@@ -49,7 +49,7 @@ def main() -> int:
     parts: dict[str, Callable[[], list[Scenario]]] = {
         "alarms": alarms,
         "restore": lambda: [restored(drill(arguments.megabytes))],
-        "rollout": rollout,
+        "rollout": lambda: rollout(arguments.seconds),
     }
     scenarios: list[Scenario] = []
     for name in arguments.only or parts:
@@ -75,10 +75,12 @@ def main() -> int:
     return 0 if document["holds"] else 1
 
 
-def rollout() -> list[Scenario]:
+def rollout(seconds: float) -> list[Scenario]:
     """What `proof_rollout.py` found, a scenario each of its proofs."""
     with tempfile.TemporaryDirectory() as folder:
-        code, _ = _ended([str(HERE / "proof_rollout.py"), "--out", folder], stdout=sys.stderr)
+        code, _ = _ended(
+            [str(HERE / "proof_rollout.py"), "--seconds", f"{seconds:g}", "--out", folder], stdout=sys.stderr
+        )
         stored = sorted(Path(folder).glob("*.json"))
         claims = json.loads(stored[0].read_text(encoding="utf-8"))["claims"] if stored else []
     return by_proof(claims) or [_scenario("Versions are swapped", f"It ended with {code}.", [_ran(is_there=False)])]
@@ -165,6 +167,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=["alarms", "restore", "rollout"], help="these parts alone")
     parser.add_argument("--megabytes", type=int, default=256, help="size of the model that the drill loses")
+    parser.add_argument("--seconds", type=float, default=600, help="length of the drill; below 60 all is small")
     parser.add_argument("--out", type=Path, help="folder for the results [default: benchmarks/results]")
     parser.add_argument("--note", default="", help="a line for the result, such as what else the machine was doing")
     return parser.parse_args()
