@@ -125,7 +125,9 @@ scan: $(VENV)/.installed-dev .venv-audit/bin/pip-audit ## known vulnerabilities 
 	  ".[$$(sed -n 's/^ARG EXTRAS=//p' containers/serve/Dockerfile)]"
 	$(BIN)/python containers/sbom.py nexus-serve $$($(NEXUS) --version) < build/packages.json > build/sbom.json
 	sed -n '/nexus-llm-platform/d; s|^ *"purl": "pkg:pypi/\(.*\)@\(.*\)".*|\1==\2|p' build/sbom.json > build/requirements.txt
-	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement build/requirements.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement build/requirements.txt || { \
+	  printf 'error: a package has a known vulnerability, or PyPI could not be asked about it: see above\n' >&2; \
+	  printf '  fix: take a version without it; where PyPI is out of reach, the pipeline asks: docs/delivery.md\n' >&2; exit 1; }
 	$(if $(IMAGE),infra/delivery/scan.sh $(IMAGE))
 
 deploy: $(VENV)/.installed-dev ## rolls RUN out on ECS, blue/green, and asks nobody; IMAGE is a new gateway

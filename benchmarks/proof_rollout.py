@@ -30,7 +30,7 @@ from nexus_llm.evaluate.task_file import load_task
 from served import Served, packaged_model, served
 from streams import End, Stream, body_of, follow, prompts
 
-LONGEST_SECONDS = 600.0  # of one command: what hangs shall say so
+LONGEST_SECONDS = 900.0  # of one command: what hangs shall say so
 LAST_ANSWER_SECONDS = 120.0  # for the streams that are open when all is over
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 
