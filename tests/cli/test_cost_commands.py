@@ -97,6 +97,9 @@ def test_quality_that_was_measured_stands_beside_the_price(capsys: pytest.Captur
         (["--set", "cost.objective.e2e_seconds=0.1"], 1, "no machine keeps the objective"),
         (["--set", "model.base=hf:acme/unknown-9b"], 1, "size of the model"),
         (["--set", "cost.model_config_path=nowhere.json"], 1, "nowhere.json cannot be read"),
+        (["--set", "cost.machines=[g9.xlarge]"], 1, "'g9.xlarge' is not known"),
+        (["--set", "cost.machines=[p5.4xlarge]", "--set", "cost.purchases=[spot]"], 1, "has no price as spot"),
+        (["--run", "nowhere"], 2, "nowhere is no evaluated run"),
         (["--prices", "nowhere.csv"], 1, "nowhere.csv cannot be read"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,7 +91,9 @@ def test_a_running_job_that_has_used_up_the_budget_is_stopped_with_exit_code_5(g
     found = attach(run, "--budget-usd", "17.5")
     assert isinstance(found.exception, BudgetError)
     assert found.exception.exit_code == 5
-    assert "was asked to stop: at most 17.60 of 17.50 USD" in found.exception.what
+    told = re.search(r"was asked to stop: at most ([\d.]+) of 17\.50 USD", found.exception.what)
+    assert told
+    assert float(told[1]) == pytest.approx(8.80 * BEGAN_HOURS_AGO, abs=0.5)
     assert glue.stopped == [run]
     assert boto3.client("glue").get_job_run(JobName="nexus-data", RunId=run)["JobRun"]["JobRunState"] == "STOPPED"
 

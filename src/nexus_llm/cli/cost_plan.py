@@ -22,6 +22,7 @@ from nexus_llm.cli.cost_inputs import (
     warn,
 )
 from nexus_llm.cli.options import AsJson, Overrides, RecipePath, Root, workspace
+from nexus_llm.errors import UsageError
 
 _RUN = typer.Option(
     "--run",
@@ -57,12 +58,15 @@ def plan(
 
     wanted = volumes(requests)
     loaded = load_recipe(recipe, overrides=tuple(overrides))
+    evaluated = _evaluation(run or loaded.name, root)
+    if run and evaluated is None:
+        raise UsageError(
+            f"{run} is no evaluated run: it has no report.json", fix="nexus run RECIPE, or leave --run out"
+        )
     chosen, model = planner(loaded, price_table(prices), is_quick=quick, measured=measured)
     traces = read_traces(spot_traces) if spot_traces else ()
     found = plan_recipe(loaded, chosen, volumes=wanted, traces=traces, capacity_model=model)
-    document = as_document(found, today=datetime.now(UTC).date()) | {
-        "quality": quality_beside(_evaluation(run or loaded.name, root))
-    }
+    document = as_document(found, today=datetime.now(UTC).date()) | {"quality": quality_beside(evaluated)}
     if report is not None:
         from nexus_llm.cost.report import plan_page
         from nexus_llm.storage import write_atomically
@@ -98,8 +102,10 @@ def print_plan(document: dict[str, Any]) -> None:
     print(f"95 % of the requests: {bounds or 'no bound'}; capacity: {document['capacity_model']}")
     _print_against_apis(document)
     _print_volumes(document["scenarios"], document["currency"])
+    told: set[str] = set()
     for scenario in document["scenarios"]:
-        _print_scenario(scenario)
+        _print_scenario(scenario, told)
+        told.update(scenario["notes"])
     _print_upfront(document)
     _print_sensitivity(document["scenarios"][0], document["sensitivity"])
 
@@ -112,11 +118,11 @@ def _print_against_apis(document: dict[str, Any]) -> None:
     machines = first["own_usd_per_month"] - first["staff_usd_per_month"]
     print(
         f"\nshould we? {first['requests_per_month']:,.0f} requests a month cost {machines:,.2f} USD of AWS and "
-        f"{first['staff_usd_per_month']:,.2f} of people's hours, 3 years with the {first['upfront_usd']:,.2f} before "
-        f"the first request {first['own_usd_3_years']:,.0f}"
+        f"{first['staff_usd_per_month']:,.2f} of people's hours;\n3 years of it {first['own_usd_3_years']:,.0f}, with "
+        f"{first['upfront_usd']:,.2f} before the first request"
     )
     for one in document["break_even"]:
-        print(f"  {one['words']} 3 years there: {one['api_usd_3_years']:,.0f} USD.")
+        print(f"  {one['words']} 3 years: {one['api_usd_3_years']:,.0f}.")
     print("  These are prices only. " + document["quality"]["words"])
 
 
@@ -133,7 +139,8 @@ def _print_volumes(scenarios: list[dict[str, Any]], currency: dict[str, Any]) ->
         )
 
 
-def _print_scenario(scenario: dict[str, Any]) -> None:
+def _print_scenario(scenario: dict[str, Any], told: set[str]) -> None:
+    """One volume; notes that were `told` for another one are not said again."""
     from nexus_llm.cost.money import SECONDS_PER_MONTH
     from nexus_llm.cost.report import large_lines, latency_words, option_words
 
@@ -151,7 +158,9 @@ def _print_scenario(scenario: dict[str, Any]) -> None:
     if scaling := scenario["scaling"]:
         _print_scaling(scaling)
     for note in scenario["notes"]:
-        print(f"  note: {note}")
+        if note not in told:
+            print(f"  note: {note}")
+    print("  by purchase")
     for one in scenario["cheapest_by_purchase"]:
         flag = "  (assumed price: never chosen)" if one["price_is_assumed"] else ""
         print(f"    {one['option_usd_per_month']:>12,.2f}  {option_words(one)}{flag}")

@@ -246,8 +246,12 @@ class Planner:
         priced = [place for place in chosen if any(True for _ in self._purchases(place))]
         missing = [place for place in chosen if place not in priced]
         if not priced or (self.cost.machines and missing):
-            name = (missing or chosen)[0].name
-            self.table.lookup("ec2", f"{name} {self.cost.purchases[0]}", self.cost.region)  # says what is missing
+            name, region = (missing or chosen)[0].name, self.cost.region
+            self.table.lookup("ec2", f"{name} on-demand", region)  # says so where the region has no prices at all
+            raise CostError(
+                f"{name} has no price as {' or '.join(self.cost.purchases)} in {region}",
+                fix=f"add on-demand to cost.purchases, or: nexus cost refresh --what account --region {region}",
+            )
         return priced
 
     def _purchases(self, place: Machine) -> Iterator[Purchase]:

@@ -82,7 +82,9 @@ class PriceTable:
             # What public files do not hold is asked of the account.
             source = "--what account " if sku.rsplit(maxsplit=1)[-1] in ("spot", "savings-1y", "savings-3y") else ""
             fetch = f"nexus cost refresh {source}--region {region}"
-            what, fix = f"in {region}", f"priced are {', '.join(elsewhere)}; or: {fetch}"
+            meant = difflib.get_close_matches(region, elsewhere, n=1)
+            what, fix = f"in {region}", f"did you mean {meant[0]}?" if meant else f"priced are {', '.join(elsewhere)}"
+            fix += f" Prices of {region}: {fetch}" if meant else f"; or: {fetch}"
         else:
             near = difflib.get_close_matches(sku, sorted({one for name, one, _ in self.rows if name == service}), n=3)
             what, fix = f"at all (asked for {region})", f"did you mean {' or '.join(near)}?" if near else _REFRESH
