@@ -19,7 +19,7 @@ from nexus_llm.package.gguf_write import ROPE_TENSOR, rope_tensor
 from nexus_llm.weights import Float32, Weights
 
 # Largest root of the mean squared error, as a share of that of the values. Bell-shaped weights lose .0002, .005, .04,
-# .02 and .08 (SmolLM2-135M: benchmarks/equivalence_*.md); single large values in a block cost more.
+# .02 and .08 (SmolLM2-135M, 2026-11); single large values in a block cost more.
 _MAX_ERROR_SHARES = {"F32": 0.0, "F16": 0.001, "Q8_0": 0.02, "Q5_0": 0.1, "Q6_K": 0.06, "Q4_K": 0.2}
 
 
