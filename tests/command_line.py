@@ -21,9 +21,9 @@ SMALL = (
     "train.per_device_train_batch_size=2",
     "train.save_steps=2",
     "train.eval_steps=6",
-    "package.equivalence.tokens=128",
+    "package.equivalence.tokens=256",
     "evaluate.domain_documents=12",
-    "evaluate.max_tokens_per_document=32",
+    "evaluate.max_tokens_per_document=48",
     "evaluate.max_new_tokens=8",
 )
 

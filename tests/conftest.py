@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,33 @@ os.fsync = lambda descriptor: None
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests begin first: a process that ends with one leaves the other idle."""
-    items.sort(key=lambda item: item.get_closest_marker("lifecycle") is None)
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("lifecycle", "xdist_group")))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one file, or of one `xdist_group`, share a process: what a module sets up is made once, not by each."""
+    """Tests of one file, or of all files that name one `xdist_group`, share a process.
+
+    What a module or a group sets up is then made once. xdist 3.8 hands out single tests, and learns of a group from an
+    ending of a test's id that pytest 9.2 no longer takes from it: there, no group was kept together.
+    """
     if config.getvalue("dist") != "loadgroup":
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadScopeScheduling
 
-    class FilesAndGroups(LoadGroupScheduling):
+    class FilesAndGroups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return str(super()._split_scope(nodeid)).split("::")[0]
+            return process_of(config.rootpath / nodeid.partition("::")[0])
 
     config.option.loadscopereorder = False  # it would put files with few tests last: they are the long ones
     return FilesAndGroups(config, log)
+
+
+@functools.cache
+def process_of(file: Path) -> str:
+    """The name that tests of one process share."""
+    named = re.search(r'xdist_group\("(\w+)"\)', file.read_text(encoding="utf-8"))
+    return named[1] if named else str(file)
 
 
 @pytest.fixture(scope="session")
