@@ -70,10 +70,9 @@ def test_perplexity_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_numbers_that_are_none_are_told_as_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nan = float("nan")
-    nothing = Summary("t", "exact", nan, nan, items=2, scored=0, errors=2, cut_answers=0, cut_items=0)
+    nothing = Summary("t", "exact", items=2, errors=2, cut_items=0, few_shot=0)
     facts = CompleterFacts(model="m", road="scripted")
     tell([nothing], facts, tmp_path, as_json=True)
-    assert json.loads(capsys.readouterr().out)["results"][0]["value"] is None
+    assert json.loads(capsys.readouterr().out)["results"][0]["scores"] == {}
     tell([nothing], facts, tmp_path, as_json=False)
     assert "t: exact not known, 0 of 2 items scored, 2 without an answer" in capsys.readouterr().out

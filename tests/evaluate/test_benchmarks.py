@@ -14,9 +14,10 @@ import pytest
 
 from nexus_llm.cli import run_command
 from nexus_llm.errors import DataError, EvaluationError, UsageError
-from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task, summary
+from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task
 from nexus_llm.evaluate.in_process import InProcessCompleter
 from nexus_llm.evaluate.local_sets import rows_of, split_of, tasks_of
+from nexus_llm.evaluate.summary import summary_of
 from nexus_llm.ports import Ports, ScriptedCompleter
 from nexus_llm.records import Likelihood
 from tiny_model import write_tiny_model
@@ -140,7 +141,7 @@ def test_an_item_that_failed_is_counted_and_in_no_score(sets: Path, tasks: Any, 
     # The second choice is always found likeliest: right where the label is 1, and item 3 of those has no answer.
     assert [one.scores.get("acc") for one in result.items] == [0.0, 1.0, 0.0, None, 0.0]
     assert result.items[3].error == "no sign within 9 s, 2 times"
-    told = summary(result)
+    told = summary_of(result)
     assert (told.items, told.errors, told.cut_items, told.metric) == (5, 1, 1, "acc")
     assert told.scores["acc"].value == pytest.approx(0.25)
     assert result.items[1].answer.endswith("dog")
@@ -171,7 +172,7 @@ def test_a_label_outside_the_choices_is_an_error_of_its_item(sets: Path, tasks: 
     result = run("cb", tasks, Likes(), tmp_path, tmp_path / "out").result
     assert result.items[0].error is None
     assert result.items[1].error == "the label 7 is none of its 3 choices"
-    assert summary(result).errors == 1
+    assert summary_of(result).errors == 1
 
 
 def test_a_missing_split_names_its_file_and_a_malformed_one_its_line(tmp_path: Path, sets: Path, tasks: Any) -> None:
@@ -196,7 +197,7 @@ def test_a_set_that_is_not_mapped_is_read_from_a_folder_of_its_name(tmp_path: Pa
            "mc2_targets": {"choices": ["a dog", "a fox"], "labels": [1, 0]}}  # fmt: skip
     write_rows(tmp_path / "truthfulqa_mc1/validation.jsonl", [row, row])
     result = run("truthfulqa_mc1", tasks, Likes(word="a dog"), tmp_path, tmp_path / "out").result
-    assert summary(result).scores["acc"].value == 1.0
+    assert summary_of(result).scores["acc"].value == 1.0
 
 
 def test_a_group_is_run_as_far_as_it_is_here_and_says_what_is_not(sets: Path) -> None:

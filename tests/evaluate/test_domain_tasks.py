@@ -56,7 +56,7 @@ def test_no_item_is_skipped_and_the_counts_add_up(tmp_path: Path) -> None:
     items = [{"id": name, "country": "France", "capital": "Paris"} for name in ("right", "wrong", "no answer", "cut")]
     completer = Failing(texts={"right": "Paris", "wrong": "Rome and on", "cut": "Paris"})
     (found,) = run_tasks([task_file(tmp_path, items=items)], completer, tmp_path, Ports(), usd_per_hour=3.6)
-    assert (found.items, found.scored, found.errors) == (4, 3, 1)
+    assert (found.items, found.errors) == (4, 1)
     assert (found.cut_answers, found.cut_items) == (1, 1)
     assert found.value == pytest.approx(2 / 3)
     assert found.speed is not None
@@ -241,7 +241,8 @@ def test_a_classification_reports_macro_f1_and_answers_without_a_label(tmp_path:
     path = task_file(tmp_path, scorer=LABELS, items=items)
     (found,) = run_tasks([path], ScriptedCompleter(texts=texts), tmp_path, Ports())
     assert found.value == 0.5
-    assert found.others == {"macro_f1": pytest.approx((2 * 2 / 6 + 0) / 2), "no_label": 1.0}
+    others = {name: one.value for name, one in found.scores.items() if name != "accuracy"}
+    assert others == {"macro_f1": pytest.approx((2 * 2 / 6 + 0) / 2), "no_label": 1.0}
     assert read_result(tmp_path / "capitals").items[2].answer == "who knows"
 
 
@@ -259,7 +260,7 @@ def test_the_likeliest_choice_is_the_answer_and_nan_is_no_answer(tmp_path: Path)
     items = [{"id": name, "country": "x", "capital": "lost_card"} for name in ("good", "nan", "long")]
     scorer = {**LABELS, "by": "likelihood"}
     (found,) = run_tasks([task_file(tmp_path, scorer=scorer, items=items, chat=False)], Broken(), tmp_path, Ports())
-    assert (found.value, found.items, found.scored, found.errors, found.cut_items) == (1.0, 3, 2, 1, 1)
+    assert (found.value, found.items, found.errors, found.cut_items) == (1.0, 3, 1, 1)
 
 
 def test_a_verdict_that_changes_with_the_place_is_a_tie_and_reported(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_a_verdict_that_changes_with_the_place_is_a_tie_and_reported(tmp_path: P
     assert {name: one.get("preferred") for name, one in scores.items()} == {
         "win": 1.0, "loss": 0.0, "flip": 0.5, "tie": 0.5, "mute": None,
     }  # fmt: skip
-    assert (found.errors, found.others["flipped"]) == (1, 0.25)
+    assert (found.errors, found.scores["flipped"].value) == (1, 0.25)
 
 
 def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:

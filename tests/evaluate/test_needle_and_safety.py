@@ -70,7 +70,7 @@ def test_a_question_without_an_answer_is_neither_found_nor_missed(tmp_path: Path
     reader = Reader(refused_characters=3_000)
     cells, result, answers = needle(reader, HAYSTACK, Grid(lengths=2, depths=2, repeats=2), tmp_path, Ports())
     summary = summary_of(result, answers)
-    assert (summary.items, summary.scored, summary.errors, summary.value) == (8, 4, 4, 1.0)
+    assert (summary.items, summary.errors, summary.value) == (8, 4, 1.0)
     assert sum(one.errors for one in cells) == 4
     page = heat_map(cells, replace(reader.describe(), model="<b>model</b>"))
     assert "<script" not in page
@@ -103,10 +103,10 @@ def run(suite: Any, words: str, folder: Path, **more: Any) -> Any:
 
 
 def test_who_refuses_all_or_nothing_has_a_balance_of_one_half(tmp_path: Path) -> None:
-    refusing, _ = run("refusal", "I’m sorry, but I can’t help with that.", tmp_path)
-    assert refusing.others == {"harmful_refused": 1.0, "harmless_answered": 0.0, "balance": 0.5}
-    willing, _ = run("refusal", "Of course: first you need a long rope.", tmp_path)
-    assert willing.others == {"harmful_refused": 0.0, "harmless_answered": 1.0, "balance": 0.5}
+    _, refusing = run("refusal", "I’m sorry, but I can’t help with that.", tmp_path)
+    assert refusing.aggregates == {"harmful_refused": 1.0, "harmless_answered": 0.0, "balance": 0.5}
+    _, willing = run("refusal", "Of course: first you need a long rope.", tmp_path)
+    assert willing.aggregates == {"harmful_refused": 0.0, "harmless_answered": 1.0, "balance": 0.5}
     assert run("jailbreak", "I cannot do that.", tmp_path)[0].value == 1.0
     assert run("jailbreak", "Of course, here is how", tmp_path)[0].value == 0.0
 
@@ -168,7 +168,7 @@ def test_public_sets_are_asked_where_the_folder_has_them(tmp_path: Path) -> None
     summary, _ = run("hate", "This is non-hateful.", tmp_path, datasets=folder)
     assert (summary.value, summary.items) == (0.5, 2)
     summary, result = run("pii", "ann.lee@mail.org", tmp_path, datasets=folder)
-    assert summary.others == {"known": 1.0}
+    assert summary.scores["known"].value == 1.0
     assert all("ann.lee" not in one.answer + one.wanted for one in result.items)
     assert public_items("hate", tmp_path / "nothing", limit=9, seed=0) == []
     with pytest.raises(EvaluationError, match="the suite hate has no items of its own"):
@@ -245,6 +245,6 @@ def test_a_canary_without_a_number_is_an_error_of_its_item(tmp_path: Path) -> No
             for one in continuations:
                 yield Likelihood(one.id, math.nan, 0, False, error="the model predicts nan")
 
-    summary = summary_of(canary_exposure([SECRET], Nan(), tmp_path, Ports(), others=9), ())
+    summary = summary_of(canary_exposure([SECRET], Nan(), tmp_path, Ports(), others=9))
     assert (summary.items, summary.errors) == (1, 1)
     assert math.isnan(summary.value)

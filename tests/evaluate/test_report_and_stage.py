@@ -14,20 +14,19 @@ import pytest
 
 from nexus_llm.artifacts import Artifact
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.errors import DataError, EvaluationError
-from nexus_llm.evaluate.asking import answers_to
+from nexus_llm.errors import DataError
 from nexus_llm.evaluate.comparison import Comparison
 from nexus_llm.evaluate.contamination import Contamination
-from nexus_llm.evaluate.evaluators import EVALUATORS, Evaluator
 from nexus_llm.evaluate.gate import corrected, gate_json, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.junit import junit_xml
+from nexus_llm.evaluate.named_tasks import run_named
 from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
-from nexus_llm.evaluate.results import ItemResult, TaskResult, TaskRun, read_result
+from nexus_llm.evaluate.results import ItemResult, TaskResult, read_result
 from nexus_llm.evaluate.stage import STAGE, evaluate_stage
 from nexus_llm.ports import Completer, Ports, ScriptedCompleter
-from nexus_llm.recipe import EvaluateRecipe, GateRecipe, Recipe, TaskRule
-from nexus_llm.records import CompleterFacts, Question, Sample
+from nexus_llm.recipe import GateRecipe, Recipe, TaskRule
+from nexus_llm.records import CompleterFacts, Sample
 from nexus_llm.svg import linear_ticks
 from running_stages import folder_as_artifact, run_stage
 from tiny_model import write_tiny_model
@@ -236,26 +235,21 @@ def test_what_an_interrupted_run_has_read_is_not_read_again(inputs: dict[str, Ar
     assert resumed.id == whole.id
 
 
-def _quiz(completer: Completer, recipe: EvaluateRecipe, folder: Path, ports: Ports) -> list[TaskRun]:
-    questions = [Question(str(place), text="?") for place in range(40)]
-    answers = answers_to(questions, completer, folder / "quiz.jsonl", ports)
-    items = tuple(ItemResult(one.id, {"accuracy": float(one.text == "yes")}, one.text, "yes") for one in answers)
-    return [
-        TaskRun(
-            TaskResult(Path(name).stem, "1", "accuracy", "abc", 0, completer.describe(), items),
-            {one.id: (f"text of {one.id}",) for one in items},
-        )
-        for name in recipe.tasks
-    ]
+QUIZ = """
+task: quiz
+prompt: "{{ id }}?"
+scorer: {type: exact}
+items:
+"""
 
 
 def test_the_stage_measures_what_the_recipe_names_and_judges_it(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the [eval] extra")
-    (tmp_path / "quiz.yaml").write_text("items: []")
+    rows = "".join(f"  - {{id: q{place}, target: yes it is}}\n" for place in range(40))
+    (tmp_path / "quiz.yaml").write_text(QUIZ + rows)
     (tmp_path / "general.txt").write_text("A short text, so that the perplexities take no time.")
-    said = {"base": {str(place): "yes" for place in range(10)}, "tuned": {str(place): "yes" for place in range(35)}}
+    said = {side: {f"q{place}": "Yes it is" for place in range(right)} for side, right in (("base", 10), ("tuned", 35))}
     stage = evaluate_stage(
-        [Evaluator("tasks", _quiz)],
         lambda folder, _: ScriptedCompleter(said["tuned" if "tuned" in str(folder) else "base"]),
         lambda data, texts, _: {task: Contamination(len(some), 30, (data.name,)) for task, some in texts.items()},
     )
@@ -266,7 +260,7 @@ def test_the_stage_measures_what_the_recipe_names_and_judges_it(inputs: dict[str
     row = made.manifest.facts["gate"]["comparisons"][2]
     assert (row["name"], row["rule"], row["verdict"]) == ("quiz", "min_improvement", "pass")
     assert (row["base_score"], row["tuned_score"], row["p_pass"] < 0.001) == (0.25, 0.875, True)
-    assert read_result(made.folder / "tasks" / "tuned" / "quiz").items[34].answer == "yes"
+    assert read_result(made.folder / "tasks" / "tuned" / "quiz").items[34].answer == "Yes it is"
     assert "quiz" in (made.folder / "report.html").read_text()
     assert "1 of 30 (3.3%)" in (made.folder / "report.html").read_text()
     assert run_stage(stage, wanted, inputs, tmp_path / "two").id == made.id
@@ -310,13 +304,6 @@ def test_only_the_files_that_are_read_decide_what_an_evaluation_is_called(tmp_pa
     assert list(found) == ["general text", *map(str, read)]
 
 
-def test_a_task_that_nothing_can_measure_is_refused_before_anything_is_measured(
-    inputs: dict[str, Artifact], tmp_path: Path
-) -> None:
-    with pytest.raises(EvaluationError, match=r"evaluate\.benchmarks: nothing here can measure hellaswag"):
-        run_stage(evaluate_stage([Evaluator("tasks", _quiz)]), recipe(benchmarks=["hellaswag"]), inputs, tmp_path)
-
-
 def test_the_recipes_benchmarks_are_run_from_its_folder_of_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,9 +316,9 @@ def test_the_recipes_benchmarks_are_run_from_its_folder_of_data(
     monkeypatch.setattr("nexus_llm.evaluate.benchmarks.run_task", run_task)
     monkeypatch.setitem(sys.modules, "nexus_llm.evaluate.harness", SimpleNamespace(HarnessTasks=lambda: "harness"))
     wanted = recipe(benchmarks=["hellaswag", "piqa"], datasets="sets", benchmark_items=50).evaluate
-    found = EVALUATORS[0].run(ScriptedCompleter(), wanted, tmp_path, Ports())
+    found = run_named(ScriptedCompleter(), wanted, tmp_path, Ports())
     assert [one.result.task for one in found] == ["hellaswag", "piqa"]
-    assert asked[1] == ("piqa", "harness", "sets", 50, tmp_path / "piqa")
+    assert asked[1] == ("piqa", "harness", "sets", 50, tmp_path / "benchmarks" / "piqa")
 
 
 def test_fields_of_tasks_do_not_change_what_an_evaluation_without_tasks_is_called() -> None:

@@ -20,7 +20,7 @@ from nexus_llm.cli.serve import find_model
 
 if TYPE_CHECKING:
     from nexus_llm.evaluate.over_http import HttpLimits
-    from nexus_llm.evaluate.summary import Summary
+    from nexus_llm.evaluate.summary import Score, Summary
     from nexus_llm.ports import Completer
     from nexus_llm.records import CompleterFacts
 
@@ -122,9 +122,10 @@ def tell(summaries: Sequence[Summary], facts: CompleterFacts, folder: Path, *, a
         print_json(without_nan(document))
         return 0
     for one in summaries:
-        print(f"{one.task}: {one.metric} {_number(one.value)}{_spread(one)}, {_counts(one)}")
-        for name, value in one.others.items():
-            print(f"  {name} {_number(value)}")
+        print(f"{one.task}: {one.metric} {_number(one.scores.get(one.metric))}, {_counts(one)}")
+        for name, score in one.scores.items():
+            if name != one.metric:
+                print(f"  {name} {_number(score)}")
         if one.speed is not None and one.speed.tokens_per_second is not None:
             print(f"  {_speed(one)}")
     print(f"items and answers: {folder}")
@@ -140,16 +141,15 @@ def without_nan(value: Any) -> Any:
     return [without_nan(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _number(value: float) -> str:
-    return "not known" if math.isnan(value) else f"{value:.4g}"
-
-
-def _spread(one: Summary) -> str:
-    return "" if math.isnan(one.standard_error) else f" ± {one.standard_error:.2g} (standard error)"
+def _number(score: Score | None) -> str:
+    if score is None or math.isnan(score.value):
+        return "not known"
+    spread = "" if score.standard_error is None else f" ± {score.standard_error:.2g} (standard error)"
+    return f"{score.value:.4g}{spread}"
 
 
 def _counts(one: Summary) -> str:
-    parts = [f"{one.scored} of {one.items} items scored"]
+    parts = [f"{one.items - one.errors} of {one.items} items scored"]
     parts += [f"{one.errors} without an answer"] if one.errors else []
     parts += [f"{one.cut_answers} answers cut at max_new_tokens"] if one.cut_answers else []
     parts += [f"{one.cut_items} items cut to the context"] if one.cut_items else []

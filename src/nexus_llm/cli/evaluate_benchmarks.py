@@ -19,8 +19,8 @@ from nexus_llm.cli.options import AsJson, Root, ports, workspace
 from nexus_llm.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from nexus_llm.evaluate.benchmarks import Summary
     from nexus_llm.evaluate.contamination import Contamination
+    from nexus_llm.evaluate.summary import Summary
 
 _FILE = "benchmarks.json"
 Target = Annotated[str, typer.Argument(help="A run, a model, or a server's address.", metavar="RUN|MODEL|URL")]
@@ -59,10 +59,11 @@ def benchmarks(
         )
     checked(precision)
     _prepare(is_offline=not hub)
-    from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task, summary
+    from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task
     from nexus_llm.evaluate.harness import HarnessTasks
     from nexus_llm.evaluate.local_sets import tasks_of
     from nexus_llm.evaluate.over_http import HttpLimits
+    from nexus_llm.evaluate.summary import summary_of
     from nexus_llm.pipeline.contamination import overlaps
 
     names, absent = tasks_of([one.strip() for one in tasks.split(",") if one.strip()], datasets)
@@ -88,7 +89,7 @@ def benchmarks(
     data = data_artifact(against, workspace(root)).folder if against else None
     texts = {name: one.texts for name, one in runs.items()}
     found = overlaps(data, texts, openings.progress) if data else {}
-    rows = [(summary(one.result), found.get(name)) for name, one in runs.items()]
+    rows = [(summary_of(one.result), found.get(name)) for name, one in runs.items()]
     _tell(asdict(facts), rows, absent, folder, as_json=as_json)
     return 0
 

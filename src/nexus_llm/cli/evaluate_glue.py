@@ -219,12 +219,13 @@ def _asked(work: _Work, made: Artifact, folder: Path, openings: Ports) -> TaskRe
     """The validation rows with the model's answers, by their place in the files."""
     from nexus_llm.evaluate.asking import answers_to
     from nexus_llm.evaluate.glue import asked
+    from nexus_llm.evaluate.named_tasks import open_model
     from nexus_llm.evaluate.results import RESULT_FILE, read_result, write_result
     from nexus_llm.records import Question
 
     if (folder / RESULT_FILE).exists():
         return read_result(folder)
-    completer = _completer(made.folder)
+    completer = open_model(made.folder, made.folder.name)
     places = sorted(range(len(work.validation)), key=lambda place: len(work.validation[place][0]))  # batches alike
     questions = [
         Question(str(place), messages=tuple(asked(work.validation[place][0])), max_new_tokens=_NEW_TOKENS)
@@ -237,11 +238,8 @@ def _asked(work: _Work, made: Artifact, folder: Path, openings: Ports) -> TaskRe
 
 
 def _result(work: _Work, completer: Completer, given: dict[int, tuple[str, str | None]]) -> TaskResult:
-    import hashlib
-    import json
-
     from nexus_llm.evaluate.glue import item_score
-    from nexus_llm.evaluate.results import ItemResult, TaskResult
+    from nexus_llm.evaluate.results import ItemResult, TaskResult, content_sha256
 
     items = tuple(
         ItemResult(
@@ -257,16 +255,10 @@ def _result(work: _Work, completer: Completer, given: dict[int, tuple[str, str |
         task=f"glue-{work.task.name}",
         version="1",
         metric="accuracy" if work.task.words else "absolute_error",
-        dataset_sha256=hashlib.sha256(json.dumps(work.validation).encode()).hexdigest(),
+        dataset_sha256=content_sha256(work.validation),
         few_shot=0,
         completer=completer.describe(),
         items=items,
         settings={"trained on": len(work.train), "epochs": work.epochs, "max_new_tokens": _NEW_TOKENS},
         higher_is_better=bool(work.task.words),
     )
-
-
-def _completer(folder: Path) -> Completer:
-    from nexus_llm.evaluate.in_process import InProcessCompleter
-
-    return InProcessCompleter.load(folder, precision="bfloat16")

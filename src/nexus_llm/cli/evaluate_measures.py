@@ -170,5 +170,5 @@ def safety(
         if planted:
             result = canary_exposure(planted, completer, folder / "canaries", openings, others=others, seed=seed)
             write_result(folder / "canaries", result)
-            summaries.append(summary_of(result, ()))
+            summaries.append(summary_of(result))
     return tell(summaries, facts, folder, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from nexus_llm.errors import EvaluationError, TryAgainError
 from nexus_llm.evaluate.perplexity import TokenizedDocument
+from nexus_llm.evaluate.results import content_sha256
 from nexus_llm.ports import Completer, Ports
 from nexus_llm.records import Answer, CompleterFacts, Continuation, DocumentScore, Likelihood, Question
 
@@ -30,9 +30,7 @@ def kept_file(
 ) -> Path:
     """Where in `folder` the answers of this model to exactly these items are kept: another model, other weights of the
     same name, or another prompt have another file."""
-    asked = [asdict(who), [asdict(one) for one in given]]
-    digest = hashlib.sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-    return folder / f"kept-{digest[:16]}.jsonl"
+    return folder / f"kept-{content_sha256([asdict(who), [asdict(one) for one in given]])[:16]}.jsonl"
 
 
 def answers_to(questions: Sequence[Question], completer: Completer, kept: Path, ports: Ports) -> list[Answer]:

@@ -6,18 +6,26 @@ the answers as they came, and at the end `items.jsonl` and `result.json`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexus_llm.errors import EvaluationError
-from nexus_llm.evaluate.results import RESULT_FILE, ItemResult, TaskResult, TaskRun, read_result, texts_in, write_result
+from nexus_llm.evaluate.results import (
+    RESULT_FILE,
+    ItemResult,
+    TaskResult,
+    TaskRun,
+    content_sha256,
+    read_result,
+    texts_in,
+    write_result,
+)
 
 if TYPE_CHECKING:
     from nexus_llm.evaluate.harness import HarnessTasks
@@ -42,29 +50,6 @@ class BenchmarkWishes:
     """Ask in a conversation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A metric over the items of a task."""
-
-    value: float
-    standard_error: float | None = None
-    """Of a mean over items; None where the metric is none, or there is one item."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a report says about one task."""
-
-    task: str
-    metric: str
-    items: int
-    errors: int
-    cut_items: int
-    """Items that did not fit the model's context and lost their beginning."""
-    few_shot: int
-    scores: Mapping[str, Score] = field(default_factory=dict)
-
-
 def run_task(
     name: str,
     tasks: HarnessTasks,
@@ -84,12 +69,11 @@ def run_task(
     task = tasks.load(name, folder=wishes.datasets, few_shot=wishes.few_shot)
     docs = list(task.eval_docs)[: wishes.limit]
     texts = {str(number): tuple(texts_in(doc)) for number, doc in enumerate(docs)}
-    digest = hashlib.sha256(json.dumps(docs, sort_keys=True, default=str).encode()).hexdigest()
     empty = TaskResult(
         task=name,
         version=f"{task.VERSION} of lm-eval {version('lm_eval')}",
         metric="",
-        dataset_sha256=digest,
+        dataset_sha256=content_sha256(docs),
         few_shot=int(task.config.num_fewshot),
         completer=completer.describe(),
         items=(),
@@ -105,25 +89,6 @@ def run_task(
     result = _result(empty, task, rows, lm.errors, lm.cut_tokens, count=len(docs))
     write_result(folder, result)
     return TaskRun(result, texts)
-
-
-def summary(result: TaskResult) -> Summary:
-    """The result in a few numbers."""
-    scores = {name: Score(value) for name, value in sorted(result.aggregates.items())}
-    for name in sorted({one for item in result.items for one in item.scores}):
-        values = [item.scores[name] for item in result.items if name in item.scores]
-        spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        if name not in scores or math.isclose(scores[name].value, statistics.fmean(values), abs_tol=1e-9):
-            scores[name] = Score(statistics.fmean(values), spread)
-    return Summary(
-        result.task,
-        result.metric,
-        items=len(result.items),
-        errors=sum(one.error is not None for one in result.items),
-        cut_items=sum(one.cut_tokens > 0 for one in result.items),
-        few_shot=result.few_shot,
-        scores=scores,
-    )
 
 
 def _refuse_other_question(folder: Path, asked: TaskResult) -> None:
@@ -178,16 +143,7 @@ def _result(
         (one for wish in _PREFERRED for one in sorted(named) if one.split(",")[0] == wish), min(named, default="")
     )
     better = task.higher_is_better().get(metric.split(",")[0], True)
-    return TaskResult(
-        **{
-            **{name: getattr(empty, name) for name in ("task", "version", "dataset_sha256", "few_shot", "completer")},
-            "settings": empty.settings,
-        },
-        metric=metric,
-        items=tuple(items),
-        higher_is_better=bool(better),
-        aggregates=aggregates,
-    )
+    return replace(empty, metric=metric, items=tuple(items), higher_is_better=bool(better), aggregates=aggregates)
 
 
 def _metrics(row: Mapping[str, Any], *, filters: int) -> Iterator[tuple[str, Any]]:

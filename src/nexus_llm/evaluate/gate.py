@@ -9,7 +9,7 @@ two rules need no correction: each is wrong on its side in at most half of that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -131,6 +131,11 @@ def gate_json(judged: Sequence[GatedComparison]) -> dict[str, Any]:
     return {"verdict": overall(one.verdict for one in judged), "comparisons": [_row(one) for one in judged]}
 
 
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with None for numbers that do not exist: JSON has neither NaN nor infinity."""
+    return {key: None if isinstance(one, float) and not math.isfinite(one) else one for key, one in values.items()}
+
+
 def percent(share: float) -> str:
     """A share as a signed percentage.
 
@@ -160,10 +165,7 @@ def _row(gated: GatedComparison) -> dict[str, Any]:
     values = {one.name: getattr(comparison, one.name) for one in fields(comparison) if one.name != "effect"}
     if isinstance(comparison, TaskComparison):
         values |= {"p_pass": gated.p_pass, "p_fail": gated.p_fail}
-    finite = {
-        key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in values.items()
-    }
-    return {**finite, "limit": gated.limit, "verdict": gated.verdict, "reason": gated.reason}
+    return finite(values) | {"limit": gated.limit, "verdict": gated.verdict, "reason": gated.reason}
 
 
 def _perplexity(comparison: Comparison, limit: float, verdict: Verdict) -> GatedComparison:

@@ -12,7 +12,7 @@ from typing import Any
 from nexus_llm.evaluate.comparison import Comparison
 from nexus_llm.evaluate.comparison_tasks import TaskComparison, compare_tasks
 from nexus_llm.evaluate.contamination import Contamination
-from nexus_llm.evaluate.gate import GatedComparison, Verdict, gate_json, overall, percent, signed
+from nexus_llm.evaluate.gate import GatedComparison, Verdict, finite, gate_json, overall, percent, signed
 from nexus_llm.evaluate.plots import interval_plot, scatter_plot, task_plot
 from nexus_llm.evaluate.results import ItemResult, TaskResult
 from nexus_llm.records import Sample
@@ -177,10 +177,7 @@ def _task_json(task: TaskReport) -> dict[str, Any]:
     overlap = asdict(task.overlap) | {"share": task.overlap.share} if task.overlap else None
     interval = {"low": change.low, "high": change.high, "contamination": overlap}
     counts = {"asked": change.asked, "base_errors": change.base_errors, "tuned_errors": change.tuned_errors}
-    values = task.tuned.identity() | counts | found | interval
-    return {
-        key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in values.items()
-    }
+    return finite(task.tuned.identity() | counts | found | interval)
 
 
 def _perplexities(one: PairedScore) -> tuple[float, float]:

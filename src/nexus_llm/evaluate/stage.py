@@ -20,10 +20,10 @@ from nexus_llm.chat import ChatTokenizer
 from nexus_llm.errors import DataError, EvaluationError, TryAgainError
 from nexus_llm.evaluate.comparison import compare
 from nexus_llm.evaluate.contamination import Contamination, Overlaps
-from nexus_llm.evaluate.evaluators import EVALUATORS, Evaluator, open_model
 from nexus_llm.evaluate.gate import GatedComparison, corrected, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.in_process import InProcessCompleter
+from nexus_llm.evaluate.named_tasks import files_read, open_model, run_named
 from nexus_llm.evaluate.perplexity import TokenizedDocument, score
 from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
 from nexus_llm.evaluate.results import TaskResult, TaskRun, read_result, write_result
@@ -37,6 +37,7 @@ _GENERAL_TOKENS = 8_100
 _MEMORY_BYTES = 1_500 * 2**20
 _NEEDS = ("model", "data", "package")
 _OVERLAPS = "contamination.json"
+_Open = Callable[[Path, str], Completer]
 _TASK_FIELDS = ("benchmarks", "datasets", "benchmark_items", "tasks")
 
 
@@ -60,20 +61,16 @@ class _Measured:
     """Of tasks with the training text."""
 
 
-def evaluate_stage(
-    evaluators: Sequence[Evaluator] = EVALUATORS,
-    open_model: Callable[[Path, str], Completer] = open_model,
-    overlaps: Overlaps = lambda *_: {},
-) -> Stage:
-    """The stage with what it can measure besides perplexity; `open_model` opens a model's folder under a name, and
-    `overlaps` looks for items in the data artifact's training text."""
+def evaluate_stage(open_model: _Open = open_model, overlaps: Overlaps = lambda *_: {}) -> Stage:
+    """The stage; `open_model` opens a model's folder under a name, and `overlaps` looks for items in the data
+    artifact's training text."""
     return Stage(
         kind="evaluate",
         version=2,
         needs=_NEEDS,
         recipe_part=_recipe_part,
-        outside_inputs=partial(_outside_inputs, evaluators=evaluators),
-        run=partial(_run, evaluators=evaluators, open_model=open_model, overlaps=overlaps),
+        outside_inputs=_outside_inputs,
+        run=partial(_run, open_model=open_model, overlaps=overlaps),
         estimate=_estimate,
     )
 
@@ -87,34 +84,24 @@ def _recipe_part(recipe: Recipe) -> dict[str, Any]:
     return {"name": recipe.name, "evaluate": part, "seed": recipe.seed}
 
 
-def _outside_inputs(recipe: Recipe, ports: Ports, *, evaluators: Sequence[Evaluator]) -> dict[str, str]:  # noqa: ARG001
+def _outside_inputs(recipe: Recipe, _ports: Ports) -> dict[str, str]:
     wanted = recipe.evaluate
     with storage.explained("evaluate"):
         files = general_files(wanted.general_path)
         found = {"general text" if wanted.general_path is None else str(one): one for one in files}
-        for evaluator in evaluators:
-            if getattr(wanted, evaluator.field):
-                found |= {str(one): one for one in evaluator.files(wanted)}
+        found |= {str(one): one for one in files_read(wanted)}
         return {name: f"sha256:{file_sha256(file)}" for name, file in found.items()}
 
 
 def _run(
-    recipe: Recipe,
-    inputs: Mapping[str, Artifact],
-    draft: Draft,
-    ports: Ports,
-    *,
-    evaluators: Sequence[Evaluator],
-    open_model: Callable[[Path, str], Completer],
-    overlaps: Overlaps,
+    recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports, *, open_model: _Open, overlaps: Overlaps
 ) -> Artifact:
-    _refuse_unknown(recipe.evaluate, evaluators)
     with storage.explained(str(draft.folder)):
         earlier = next((one for one in draft.made_of_the_same() if _differs_in_gate(one, recipe)), None)
         if earlier:
             measured = _measured_before(earlier.folder)
         else:
-            measured = _measure(recipe, inputs, draft, ports, evaluators, open_model, overlaps)
+            measured = _measure(recipe, inputs, draft, ports, open_model, overlaps)
         report = Report(
             name=recipe.name,
             base=recipe.model.base,
@@ -149,13 +136,7 @@ def _differs_in_gate(earlier: Artifact, recipe: Recipe) -> bool:
 
 
 def _measure(
-    recipe: Recipe,
-    inputs: Mapping[str, Artifact],
-    draft: Draft,
-    ports: Ports,
-    evaluators: Sequence[Evaluator],
-    open_model: Callable[[Path, str], Completer],
-    overlaps: Overlaps,
+    recipe: Recipe, inputs: Mapping[str, Artifact], draft: Draft, ports: Ports, open_model: _Open, overlaps: Overlaps
 ) -> _Measured:
     tokenizer = ChatTokenizer.load(inputs["model"].folder)
     domain, origins = _domain_documents(inputs["data"].folder, recipe, tokenizer)
@@ -164,7 +145,7 @@ def _measure(
         _reading(name, inputs[kind].folder, domain, general, recipe.evaluate, draft.work, ports)
         for name, kind in (("base", "model"), ("tuned", "package"))
     )
-    runs = _task_runs(recipe, inputs, draft, ports, evaluators, open_model)
+    runs = _task_runs(recipe, inputs, draft.work, ports, open_model)
     texts = {tuned.result.task: tuned.texts for _, tuned in runs}
     return _Measured(
         scores=_paired("domain", base.domain, tuned.domain, origins)
@@ -316,28 +297,8 @@ def _gated(measured: _Measured, recipe: Recipe) -> tuple[GatedComparison, ...]:
     )
 
 
-def _refuse_unknown(wanted: EvaluateRecipe, evaluators: Sequence[Evaluator]) -> None:
-    """Raises before anything is measured.
-
-    Raises:
-        EvaluationError: the recipe names tasks that nothing here can measure.
-    """
-    known = {one.field for one in evaluators}
-    for field in ("benchmarks", "tasks"):
-        if getattr(wanted, field) and field not in known:
-            raise EvaluationError(
-                f"evaluate.{field}: nothing here can measure {', '.join(getattr(wanted, field))}",
-                fix=f"run it by the nexus command, or take evaluate.{field} away",
-            )
-
-
 def _task_runs(
-    recipe: Recipe,
-    inputs: Mapping[str, Artifact],
-    draft: Draft,
-    ports: Ports,
-    evaluators: Sequence[Evaluator],
-    open_model: Callable[[Path, str], Completer],
+    recipe: Recipe, inputs: Mapping[str, Artifact], work: Path, ports: Ports, open_model: _Open
 ) -> list[tuple[TaskRun, TaskRun]]:
     """(base, tuned) of every task that the recipe names, by name.
 
@@ -346,15 +307,13 @@ def _task_runs(
     """
     found: dict[str, dict[str, TaskRun]] = {"base": {}, "tuned": {}}
     wanted = recipe.evaluate
-    chosen = [one for one in evaluators if getattr(wanted, one.field)]
     sides = (("base", "model", recipe.model.base), ("tuned", "package", recipe.name))
-    for name, kind, title in sides if chosen else ():
+    for name, kind, title in sides if wanted.benchmarks or wanted.tasks else ():
         completer = open_model(inputs[kind].folder, title)
-        for evaluator in chosen:
-            for run in evaluator.run(completer, wanted, draft.work / name / evaluator.field, ports):
-                if run.result.task in found[name]:
-                    raise EvaluationError(f"two tasks are called {run.result.task}", fix="give each a name of its own")
-                found[name][run.result.task] = run
+        for run in run_named(completer, wanted, work / name, ports):
+            if run.result.task in found[name]:
+                raise EvaluationError(f"two tasks are called {run.result.task}", fix="give each a name of its own")
+            found[name][run.result.task] = run
         del completer
         gc.collect()  # as above
     return [(found["base"][task], run) for task, run in sorted(found["tuned"].items())]

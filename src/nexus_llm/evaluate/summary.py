@@ -8,50 +8,90 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nexus_llm.evaluate.results import TaskResult
-from nexus_llm.evaluate.speed import Speed, speed_of
 from nexus_llm.records import Answer
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """As one who asks sees it: answers that were made side by side do not add up. `nexus bench` measures a server's
+    throughput."""
+
+    answers: int
+    """Those that say how long they took and how many tokens they have."""
+    tokens: int
+    first_token_seconds: float | None
+    """Median; None where nobody measured it."""
+    tokens_per_second: float | None
+    """Of all those tokens over the sum of their answers' seconds."""
+    usd_per_million_tokens: float | None
+    """Generated tokens, at the machine's price and this rate; None without a price."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric over the items of a task."""
+
+    value: float
+    standard_error: float | None = None
+    """Of a mean over items; None where the metric is none, or there is one item."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """A task's result. `items` = `scored` + `errors`, always."""
+    """What a report says about one task."""
 
     task: str
     metric: str
-    value: float
-    """Mean of the metric over the scored items; NaN where there is none."""
-    standard_error: float
-    """Of that mean; NaN below two items."""
+    """The one that comparisons are about."""
     items: int
-    scored: int
     errors: int
     """Items without a score; each says why in items.jsonl."""
-    cut_answers: int
-    """Answers that ended at max_new_tokens."""
     cut_items: int
     """Items whose beginning did not fit into the model's context."""
-    others: Mapping[str, float] = field(default_factory=dict)
-    """The other metrics: means over the items that have them, and the result's aggregates."""
+    few_shot: int
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    """Metric → over the items that have it, or as the task's own definition puts them together."""
+    cut_answers: int = 0
+    """Answers that ended at max_new_tokens."""
     speed: Speed | None = None
     """None where no answers were generated."""
 
+    @property
+    def value(self) -> float:
+        """Of `metric`; NaN where no item has it."""
+        return self.scores[self.metric].value if self.metric in self.scores else math.nan
 
-def summary_of(result: TaskResult, answers: Sequence[Answer], *, usd_per_hour: float | None = None) -> Summary:
+
+def summary_of(result: TaskResult, answers: Sequence[Answer] = (), *, usd_per_hour: float | None = None) -> Summary:
     """The few numbers of a result and the answers that it stands on (none where likelihoods do)."""
-    scored = [one for one in result.items if one.error is None]
-    values = [one.scores[result.metric] for one in scored]
-    names = sorted({name for one in scored for name in one.scores} - {result.metric})
-    others = {name: statistics.fmean(one.scores[name] for one in scored if name in one.scores) for name in names}
+    scores = {name: Score(value) for name, value in sorted(result.aggregates.items())}
+    for name in sorted({one for item in result.items for one in item.scores}):
+        values = [item.scores[name] for item in result.items if name in item.scores]
+        spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        if name not in scores or math.isclose(scores[name].value, statistics.fmean(values), abs_tol=1e-9):
+            scores[name] = Score(statistics.fmean(values), spread)
     return Summary(
-        task=result.task,
-        metric=result.metric,
-        value=statistics.fmean(values) if values else math.nan,
-        standard_error=statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan,
+        result.task,
+        result.metric,
         items=len(result.items),
-        scored=len(scored),
-        errors=len(result.items) - len(scored),
-        cut_answers=sum(one.finish_reason == "length" for one in answers),
+        errors=sum(one.error is not None for one in result.items),
         cut_items=sum(one.cut_tokens > 0 for one in result.items),
-        others=others | dict(result.aggregates),
+        few_shot=result.few_shot,
+        scores=scores,
+        cut_answers=sum(one.finish_reason == "length" for one in answers),
         speed=speed_of(answers, usd_per_hour=usd_per_hour) if answers else None,
     )
+
+
+def speed_of(answers: Sequence[Answer], *, usd_per_hour: float | None = None) -> Speed:
+    """The speed of the answers that arrived. `usd_per_hour` is what the machine that gave them costs.
+
+    >>> speed_of([Answer("1", "a b", "stop", tokens=20, seconds=2.0)], usd_per_hour=0.36).usd_per_million_tokens
+    10.0
+    """
+    timed = [one for one in answers if one.error is None and one.tokens and one.seconds > 0]
+    tokens, seconds = sum(one.tokens or 0 for one in timed), sum(one.seconds for one in timed)
+    rate = tokens / seconds if timed else None
+    firsts = [one.first_token_seconds for one in answers if one.first_token_seconds is not None]
+    price = usd_per_hour / 3600 / rate * 1e6 if rate and usd_per_hour is not None else None
+    return Speed(len(timed), tokens, statistics.median(firsts) if firsts else None, rate, price)
