@@ -39,7 +39,7 @@ output "state" {
   }
 }
 """
-# Topics in a chain: time to kill terraform between two of them.
+# Topics side by side: terraform is killed when one is made and another is not.
 _PLATFORM = """
 variable "availability_zones" { type = list(string) }
 variable "topics" {

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,17 +45,21 @@ WHERE = ("--name", "nexus-tiny", "--account", ACCOUNT, "--region", REGION, "--zo
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     binary()
-    with running_emulator(wrap=one_topic_takes_time) as running:
+    with running_emulator(wrap=one_topic_may_wait) as running:
         yield running
 
 
-def one_topic_takes_time(app: Any) -> Any:
-    """So that terraform still works when another of them is told to be made: then it is killed."""
+TOPIC_MAY_BE_MADE = threading.Event()
+TOPIC_MAY_BE_MADE.set()
+
+
+def one_topic_may_wait(app: Any) -> Any:
+    """So that terraform cannot end before it is killed, however fast the machine is."""
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if b"Action=CreateTopic" in body and b"nexus-tiny-0" in body:
-            time.sleep(2)
+            assert TOPIC_MAY_BE_MADE.wait(600), "nobody killed terraform"
         return app(environ | {"wsgi.input": io.BytesIO(body)}, start_response)
 
     return answer
@@ -103,15 +108,19 @@ def buckets() -> list[str]:
     return [one["Name"] for one in regional_clients("s3", REGION).list_buckets()["Buckets"]]
 
 
-def kill_terraform_at_the_first_topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def kill_terraform_before_the_last_topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TF_STATE_PERSIST_INTERVAL", "3600")  # a slow machine would have stored some of it by then
-    told = Terraform._tell
+    told, made = Terraform._tell, set[str]()
+    TOPIC_MAY_BE_MADE.clear()
 
     def killing(self: Terraform, event: Any, found: Any) -> None:
         told(self, event, found)
-        if event.get("type") == "apply_complete" and ".more[" in event["hook"]["resource"]["addr"]:
+        if event.get("type") == "apply_complete" and self.folder.name == PLATFORM.name:
+            made.add(event["hook"]["resource"]["addr"])
+        if len(made) == 5:  # all but the topic that waits
             monkeypatch.setattr(Terraform, "_tell", told)
             os.kill(life(tmp_path).ledger.entries()[-1].process, signal.SIGKILL)
+            TOPIC_MAY_BE_MADE.set()
 
     monkeypatch.setattr(Terraform, "_tell", killing)
 
@@ -125,7 +134,7 @@ def test_a_platform_lives_through_a_kill_a_lock_another_machine_and_a_theft_and_
     assert buckets() == []
 
     # terraform is killed in the middle of 1-platform. What it made last is in no state, its lock lies in the bucket.
-    kill_terraform_at_the_first_topic(monkeypatch, tmp_path)
+    kill_terraform_before_the_last_topic(monkeypatch, tmp_path)
     assert run_command(["aws", "up", *WHERE, "--yes", "--json"]) == 75
     assert "somebody killed terraform apply (SIGKILL)" in said(capsys)["error"]["what"]
     assert run_command(["aws", "status", "--name", "nexus-tiny", "--json"]) == 0
