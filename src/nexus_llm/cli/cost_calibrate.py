@@ -18,6 +18,7 @@ from nexus_llm.errors import ServingError, UsageError
 if TYPE_CHECKING:
     from nexus_llm.cost.capacity.calibrate import Observed, Statistics
     from nexus_llm.cost.capacity.calibration import Calibration, Experiment, LoadTest, Measure
+    from nexus_llm.cost.quantities import EngineLimits
     from nexus_llm.serve.bench.plan import BenchPlan
     from nexus_llm.serve.bench.run import Measured
 
@@ -55,40 +56,52 @@ def calibrate(
     predicted. The exit code is 0 whatever the errors are: read `is_trustworthy`. $OPENAI_API_KEY is sent where set.
     """
     from nexus_llm.cost.capacity import calibration
-    from nexus_llm.cost.quantities import EngineLimits
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder for {out}", fix="make it first, or give another place")
     levels = _numbers(concurrency, "--concurrency")
+    sequences = max_sequences or max(levels)
     experiment = calibration.Experiment(
         concurrencies=levels,
         input_tokens=_numbers(input_tokens, "--input-tokens"),
         output_tokens=_numbers(output_tokens, "--output-tokens"),
         open_requests=open_requests,
-        saturation_concurrency=max_sequences or max(levels),
+        saturation_concurrency=sequences,
         repeats=repeats,
         seed=seed,
     )
     if dry_run:
         return _show_plan(experiment, as_json=as_json)
     measure = server_measure(url, model, api_key=os.environ.get("OPENAI_API_KEY", "none"))
-    known = {
+    asked = {
         "kv_cache_tokens": kv_cache_tokens,
         "max_sequences": max_sequences,
         "max_batched_tokens": max_batched_tokens,
         "kv_block_tokens": kv_block_tokens,
     }
-    given = [name for name, value in known.items() if value is not None]
-    sequences = max_sequences or max(levels)
-    limits = EngineLimits(
-        kv_cache_tokens=kv_cache_tokens or UNBOUNDED_CACHE_TOKENS,
-        max_sequences=sequences,
-        max_batched_tokens=max_batched_tokens or max(512, sequences),
-        kv_block_tokens=kv_block_tokens or 16,
+    given = {name: value for name, value in asked.items() if value is not None}
+    found = calibration.calibrate(
+        measure,
+        experiment,
+        _limits(sequences, given),
+        given=tuple(given),
+        source=f"nexus cost calibrate, {repeats} repeats",
+        tell=_tell,
     )
-    source = f"nexus cost calibrate, {repeats} repeats"
-    found = calibration.calibrate(measure, experiment, limits, given=given, source=source, tell=_tell)
     return _hand_over(found, out, as_json=as_json)
+
+
+def _limits(sequences: int, given: dict[str, int]) -> EngineLimits:
+    """What is given, and for the rest what the grid never reaches."""
+    from nexus_llm.cost.quantities import EngineLimits
+
+    assumed: dict[str, Any] = {
+        "kv_cache_tokens": UNBOUNDED_CACHE_TOKENS,
+        "max_sequences": sequences,
+        "max_batched_tokens": max(512, sequences),
+        "kv_block_tokens": 16,
+    }
+    return EngineLimits(**(assumed | given))
 
 
 def _hand_over(found: Calibration, out: Path | None, *, as_json: bool) -> int:
