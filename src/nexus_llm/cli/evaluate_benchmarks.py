@@ -54,9 +54,7 @@ def benchmarks(
 ) -> int:
     """Public benchmarks with the harness's own prompts and metrics. The same command goes on where it was stopped."""
     if (datasets is None) != hub:
-        raise UsageError(
-            "nobody says where the sets are", fix="--datasets DIR with their files, or --hub to fetch them"
-        )
+        raise UsageError("nobody says where the sets are", fix="--datasets DIR with the files, or --hub to fetch them")
     checked(precision)
     _prepare(is_offline=not hub)
     from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task
