@@ -74,7 +74,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 60rem; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } td, th { padding: .2rem .8rem .2rem 0;
   text-align: right; border-bottom: 1px solid var(--line); } td:first-child, th:first-child { text-align: left; }
-svg { max-width: 19rem; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .axis { stroke: var(--line); }
+svg { width: 19rem; } figure { margin: 0; } .plots { display: flex; flex-wrap: wrap; gap: 2rem; }
+.axis { stroke: var(--line); }
 .band { fill: var(--line); opacity: .5; } .held_out, .saturation { fill: var(--dot); } .open { fill: var(--odd); }
 .fitted { fill: none; stroke: var(--dot); } .label { font-size: 12px; fill: var(--ink); }
 """

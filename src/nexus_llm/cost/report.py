@@ -188,11 +188,13 @@ def volume_plot(own: Points, interfaces: Sequence[tuple[str, Points]]) -> str:
         if _is_power(tick)
     ]
     for name, points, kind in [*((name, points, "api") for name, points in interfaces), ("our own", own, "own")]:
-        places = [(across(math.log10(x)), up(math.log10(max(y, low_y)))) for x, y in points]
+        places = [(across(math.log10(x)), up(math.log10(y))) for x, y in points if y >= low_y]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="{kind}" points="{path}"/>')
         x, y = places[-1]
-        parts.append(f'<text class="label" x="{x + 6:.1f}" y="{y + 4:.1f}">{escape(name[-22:])}</text>')
+        parts.append(
+            f'<text class="label" x="{x + 6:.1f}" y="{y + 4:.1f}">{escape(name.rsplit("/", 1)[-1][:26])}</text>'
+        )
     parts.append(f'<text class="label" x="{_LEFT}" y="{_HEIGHT - 8}">requests a month (USD a month upwards)</text>')
     return picture(parts, width=_WIDTH, height=_HEIGHT, title="USD a month over requests a month")
 
