@@ -192,8 +192,8 @@ def test_data_alone_is_not_charged_for_the_training_that_it_does_not_start(capsy
 def test_a_job_that_runs_already_is_metered_at_the_rate_of_the_recipe_that_started_it() -> None:
     spending = spending_of("training", DOMAIN, 30.0)
     assert spending
-    state = JobState("InProgress", "waiting", started_at=time.time() - 3600)
     hourly = budget_of(load_recipe(DOMAIN), 1e6).planned.training_usd_per_hour
+    state = JobState("InProgress", "waiting", started_at=time.time() - 3600)
     assert spending("training/t", state).words == f"at most {hourly:,.2f} of 30.00 USD"
     assert spending("training/t", replace(state, started_at=time.time() - 36e3)).is_over
     assert spending_of("glue", None, None) is None

@@ -124,7 +124,7 @@ def test_streaming_and_whole_answers_are_different_objectives() -> None:
     [
         ({"machines": ("g6.xlrge",)}, "'g6.xlrge' is not known"),
         ({"region": "mars-north-1"}, "in mars-north-1"),
-        ({"machines": ("p5.4xlarge",), "purchases": ("spot",)}, "no price of ec2 'p5.4xlarge spot'"),
+        ({"machines": ("p5.4xlarge",), "purchases": ("spot",)}, "p5.4xlarge has no price as spot in us-east-1"),
         ({"machines": ("g5.xlarge",), "precisions": ("float8",)}, "fits on no card"),
     ],
 )
