@@ -147,6 +147,14 @@ def test_an_item_that_failed_is_counted_and_in_no_score(sets: Path, tasks: Any, 
     assert result.items[1].answer.endswith("dog")
 
 
+def test_where_there_are_no_choices_the_answer_tells_whether_the_model_would_say_what_is_wanted(
+    sets: Path, tasks: Any, tmp_path: Path
+) -> None:
+    items = run("lambada_openai", tasks, Likes(word="fox"), sets, tmp_path).result.items
+    assert {one.scores["acc"] for one in items} == {0.0, 1.0}
+    assert all(one.answer == (one.wanted if one.scores["acc"] else "(something else)") for one in items)
+
+
 def test_a_finished_task_is_not_asked_again_and_another_models_answers_are_not_taken(
     sets: Path, tasks: Any, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from nexus_llm.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from nexus_llm.evaluate.contamination import Contamination
-    from nexus_llm.evaluate.summary import Summary
+    from nexus_llm.evaluate.results import TaskResult
 
 _FILE = "benchmarks.json"
 Target = Annotated[str, typer.Argument(help="A run, a model, or a server's address.", metavar="RUN|MODEL|URL")]
@@ -61,7 +61,6 @@ def benchmarks(
     from nexus_llm.evaluate.harness import HarnessTasks
     from nexus_llm.evaluate.local_sets import tasks_of
     from nexus_llm.evaluate.over_http import HttpLimits
-    from nexus_llm.evaluate.summary import summary_of
     from nexus_llm.pipeline.contamination import overlaps
 
     names, absent = tasks_of([one.strip() for one in tasks.split(",") if one.strip()], datasets)
@@ -87,8 +86,8 @@ def benchmarks(
     data = data_artifact(against, workspace(root)).folder if against else None
     texts = {name: one.texts for name, one in runs.items()}
     found = overlaps(data, texts, openings.progress) if data else {}
-    rows = [(summary_of(one.result), found.get(name)) for name, one in runs.items()]
-    _tell(asdict(facts), rows, absent, folder, as_json=as_json)
+    results = [(one.result, found.get(name)) for name, one in runs.items()]
+    _tell(asdict(facts), results, absent, folder, as_json=as_json)
     return 0
 
 
@@ -103,14 +102,16 @@ def _prepare(*, is_offline: bool) -> None:
 
 def _tell(
     facts: Mapping[str, Any],
-    rows: Sequence[tuple[Summary, Contamination | None]],
+    results: Sequence[tuple[TaskResult, Contamination | None]],
     absent: Mapping[str, Sequence[str]],
     folder: Path,
     *,
     as_json: bool,
 ) -> None:
+    from nexus_llm.evaluate.summary import summary_of
     from nexus_llm.storage import write_atomically
 
+    rows = [(summary_of(result), overlap) for result, overlap in results]
     document = {
         "completer": facts,
         "folder": str(folder),

@@ -189,5 +189,7 @@ def _answer(task: Any, row: Mapping[str, Any]) -> tuple[str, str]:
         is_place = isinstance(gold, int) and 0 <= gold < len(choices)
         best = max(known, key=values.__getitem__, default=None)
         return str(choices[best]) if best is not None else "", str(choices[gold] if is_place else gold)
-    said = row["resps"][0][0]
-    return ("" if isinstance(said, tuple) else str(said)), str(row["target"])
+    said, wanted = row["resps"][0][0], str(row["target"])
+    if isinstance(said, tuple):  # (log probability of what is wanted, whether it is the likeliest)
+        return (wanted if said[1] else "(something else)"), wanted
+    return str(said), wanted
