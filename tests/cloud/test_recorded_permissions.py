@@ -1,4 +1,4 @@
-"""The policy of who runs jobs, against the product's own code on an emulated account: enough, and nothing too much."""
+"""The policies of who works from a laptop, against the product's own code on an emulated account: enough, no more."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nexus_llm.deploy.authorization import UnknownActionError
 from nexus_llm.deploy.policies import Place, documents, recordings
 from nexus_llm.deploy.policy_evaluation import is_allowed, listed
 from nexus_llm.errors import NexusError
-from permission_rehearsal import ACCOUNT, NAME, REGION, Account, deeds, emulated_account, furnish, surroundings
+from permission_rehearsal import ACCOUNT, NAME, REGION, Account, deeds_by_role, emulated_account, furnish, surroundings
 
 HEARD = recordings()
 PLACE = Place(NAME, ACCOUNT, (REGION,))
 CONTEXT = {"aws:RequestedRegion": REGION, "aws:ResourceTag/platform": NAME}
-POLICIES = documents("jobs", HEARD, PLACE)
-ACTIONS = sorted({need.action for need in HEARD.roles["jobs"].needs})
+ROLES = ("jobs", "rollout", "recovery")
+ACTIONS = [(role, action) for role in ROLES for action in sorted({need.action for need in HEARD.roles[role].needs})]
 
 
 class Laptop:
@@ -29,12 +29,14 @@ class Laptop:
 
     def __init__(self, account: Account, folder: Path) -> None:
         self.account = account
-        self.deeds = deeds(folder)
-        self.under(None)
-        self.calls = {name: account.deed(deed) for name, deed in self.deeds.items()}
+        self.deeds = deeds_by_role(folder)
+        self.calls: dict[str, dict[str, list[Call]]] = {}
+        for role, found in self.deeds.items():
+            self.under(role, None)
+            self.calls[role] = {name: account.deed(deed) for name, deed in found.items()}
 
-    def under(self, without: str | None) -> None:
-        """From now on only what our policies allow is answered, but for one action."""
+    def under(self, role: str, without: str | None) -> None:
+        """From now on only what the role's policies allow is answered, but for one action."""
         made = [
             {
                 "Statement": [
@@ -42,7 +44,7 @@ class Laptop:
                     for one in document["Statement"]
                 ]
             }
-            for document in POLICIES
+            for document in documents(role, HEARD, PLACE)
         ]
 
         def refused(call: Call) -> str | None:
@@ -54,10 +56,11 @@ class Laptop:
 
         self.account.refused = refused
 
-    def first_that_needs(self, action: str) -> str:
+    def first_that_needs(self, role: str, action: str) -> str:
         """The deed that asks for an action with the fewest calls."""
-        found = [name for name, calls in self.calls.items() if any(action in actions_of(one) for one in calls)]
-        return min(found, key=lambda name: len(self.calls[name]))
+        made = self.calls[role]
+        found = [name for name, calls in made.items() if any(action in actions_of(one) for one in calls)]
+        return min(found, key=lambda name: len(made[name]))
 
 
 def actions_of(call: Call) -> set[str]:
@@ -77,20 +80,21 @@ def _everything_is_allowed_again(laptop: Laptop) -> Iterator[None]:
     laptop.account.refused = lambda call: None
 
 
-def test_the_policy_is_enough_and_jobs_still_ask_what_was_recorded(laptop: Laptop) -> None:
+@pytest.mark.parametrize("role", ROLES)
+def test_the_policy_is_enough_and_the_deeds_still_ask_what_was_recorded(laptop: Laptop, role: str) -> None:
     # Otherwise: python benchmarks/aws_permissions.py
     found = {
         general(need, HEARD.reference, name=NAME, account=ACCOUNT, regions=(REGION,))
-        for calls in laptop.calls.values()
+        for calls in laptop.calls[role].values()
         for call in calls
         for need in needs(call, HEARD.reference, account=ACCOUNT)
     }
-    assert sorted(found) == sorted(HEARD.roles["jobs"].needs)
+    assert sorted(found) == sorted(HEARD.roles[role].needs)
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-def test_without_an_action_a_deed_fails_and_names_it(laptop: Laptop, action: str) -> None:
-    laptop.under(action)
+@pytest.mark.parametrize(("role", "action"), ACTIONS)
+def test_without_an_action_a_deed_fails_and_names_it(laptop: Laptop, role: str, action: str) -> None:
+    laptop.under(role, action)
     with pytest.raises(NexusError) as failed:
-        laptop.account.deed(laptop.deeds[laptop.first_that_needs(action)])
+        laptop.account.deed(laptop.deeds[role][laptop.first_that_needs(role, action)])
     assert action in f"{failed.value} {failed.value.fix}"

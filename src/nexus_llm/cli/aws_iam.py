@@ -24,7 +24,7 @@ def register(group: typer.Typer) -> None:
 
 
 def iam(
-    role: Annotated[str | None, typer.Option(help="up, jobs or preflight [default: all].")] = None,
+    role: Annotated[str | None, typer.Option(help="up, jobs, rollout, recovery or preflight [default: all].")] = None,
     name: Annotated[str, typer.Option(help="Prefix of the platform's names, as in its .tfvars.")] = "nexus-small",
     account: Annotated[str, typer.Option(help="12 digits [default: any account, as *].")] = "*",
     region: Annotated[list[str] | None, typer.Option(help="May be given twice [default: any region, as *].")] = None,
@@ -73,7 +73,7 @@ def _check(path: Path, role: str | None, heard: Recordings, place: Place, *, as_
     from nexus_llm.deploy.policies import lacking
 
     if role is None:
-        raise UsageError("--check needs to know for whom", fix="add --role up, jobs or preflight")
+        raise UsageError("--check needs to know for whom", fix="add --role up, jobs, rollout, recovery or preflight")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
