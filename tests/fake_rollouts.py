@@ -101,7 +101,8 @@ class FakeRollouts:
         return SimpleNamespace(**{name: method(name) for name in operations if hasattr(self, name)})
 
     def describe_alarms(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {"MetricAlarms": [{"AlarmName": one} for one in self.alarms if one in body["AlarmNames"]]}
+        states = {one: "ALARM" if one in self.alarms else "OK" for one in body["AlarmNames"]}
+        return {"MetricAlarms": [{"AlarmName": one, "StateValue": state} for one, state in states.items()]}
 
     def set_alarm_state(self, body: dict[str, Any]) -> dict[str, Any]:
         for one in self.endpoints.values():

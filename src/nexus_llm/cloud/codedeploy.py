@@ -203,8 +203,9 @@ def fired_alarm(account: Account, names: Sequence[str]) -> str | None:
     if not names:
         return None
     with explained("cloudwatch:DescribeAlarms", names[0], failed=_failed):
-        answer = account.client("cloudwatch").describe_alarms(AlarmNames=list(names), StateValue="ALARM")
-    return min((one["AlarmName"] for one in answer.get("MetricAlarms", [])), default=None)
+        answer = account.client("cloudwatch").describe_alarms(AlarmNames=list(names))
+    alarms = answer.get("MetricAlarms", [])
+    return min((one["AlarmName"] for one in alarms if one["StateValue"] == "ALARM"), default=None)
 
 
 def refuse_alarm(account: Account, names: Sequence[str]) -> None:
