@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +59,43 @@ def test_who_asks_to_stop_ends_it_before_the_next_step() -> None:
     ends = lived(requested=lambda: next(asked))
     assert [one.verdict for one in ends] == ["done", "not reached", "not reached"]
     assert ends[1].error == "stopped by SIGINT"
+
+
+def test_a_step_aside_goes_on_beside_those_that_do_not_need_it_and_the_last_waits_for_it() -> None:
+    met, order = threading.Event(), list[str]()
+
+    def waits() -> dict[str, Any]:
+        assert met.wait(30)
+        order.append("aside")
+        return {}
+
+    steps = (
+        UP,
+        replace(JOB, is_aside=True),
+        Step("beside", "meet it", "", ""),
+        Step("after", "", "", "", ("job",)),
+        DOWN,
+    )
+    works = {
+        "up": dict,
+        "job": waits,
+        "beside": lambda: met.set() or {},
+        "after": lambda: order.append("after") or {},
+        "down": lambda: order.append("down") or {},
+    }
+    ends = rehearse(steps, works, clock=time.monotonic, requested=lambda: None, tell=lambda line: None)
+    assert [one.step.name for one in ends] == ["up", "job", "beside", "after", "down"]
+    assert {one.verdict for one in ends} == {"done"}
+    assert order == ["aside", "after", "down"]
+    told = document(ends, [])
+    assert told["seconds"] == pytest.approx(ends[-1].began_at + ends[-1].seconds, abs=0.1)
+
+
+def test_what_needs_a_step_aside_that_failed_is_not_reached() -> None:
+    works = {"up": dict, "job": broken, "after": dict, "down": dict}
+    steps = (UP, replace(JOB, is_aside=True), Step("after", "", "", "", ("job",)), DOWN)
+    ends = rehearse(steps, works, clock=time.monotonic, requested=lambda: None, tell=lambda line: None)
+    assert [one.verdict for one in ends] == ["done", "failed", "not reached", "done"]
 
 
 def test_a_fault_that_never_happened_was_not_survived() -> None:

@@ -31,6 +31,9 @@ def test_a_recipe_lives_its_whole_life_on_the_emulated_account(
     assert steps["quotas"]["exit code"] == 6
     assert "exit code 75" in steps["train"]["SIGTERM"]
     assert steps["scale"]["answers lost"] == 0
+    assert steps["deploy"]["answers lost"] == 0
+    assert "nexus-small-5xx" in steps["rollback"]["alarms that went on, and off again"]
+    assert steps["rollback"]["answers lost after it"] == 0
     assert steps["down"]["with something planted"].startswith("exit code 7")
     assert [len(one["left"]) for one in told["receipts"]] == [1, 0]
     assert (tmp_path / "runs" / "rehearsal" / "report.html").exists()

@@ -100,10 +100,12 @@ def require() -> None:
 def _life(recipe: Path, overrides: tuple[str, ...], folder: Path, openings: Ports) -> Iterator[Life]:
     """Everything that a rehearsal runs on, ended whatever happens."""
     from nexus_llm.cli.rehearsal_life import Life
+    from nexus_llm.cli.rehearsal_rollout import MINUTE_SECONDS
     from nexus_llm.cli.train_job import COMMAND
     from nexus_llm.cloud.emulator import REGION, entered, running_emulator
     from nexus_llm.cloud.emulator_patches import PatchedApplication
     from nexus_llm.cloud.rehearsal_balancer import running_balancer
+    from nexus_llm.cloud.rehearsal_deployments import RunningDeployments
     from nexus_llm.cloud.rehearsal_faults import planned_faults
     from nexus_llm.cloud.rehearsal_jobs import RunningJobs
     from nexus_llm.cloud.rehearsal_service import Service
@@ -112,20 +114,24 @@ def _life(recipe: Path, overrides: tuple[str, ...], folder: Path, openings: Port
     python = (sys.executable, "-m")
     with contextlib.ExitStack() as stack:
         patches = tuple(one.patch() for one in faults)
-        emulator = stack.enter_context(
-            running_emulator(region=REGION, wrap=lambda app: PatchedApplication(jobs.wrap(app), patches))
-        )
-        stack.enter_context(entered(emulator))
-        stack.callback(jobs.stop)
         service = Service(
             stack.enter_context(running_balancer()),
             folder / "tasks",
             fetch_command=(*python, "nexus_llm.cli.fetch_model"),
             serve_command=(*python, "nexus_llm.cli", "serve"),
         )
+        deployments = RunningDeployments(service, REGION, minute_seconds=MINUTE_SECONDS)
+        emulator = stack.enter_context(
+            running_emulator(
+                region=REGION, wrap=lambda app: PatchedApplication(deployments.wrap(jobs.wrap(app)), patches)
+            )
+        )
+        stack.enter_context(entered(emulator))
+        stack.callback(jobs.stop)
         stack.callback(service.stop)
+        stack.callback(deployments.end)
         platform = _platform(folder, REGION, openings)
-        yield Life(recipe, overrides, folder, openings, platform, jobs, service, faults)
+        yield Life(recipe, overrides, folder, openings, platform, jobs, service, deployments, faults)
 
 
 def _platform(folder: Path, region: str, openings: Ports) -> RehearsedPlatform:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ from nexus_llm.errors import GateFailedError, GateInconclusiveError, NexusError,
 if TYPE_CHECKING:
     from nexus_llm.cli.deploy_targets import Opened, Where
     from nexus_llm.deploy.rollout import Judgement, Rollout
-    from nexus_llm.deploy.rollout_driver import RolloutFolder
+    from nexus_llm.deploy.rollout_driver import Hands, RolloutFolder
     from nexus_llm.ports import Ports
 
 To = Annotated[str, typer.Option("--to", help="local (a running nexus serve), ecs or sagemaker.")]
@@ -57,6 +56,7 @@ def deploy(
     old one answers. Stopped half-way, the same command goes on."""
     from nexus_llm.cli.deploy_targets import opened, rollouts
     from nexus_llm.deploy.rollout import STEPS, Limits, Plan
+    from nexus_llm.deploy.rollout_driver import drive
 
     where, handed = _where(to, url, name, endpoint, alarm, image, root), ports()
     place = opened(where, handed)
@@ -76,9 +76,8 @@ def deploy(
         rollout = folder.begin(plan, now=time.time())
         if last is not None and last.id == rollout.id:
             print(f"goes on with rollout {rollout.id}, which stands at {rollout.step}", file=sys.stderr)
-        kept, tasks = folder.folder / f"{rollout.id}-answers", tuple(check) or (golden_questions(),)
-        judge = partial(_checked, place=place, tasks=tasks, max_regression=max_regression, kept=kept, ports=handed)
-        return _tell(_driven(rollout, place, folder, judge, handed), as_json)
+        judge = judging(place, tuple(check) or (golden_questions(),), max_regression, folder, handed)
+        return _tell(drive(rollout, place.target, folder, hands(place, judge, handed)), as_json)
 
 
 def rollback(
@@ -95,7 +94,7 @@ def rollback(
     """Give the old model everything again: at once while it is warm, else it is loaded again."""
     from nexus_llm.cli.deploy_targets import opened, rollouts
     from nexus_llm.deploy.rollout import Judgement, turned_back
-    from nexus_llm.deploy.rollout_driver import ASKED_BACK
+    from nexus_llm.deploy.rollout_driver import ASKED_BACK, drive
 
     where, handed = _where(to, url, name, endpoint, alarm, None, root), ports()
     place = opened(where, handed)
@@ -112,7 +111,7 @@ def rollback(
     try:
         with folder.locked():
             back = turned_back(folder.last() or last, ASKED_BACK, now=time.time())
-            done = _driven(back, place, folder, lambda _: Judgement("pass", ""), handed)
+            done = drive(back, place.target, folder, hands(place, lambda _: Judgement("pass", ""), handed))
     except TryAgainError:
         if handed.interrupt.requested():
             raise
@@ -146,16 +145,20 @@ def _agree(question: str, *, yes: bool, as_json: bool) -> None:
     agree(question, unagreed=unagreed, fix=fix, yes=yes, as_json=as_json)
 
 
-def _checked(
-    rollout: Rollout, *, place: Opened, tasks: tuple[Path, ...], max_regression: float, kept: Path, ports: Ports
-) -> Judgement:
+def judging(
+    place: Opened, tasks: tuple[Path, ...], max_regression: float, folder: RolloutFolder, handed: Ports
+) -> Callable[[Rollout], Judgement]:
     """The step `check`: token ids, then answers."""
     from nexus_llm.cli.deploy_check import judge_answers
 
-    blue, green = place.doors(rollout)
-    if place.parity is not None and (same := place.parity(rollout, green)).verdict != "pass":
-        return same
-    return judge_answers(blue, green, tasks=tasks, max_regression=max_regression, kept=kept, ports=ports)
+    def judge(rollout: Rollout) -> Judgement:
+        blue, green = place.doors(rollout)
+        if place.parity is not None and (same := place.parity(rollout, green)).verdict != "pass":
+            return same
+        kept = folder.folder / f"{rollout.id}-answers"
+        return judge_answers(blue, green, tasks=tasks, max_regression=max_regression, kept=kept, ports=handed)
+
+    return judge
 
 
 def _where(
@@ -168,12 +171,11 @@ def _where(
     return Where(to, url.rstrip("/"), name, endpoint, tuple(alarms), image, root)  # type: ignore[arg-type]
 
 
-def _driven(
-    rollout: Rollout, place: Opened, folder: RolloutFolder, check: Callable[[Rollout], Judgement], handed: Ports
-) -> Rollout:
-    from nexus_llm.deploy.rollout_driver import Hands, drive
+def hands(place: Opened, check: Callable[[Rollout], Judgement], handed: Ports) -> Hands:
+    """What drives a rollout to this place, at this machine's time."""
+    from nexus_llm.deploy.rollout_driver import Hands
 
-    hands = Hands(
+    return Hands(
         check=check,
         now=time.time,
         sleep=time.sleep,
@@ -181,7 +183,6 @@ def _driven(
         tell=_say,
         poll_seconds=place.poll_seconds,
     )
-    return drive(rollout, place.target, folder, hands)
 
 
 def _say(rollout: Rollout) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexus_llm.cli.options import command_line
+from nexus_llm.cli.rehearsal_rollout import CANARY, FIRST_TOKEN_SECONDS, MINUTE_SECONDS, Rollouts
 from nexus_llm.errors import DeploymentError, NexusError, ServingError
 
 if TYPE_CHECKING:
     from nexus_llm.artifacts import Artifact
     from nexus_llm.cloud.account import Account
+    from nexus_llm.cloud.rehearsal_deployments import RunningDeployments
     from nexus_llm.cloud.rehearsal_faults import Fault
     from nexus_llm.cloud.rehearsal_jobs import RunningJobs
     from nexus_llm.cloud.rehearsal_platform import RehearsedPlatform
@@ -42,6 +44,7 @@ class Life:
     platform: RehearsedPlatform
     jobs: RunningJobs
     service: Service
+    deployments: RunningDeployments
     faults: Sequence[Fault]
     _made: dict[str, Artifact] = field(default_factory=dict)
     _images: dict[str, str] = field(default_factory=dict)
@@ -65,6 +68,8 @@ class Life:
             "tasks": self._tasks,
             "answers": self._answers,
             "scale": self._scale,
+            "deploy": lambda: self._rollouts().deploy(),
+            "rollback": lambda: self._rollouts().roll_back(),
             "restore": self._restore,
             "down": lambda: self.platform.down(planted=True),
         }
@@ -125,7 +130,8 @@ class Life:
             date=datetime.now(UTC).date().isoformat(),
             machine=f"{available_cores()} cores, {processor_name()}",
             emulator=f"moto {importlib.metadata.version('moto')}",
-            shortened=f"{MAX_STEPS} training steps of one row, at most 1 MiB of each source, no database",
+            shortened=f"{MAX_STEPS} training steps of one row, at most 1 MiB of each source, no database, "
+            f"a minute of alarms and rollouts lasts {MINUTE_SECONDS:g} s, a first token may take {FIRST_TOKEN_SECONDS}",
             usd_per_month=round(sum(self.platform.usd_per_month.values()), 2),
             rests_on_patches=self.platform.rests_on_patches(),
             known_gaps=list(known_gaps()),
@@ -254,20 +260,24 @@ class Life:
         model = {"name": self.recipe().name, "key": f"package/{package.key}"}
         given = {"gateway_version": _tag(self._images), "model": model, "certificate_arn": asked["CertificateArn"]}
         given["database"] = None  # the provider waits three minutes for one, and as long for its end
+        given["objectives"] = {"first_token_seconds": FIRST_TOKEN_SECONDS}
         self.platform.give("2-serving", given)
         return self.platform.up("2-serving")
 
     def _delivery(self) -> Facts:
         place = self.platform.life.deployment
         connection = f"arn:aws:codeconnections:{place.region}:{place.account}:connection/1"
-        self.platform.give("3-delivery", {"source_code": {"connection_arn": connection, "repository": "example/llm"}})
+        given: dict[str, Any] = {"source_code": {"connection_arn": connection, "repository": "example/llm"}}
+        self.platform.give("3-delivery", given | {"canary": CANARY, "test_minutes": 60})
         return self.platform.up("3-delivery")
 
     def _tasks(self) -> Facts:
         from nexus_llm.cloud.rehearsal_service import desired_count
 
+        serving = self.platform.outputs()["serving"]
+        self.service.name = serving["service_name"]
         self.service.serve_command = (*self.service.serve_command, "--name", self.recipe().name)
-        wanted = desired_count(self.platform.client("ecs"), self.platform.outputs()["serving"])
+        wanted = desired_count(self.platform.client("ecs"), serving)
         self.service.match(wanted)
         first = self.service.tasks[0]
         return {
@@ -315,6 +325,12 @@ class Life:
                 fix=f"read the logs in {self.service.folder}",
             )
         return facts | {"drained (s)": round(left.drained_seconds or 0.0, 1), "its exit code": left.exit_code}
+
+    def _rollouts(self) -> Rollouts:
+        return Rollouts(
+            self.platform, self.service, self.deployments, self.folder / "rollouts", self.openings,
+            package=self.service.package, model=self.recipe().name,
+        )  # fmt: skip
 
     def _restore(self) -> Facts:
         from nexus_llm.cloud.local_postgres import local_postgres

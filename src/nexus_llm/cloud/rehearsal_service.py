@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_llm.cloud.emulator import without_aws
-from nexus_llm.cloud.rehearsal_balancer import Balancer
+from nexus_llm.cloud.rehearsal_balancer import BLUE, Balancer
 from nexus_llm.cloud.training_processes import end_group
 from nexus_llm.errors import ServingError
 
@@ -35,6 +35,8 @@ class Task:
 
     process: subprocess.Popen[bytes]
     url: str
+    metric_lines: Path
+    """CloudWatch's lines, as they would go to its log."""
     fetch_seconds: float
     start_seconds: float
     drained_seconds: float | None = None
@@ -53,8 +55,13 @@ class Service:
     """The folder follows."""
     package: str = ""
     """Location of the package in the bucket."""
+    name: str = ""
+    """The service's, which its metrics are told under."""
+    group: str = BLUE
+    """Of the balancer: where tasks are added."""
     tasks: list[Task] = field(default_factory=list)
     ended: list[Task] = field(default_factory=list)
+    _started: list[Task] = field(default_factory=list)
 
     def match(self, desired: int) -> None:
         """Starts or ends tasks until there are as many as desired; the newest leaves first, with its answers given.
@@ -63,34 +70,31 @@ class Service:
             ServingError: one does not start.
         """
         while len(self.tasks) < desired:
-            task = self._started(len(self.tasks) + len(self.ended) + 1)
+            task = self.start(self.package)
             self.tasks.append(task)
-            self.balancer.add(task.url)
+            self.balancer.add(task.url, self.group)
         while len(self.tasks) > desired:
-            task = self.tasks.pop()
-            self.ended.append(task)
-            task.drained_seconds = self.balancer.remove(task.url)
-            task.process.terminate()
-            task.exit_code = task.process.wait(STOP_SECONDS)
+            self.retire(self.tasks.pop())
 
-    def stop(self) -> None:
-        """Ends what still runs, however it is."""
-        for task in self.tasks:
-            end_group(task.process)
+    def start(self, package: str) -> Task:
+        """A task that answers, and that nobody is sent to yet.
 
-    def _started(self, number: int) -> Task:
+        Raises:
+            ServingError: it does not start.
+        """
+        number = len(self._started) + 1
         folder, log = self.folder / f"task-{number}", self.folder / f"task-{number}.log"
-        said = self.folder / f"task-{number}.json"
+        said, lines = self.folder / f"task-{number}.json", self.folder / f"task-{number}.metrics.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with log.open("ab") as stream, said.open("wb") as out:
-            fetched = subprocess.run([*self.fetch_command, self.package, str(folder)], stderr=stream, check=False)
+            fetched = subprocess.run([*self.fetch_command, package, str(folder)], stderr=stream, check=False)
             if fetched.returncode:
-                raise ServingError(f"task {number} could not fetch {self.package}", fix=f"read {log}")
+                raise ServingError(f"task {number} could not fetch {package}", fix=f"read {log}")
             between = time.monotonic()
             process = subprocess.Popen(
-                [*self.serve_command, str(folder), "--port", "0", "--json"],
-                env=without_aws(os.environ),
+                [*self.serve_command, str(folder), "--port", "0", "--json", "--set", f"serve.telemetry.emf={lines}"],
+                env=without_aws(os.environ) | ({"NEXUS_SERVICE": self.name} if self.name else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=stream,
@@ -102,7 +106,28 @@ class Service:
         except BaseException:
             end_group(process)
             raise
-        return Task(process, url, between - began, time.monotonic() - between)
+        self._started.append(Task(process, url, lines, between - began, time.monotonic() - between))
+        return self._started[-1]
+
+    def retire(self, task: Task) -> None:
+        """Ends a task once its open answers are given; one that does not go is killed."""
+        task.drained_seconds = self.balancer.remove(task.url)
+        task.process.terminate()
+        try:
+            task.exit_code = task.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            end_group(task.process)
+            task.exit_code = task.process.returncode
+        self.ended.append(task)
+
+    def told(self) -> list[Path]:
+        """The metric lines of all tasks so far."""
+        return [one.metric_lines for one in self._started if one.metric_lines.exists()]
+
+    def stop(self) -> None:
+        """Ends what still runs, however it is."""
+        for task in self._started:
+            end_group(task.process)
 
 
 @dataclass

@@ -7,6 +7,7 @@ all down) runs all the same, and the report names it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ class Step:
     """What only looks like AWS; empty where nothing does."""
     needs: tuple[str, ...] = ()
     """Steps that must be done before."""
+    is_aside: bool = False
+    """It goes on beside those after it that do not need it: it mostly waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Outcome:
 
     step: Step
     verdict: Verdict
+    began_at: float = 0.0
+    """Seconds since the rehearsal began."""
     seconds: float = 0.0
     facts: Facts = field(default_factory=dict)
     error: str = ""
@@ -46,8 +51,8 @@ class Outcome:
 
     def as_document(self) -> dict[str, Any]:
         """The outcome as JSON."""
-        told = asdict(self.step) | {"needs": list(self.step.needs), "verdict": self.verdict}
-        told |= {"seconds": round(self.seconds, 1), "facts": dict(self.facts)}
+        told = asdict(self.step) | {"needs": list(self.step.needs), "verdict": self.verdict, "facts": dict(self.facts)}
+        told |= {"began_at": round(self.began_at, 1), "seconds": round(self.seconds, 1)}
         return told | ({"error": self.error, "fix": self.fix} if self.error else {})
 
 
@@ -71,22 +76,36 @@ def rehearse(
     tell: Callable[[str], None],
 ) -> list[Outcome]:
     """What became of each step, in order. `works` maps names to what is done; `tell` hears a line before and after
-    each; a reason from `requested` ends the rehearsal before the next.
+    each; a reason from `requested` ends the rehearsal before the next. The last step begins when all others are over.
     """
-    outcomes: list[Outcome] = []
-    for number, step in enumerate(steps, 1):
-        done = {one.step.name for one in outcomes if one.verdict == "done"}
-        missing = [name for name in step.needs if name not in done]
-        if reason := requested():
-            outcomes.append(Outcome(step, "not reached", error=f"stopped by {reason}"))
-        elif missing:
-            outcomes.append(Outcome(step, "not reached", error=f"it needs {missing[0]}"))
-        else:
-            tell(f"[{number}/{len(steps)}] {step.name}: {step.does}")
-            outcomes.append(_tried(step, works[step.name], clock))
-        last = outcomes[-1]
-        tell(f"[{number}/{len(steps)}] {step.name}: {last.verdict}, {last.seconds:.1f} s {last.error}".rstrip())
-    return outcomes
+    started, begun = clock(), dict[str, Future[Outcome]]()
+
+    def lived(step: Step) -> Outcome:
+        place = f"[{steps.index(step) + 1}/{len(steps)}] {step.name}"
+        tell(f"{place}: {step.does}")
+        outcome = _tried(step, works[step.name], clock, started)
+        tell(f"{place}: {outcome.verdict}, {outcome.seconds:.1f} s {outcome.error}".rstrip())
+        return outcome
+
+    with ThreadPoolExecutor() as aside:
+        for step in steps:
+            before = list(begun) if step is steps[-1] else step.needs
+            done = {name for name in before if name in begun and begun[name].result().verdict == "done"}
+            missing = [name for name in step.needs if name not in done]
+            if (reason := requested()) or missing:
+                error = f"stopped by {reason}" if reason else f"it needs {missing[0]}"
+                begun[step.name] = _over(Outcome(step, "not reached", clock() - started, error=error))
+            elif step.is_aside:
+                begun[step.name] = aside.submit(lived, step)
+            else:
+                begun[step.name] = _over(lived(step))
+        return [one.result() for one in begun.values()]
+
+
+def _over(outcome: Outcome) -> Future[Outcome]:
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future
 
 
 def holds(outcomes: Sequence[Outcome], faults: Sequence[FaultMet]) -> bool:
@@ -98,7 +117,7 @@ def document(outcomes: Sequence[Outcome], faults: Sequence[FaultMet], **more: An
     """The rehearsal as JSON; `more` is what else the report shows."""
     return {
         "holds": holds(outcomes, faults),
-        "seconds": round(sum(one.seconds for one in outcomes), 1),
+        "seconds": round(max((one.began_at + one.seconds for one in outcomes), default=0.0), 1),
         "steps": [one.as_document() for one in outcomes],
         "faults": [asdict(one) for one in faults],
         "not_proved": list(NOT_PROVED),
@@ -106,16 +125,17 @@ def document(outcomes: Sequence[Outcome], faults: Sequence[FaultMet], **more: An
     }
 
 
-def _tried(step: Step, work: Callable[[], Facts], clock: Callable[[], float]) -> Outcome:
-    started = clock()
+def _tried(step: Step, work: Callable[[], Facts], clock: Callable[[], float], started: float) -> Outcome:
+    began = clock()
+    at = began - started
     try:
         facts = work()
     except NexusError as error:
-        return Outcome(step, "failed", clock() - started, error=error.what, fix=error.fix)
+        return Outcome(step, "failed", at, clock() - began, error=error.what, fix=error.fix)
     except Exception as error:  # noqa: BLE001 - whatever it is, the next steps and the report come
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        return Outcome(step, "failed", clock() - started, error=said, fix="a fault of ours: please report it")
-    return Outcome(step, "done", clock() - started, facts)
+        return Outcome(step, "failed", at, clock() - began, error=said, fix="a fault of ours: please report it")
+    return Outcome(step, "done", at, clock() - began, facts)
 
 
 _TERRAFORM = "terraform, the AWS provider, our modules, the ledger, the price"
@@ -139,7 +159,7 @@ STEPS = (
          "merge, template parity, conversion; the requests", "the bucket and the registry", ("train",)),
     Step("serving", "make balancer, firewall, service, scaling for that very package", _TERRAFORM, _ACCEPTED,
          ("package",)),
-    Step("delivery", "make the pipeline that rolls out", _TERRAFORM, _ACCEPTED, ("serving",)),
+    Step("delivery", "make the pipeline that rolls out", _TERRAFORM, _ACCEPTED, ("serving",), is_aside=True),
     Step("tasks", "start what the service wants: the package is fetched, gateway and engine start",
          "the task's programs as processes, the fetch with its hashes", "ECS' scheduler, Fargate, the image",
          ("serving",)),
@@ -147,9 +167,15 @@ STEPS = (
          "the balancer is a small one of ours, without TLS and firewall", ("tasks",)),
     Step("scale", "scale out and in while people ask", "start, readiness, draining, SIGTERM, open streams",
          "who decides: the wanted number is set, no alarm is evaluated", ("answers",)),
+    Step("deploy", "roll the package out beside itself while people ask: tried, a share, all, baked",
+         "the commands of nexus deploy --to ecs, fifty questions to both, the green task, open streams",
+         "CodeDeploy: its waits and weights are a stand-in's, on the small balancer", ("scale", "delivery")),
+    Step("rollback", "roll out a version whose tasks die once they have users: an alarm turns it back",
+         "what tasks and balancer tell, Terraform's alarms by CloudWatch's published rules, the way back",
+         "CloudWatch and CodeDeploy: stand-ins that read alarms and group from the account", ("deploy",)),
     Step("restore", "lose the machine, the keys' database, the models and the states; bring them back, compare",
          "the commands, PostgreSQL, old versions, hashes; terraform goes on with those states", "the buckets",
-         ("package",)),
+         ("package", "delivery")),
     Step("down", "take all down, with something planted that must be found",
          "terraform, emptying, the search for leftovers, the receipt and its exit codes", "the account's answers"),
 )  # fmt: skip
@@ -160,7 +186,8 @@ NOT_PROVED = (
     "container images: none was built or pulled; the same programs ran from this Python",
     "GPUs, more than one machine, the network between machines",
     "TLS, the firewall, the ALB, private subnets: they were made and read back, no packet passed them",
-    "alarms, schedules and scaling policies: they were made, nothing evaluated them",
+    "CloudWatch and CodeDeploy themselves: our evaluator judged the alarms of a rollout, a stand-in moved its traffic",
+    "all other alarms, schedules and scaling policies: they were made, nothing evaluated them",
     "encryption: keys are named everywhere, the emulator encrypts nothing",
 )
 """What no emulator can show."""

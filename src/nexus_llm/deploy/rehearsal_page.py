@@ -75,10 +75,11 @@ def _word(good: object, yes: str, no: str) -> str:
 
 
 def _bars(steps: Sequence[Mapping[str, Any]]) -> str:
-    longest = max((one["seconds"] for one in steps), default=0.0) or 1.0
+    end = max((one["began_at"] + one["seconds"] for one in steps), default=0.0) or 1.0
     rows = "".join(
         f"<tr><td>{escape(one['name'])}</td><td class='n'>{one['seconds']:.1f} s</td><td style='width:60%'>"
-        f"<div class='bar' style='width:{100 * one['seconds'] / longest:.1f}%'></div></td></tr>"
+        f"<div class='bar' style='margin-left:{100 * one['began_at'] / end:.1f}%;"
+        f"width:{100 * one['seconds'] / end:.1f}%'></div></td></tr>"
         for one in steps
     )
     return f"<table>{rows}</table>"
