@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,10 +22,12 @@ from nexus_llm.deploy.rollout_driver import Hands, RolloutFolder, drive
 from nexus_llm.deploy.rollout_gateway import GatewayTarget
 from nexus_llm.errors import DeploymentError, PreflightError, UsageError
 from nexus_llm.recipe import ServeRecipe
+from nexus_llm.serve.engines.child import work
 from nexus_llm.serve.engines.commands import engine_command
-from nexus_llm.serve.engines.port import EngineFacts, EngineRequest
+from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
 from nexus_llm.serve.engines.process import EngineCommand
-from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits, TokenStream
+from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
+from nexus_llm.serve.engines.wire import LineSplitter, add_message, encode, pause_message
 from nexus_llm.serve.lanes import Lane, Lanes
 from nexus_llm.serve.model_folder import ServedModel, read_model
 from nexus_llm.serve.rollout import GREEN_RESTS, ModelRollout
@@ -98,25 +103,44 @@ def test_green_rests_while_blue_answers_and_works_once_somebody_is_sent_to_it(ec
     asyncio.run(work())
 
 
-def test_an_engine_that_rests_takes_so_much_longer() -> None:
-    async def seconds(engine: EngineSupervisor, number: int) -> float:
-        began, stream = time.monotonic(), TokenStream()
-        engine.submit(EngineRequest(id=number, token_ids=[1, 2], max_tokens=10), stream)
-        while not (await stream.next())[-1].finish:
+class Burning:
+    """An engine whose every step takes 20 ms of a core and gives a token; `add` says how many."""
+
+    def __init__(self) -> None:
+        self._left, self._id = 0, 0
+
+    def add(self, request: EngineRequest) -> None:
+        self._left, self._id = request.max_tokens, request.id
+
+    def cancel(self, request_id: int) -> None: ...
+
+    def step(self) -> EngineStep:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
             pass
-        return time.monotonic() - began
+        self._left -= 1
+        return EngineStep([EngineDelta(self._id, [1], [0.0], None if self._left else "length")], 0.0)
 
-    async def work() -> None:
-        engine = EngineSupervisor(EngineCommand("fake", {"step_seconds": 0.02}))
-        await engine.start()
-        engine.pause(5.0)
-        resting = await seconds(engine, 1)
-        engine.pause(0.0)
-        assert resting > 9 * 0.02 * 6  # the last rest comes after the last token
-        assert await seconds(engine, 2) < resting
-        await engine.stop()
 
-    asyncio.run(work())
+def test_an_engine_that_rests_takes_so_much_longer() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        working = threading.Thread(target=work, args=(Burning(), theirs))
+        working.start()
+
+        def seconds(number: int, share: float) -> float:
+            began, splitter = time.monotonic(), LineSplitter()
+            request = EngineRequest(id=number, token_ids=[1], max_tokens=10)
+            ours.sendall(encode(pause_message(share)) + encode(add_message(request)))
+            while not any(values[3] for one in splitter.feed(ours.recv(4096)) for values in one["step"]):
+                pass
+            return time.monotonic() - began
+
+        share = 10.0 * (os.cpu_count() or 1)
+        assert seconds(1, share) > 9 * 0.02 * 10  # the last rest comes after the last token
+        assert seconds(2, 0.0) < seconds(3, share)
+        ours.shutdown(socket.SHUT_RDWR)
+        working.join(10)
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])

@@ -24,7 +24,7 @@ from nexus_llm.serve.lanes import Colour, Lane, Lanes
 
 log = logging.getLogger("nexus_llm.serve.rollout")
 DRAIN_POLL_SECONDS = 0.05
-GREEN_RESTS = 3.0  # seconds after each second of work: the check takes longer, blue's users hardly notice it
+GREEN_RESTS = 2.0  # seconds after each of work: the check takes longer, blue's users notice it less
 
 
 class ModelRollout:

@@ -73,7 +73,7 @@ def work(engine: Engine, gateway: socket.socket) -> None:
     splitter = wire.LineSplitter()
     live: set[int] = set()
     told_at = time.monotonic()
-    pause_share = 0.0  # seconds of rest after each second of work
+    pause_share = 0.0  # seconds of rest after each second of all cores' work
     has_cancelled = False  # an engine frees what was cancelled in its next step, so there has to be one
     # Not `select`: under a gateway with a thousand open connections our descriptor has a number that it cannot take.
     news = select.poll()
@@ -90,7 +90,7 @@ def work(engine: Engine, gateway: socket.socket) -> None:
                 if refused is not None:
                     gateway.sendall(wire.encode(wire.step_message(EngineStep([refused], 0.0))))
             continue  # more may have come: requests that arrive together start together
-        began = time.monotonic()
+        busy = time.process_time()
         step = engine.step()
         live.difference_update(delta.id for delta in step.deltas if delta.finish)
         if step.deltas or has_cancelled or time.monotonic() - told_at > SIGN_OF_LIFE_SECONDS:
@@ -98,7 +98,8 @@ def work(engine: Engine, gateway: socket.socket) -> None:
             told_at = time.monotonic()
         has_cancelled = False
         if pause_share:
-            time.sleep(pause_share * (time.monotonic() - began))
+            # Not the time on the clock: who waits for a core that others have would rest for that, too.
+            time.sleep(pause_share * (time.process_time() - busy) / (os.cpu_count() or 1))
 
 
 def _obey(message: wire.Message, engine: Engine, live: set[int]) -> EngineDelta | None:

@@ -166,7 +166,7 @@ class EngineSupervisor:
             self._process.cancel(request_id)
 
     def pause(self, share: float) -> None:
-        """Lets the engine rest for so many seconds after each second of work: another one on this machine needs it."""
+        """Lets the engine rest for so many seconds after each that all cores worked for it: another one needs them."""
         if share != self._pause_share and self.state is EngineState.READY and self._process is not None:
             self._pause_share = share
             self._process.pause(share)

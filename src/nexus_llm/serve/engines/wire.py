@@ -1,6 +1,6 @@
 """How gateway and engine process talk: one JSON object a line, in both directions.
 
-    gateway → engine   {"add": {...}} · {"cancel": id} · {"pause": seconds after each second of work}
+    gateway → engine   {"add": {...}} · {"cancel": id} · {"pause": seconds after each of work}
     engine → gateway   {"ready": {...}} once, then {"step": [[id, token_ids, logprobs, finish], ...], "cache": share}
                        per step, and {"fatal": reason} before it ends by itself. Where a request asked for them, a delta
                        goes on with top_logprobs, prompt_logprobs, prompt_top_logprobs and embedding
