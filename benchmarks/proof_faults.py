@@ -116,7 +116,7 @@ async def _kill_under_load(server: Served, plan: Plan, engine: psutil.Process) -
 def terminated(plan: Plan, *, is_too_long: bool) -> Scenario:
     """SIGTERM under load: answers that fit into the grace time finish, those that do not are told so."""
     grace = (2.0 if plan.is_full else 0.1) if is_too_long else 60.0
-    answer = plan.answer_tokens * (3 if is_too_long else 1)
+    answer = plan.answer_tokens * (6 if is_too_long else 1)
     what = "longer than the grace time" if is_too_long else "that fit into the grace time"
     scenario = Scenario(f"SIGTERM, answers {what}", f"SIGTERM under {plan.streams} streams, {grace:g} s of grace.")
     with served(plan.model, engine=plan.engine, options=[*plan.options, "--drain-seconds", str(grace)]) as server:

@@ -19,6 +19,7 @@ from made_once import once
 hypothesis_settings.register_profile("house", deadline=None)
 hypothesis_settings.load_profile("house")
 
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests begin first: a process that ends with one leaves the other idle."""
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("lifecycle", "xdist_group")))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nexus_llm.recipe import SparkRecipe
+from nexus_llm.recipe.schema import SparkRecipe
 
 # What pays off over hours costs more than it gives on a hundred rows: a third of the CPU seconds of these tests.
 QUICK = {"spark.sql.codegen.wholeStage": "false", "spark.sql.adaptive.enabled": "false"}

@@ -24,7 +24,7 @@ from nexus_llm.cloud.fetch_sources import Resolved, Wishes, resolve
 from nexus_llm.cloud.hub_datasets import DatasetPart, HubDatasets, rows_name, streamed_rows, write_rows
 from nexus_llm.cloud.stored_files import RemoteByScheme, StoredRemote, list_stored, upload_stored
 from nexus_llm.data.catalogue.download import FetchedFile, WantedFile, file_name
-from nexus_llm.data.catalogue.entries import load_catalogue, parse_catalogue
+from nexus_llm.data.catalogue.entries import Catalogue, load_catalogue
 from nexus_llm.errors import DataError, MissingExtraError, StorageError, TryAgainError, UsageError
 
 SMALL = b"one small file\n" * 100
@@ -344,17 +344,24 @@ def test_without_the_datasets_library_the_install_line_is_named(monkeypatch: pyt
 
 
 def resolved(server: LyingServer, *what: str, **wishes: Any) -> Resolved:
-    catalogue = parse_catalogue(
-        f"""
-sources:
-  - {{id: listed, name: L, kind: sft, status: available, licence: MIT, size_bytes: null, text_bytes: null, tokens: null,
-     records: null, notes: x, source: {{url: u, read: 2026-11}},
-     access: {{how: url-list, url: "{server.url}/list.txt"}}}}
-  - {{id: hubbed, name: H, kind: sft, status: available, licence: MIT, size_bytes: null, text_bytes: null, tokens: null,
-     records: null, notes: x, source: {{url: u, read: 2026-11}},
-     access: {{how: hf, dataset: org/name, config: en, files: ["data/en/*"]}}}}
-"""
-    )
+    told = {
+        "kind": "sft",
+        "status": "available",
+        "licence": "MIT",
+        "notes": "x",
+        "source": {"url": "u", "read": "2026-11"},
+    }
+    unknown = dict.fromkeys(("size_bytes", "text_bytes", "tokens", "records"))
+    listed = {"how": "url-list", "url": f"{server.url}/list.txt"}
+    hubbed = {"how": "hf", "dataset": "org/name", "config": "en", "files": ["data/en/*"]}
+    catalogue = Catalogue.model_validate(
+        {
+            "sources": [
+                {"id": "listed", "name": "L", "access": listed, **told, **unknown},
+                {"id": "hubbed", "name": "H", "access": hubbed, **told, **unknown},
+            ]
+        }
+    ).sources
     with http_client(connections=1) as client:
         remote = RemoteByScheme(HttpRemote(client), StoredRemote())
         return resolve(what, Wishes(**wishes), catalogue=catalogue, hub=hub(), remote=remote)

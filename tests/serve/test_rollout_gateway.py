@@ -27,7 +27,7 @@ from nexus_llm.serve.engines.commands import engine_command
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import EngineState, EngineSupervisor, SupervisorLimits
-from nexus_llm.serve.engines.wire import LineSplitter, add_message, encode, pause_message
+from nexus_llm.serve.engines.wire import LineSplitter, add_message, encode
 from nexus_llm.serve.lanes import Lane, Lanes
 from nexus_llm.serve.model_folder import ServedModel, read_model
 from nexus_llm.serve.rollout import GREEN_RESTS, ModelRollout
@@ -131,7 +131,7 @@ def test_an_engine_that_rests_takes_so_much_longer() -> None:
         def seconds(number: int, share: float) -> float:
             began, splitter = time.monotonic(), LineSplitter()
             request = EngineRequest(id=number, token_ids=[1], max_tokens=10)
-            ours.sendall(encode(pause_message(share)) + encode(add_message(request)))
+            ours.sendall(encode({"pause": share}) + encode(add_message(request)))
             while not any(values[3] for one in splitter.feed(ours.recv(4096)) for values in one["step"]):
                 pass
             return time.monotonic() - began
