@@ -79,7 +79,7 @@ def calls_of_text(value: object, number: int) -> list[dict[str, Any]]:
         raise UnusableError(f"turn {number} is a function call without the name of a function")
     return [
         {
-            "id": call.get("id"),
+            **({"id": call["id"]} if isinstance(call.get("id"), str) else {}),
             "type": "function",
             "function": {"name": call["name"], "arguments": json_text(call.get("arguments", {}))},
         }
