@@ -157,7 +157,7 @@ def test_another_region_is_planned_from_public_files_alone_and_costs_what_they_s
     here = planner(region="us-east-1", **choice).scenario(1e5)
     dashboards = 3.0  # the same everywhere
     assert there.usd_per_month - dashboards == pytest.approx((here.usd_per_month - dashboards) * 1.1)
-    with pytest.raises(CostError, match="g6.xlarge has no price as spot in eu-central-1") as caught:
+    with pytest.raises(CostError, match=r"g6\.xlarge has no price as spot in eu-central-1") as caught:
         planner(table, region=FRANKFURT, purchases=("spot",), machines=("g6.xlarge",)).scenario(1e5)
     assert "--what account" in caught.value.fix  # no public file has spot prices
 
