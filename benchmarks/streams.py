@@ -18,7 +18,7 @@ from served import NAME
 
 Kind = Literal["whole", "error event", "refused", "broken"]
 FIRST_PLAIN_TOKEN = 100  # below lie control tokens and single bytes
-READ_SECONDS = 600.0
+WHOLE_SECONDS = 600.0
 _CODE = re.compile(rb'"code":\s*"(\w+)"')
 _TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 _FINISH = re.compile(rb'"finish_reason":\s*"(\w+)"')
@@ -97,17 +97,38 @@ def body_of(prompt: Sequence[int] | str, answer_tokens: int, **more: Any) -> dic
     }  # fmt: skip
 
 
+class _Reading(asyncio.Protocol):
+    """Sends one request and takes what comes: no reader, no buffer, no timer a piece, which cost more than taking."""
+
+    def __init__(self, stream: Stream, request: bytes, has_ended: asyncio.Future[None]) -> None:
+        self._stream = stream
+        self._request = request
+        self._has_ended = has_ended
+
+    def connection_made(self, transport: Any) -> None:
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        _take(self._stream, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.is_reset = exc is not None
+        if not self._has_ended.done():
+            self._has_ended.set_result(None)
+
+
 async def follow(stream: Stream, port: int, body: dict[str, Any], *, key: str | None = None) -> End:
     """Asks and reads to the end. Never raises for what the server does: that is the finding."""
+    loop = asyncio.get_running_loop()
+    has_ended: asyncio.Future[None] = loop.create_future()
+    reading = _Reading(stream, _request(body, key), has_ended)
     stream.started_at = time.perf_counter()
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        transport, _ = await loop.create_connection(lambda: reading, "127.0.0.1", port)
         try:
-            writer.write(_request(body, key))
-            while data := await asyncio.wait_for(reader.read(262_144), READ_SECONDS):
-                _take(stream, data)
+            await asyncio.wait_for(has_ended, WHOLE_SECONDS)
         finally:
-            writer.close()
+            transport.close()
     except (OSError, TimeoutError):
         stream.is_reset = True
     stream.ended_at = time.perf_counter()
