@@ -7,11 +7,11 @@ stores the result as JSON and as a page with plots. The same measurements are th
 wrong for this server (nobody joins a running batch), fitted anew: that must fail, else the check tells nothing. Needs
 quiet cores: the client shares them with the server. Needs the `serve` extra.
 
-One round is every point once, about 4 minutes on two cores: the saturated server (64 requests at once), the four open
-loops, the grid (24 closed loops), and the pace of the machine between any two of them. The result is written after each
-round. The claim needs five: up to the fourth the errors are told and the verdict is "inconclusive". `--minutes` begins
-no round that would not end in time. Every load test is kept in `--kept` as soon as it has ended, so a run that was
-stopped, or given few minutes at a time, goes on where it was: the same five rounds, whenever they were measured.
+One round is every point once, about 3 minutes on two cores: the saturated server (64 requests at once), the four open
+loops, the grid (24 closed loops). The result is written after each round. The claim needs five: up to the fourth the
+errors are told and the verdict is "inconclusive". `--minutes` begins no round that would not end in time. Every load
+test is kept in `--kept` as soon as it has ended, so a run that was stopped, or given few minutes at a time, goes on
+where it was: the same five rounds, whenever they were measured.
 Another machine or model needs another folder.
 """
 
@@ -49,7 +49,6 @@ from nexus_llm.cost.capacity.calibration import (
     Measure,
     calibrate,
     with_static_batching,
-    without_pace,
 )
 from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.quantities import EngineLimits
@@ -119,7 +118,7 @@ def main() -> None:
             arguments.out.mkdir(exist_ok=True)
             (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
             (arguments.out / f"{stem}.html").write_text(page(result), encoding="utf-8")
-            told = {name: result[name] for name in ("repeats", "verdict", "hardware", "pace", "wrong_scheduler")}
+            told = {name: result[name] for name in ("repeats", "verdict", "hardware", "wrong_scheduler")}
             print(json.dumps(told | {"errors": result["calibration"]["errors"]}, indent=2), flush=True)
             now = time.monotonic()
             if now - began + (now - round_began) > arguments.minutes * 60:
@@ -128,8 +127,7 @@ def main() -> None:
 
 def judged(found: Calibration, repeats: int, *, note: str) -> dict[str, Any]:
     """The result with its verdict: holds, fails, or inconclusive where repeats are too few for the claim."""
-    wrong, blind = with_static_batching(found), without_pace(found)
-    slowness = [one.slowness for repeated in found.observed.values() for one in repeated]
+    wrong = with_static_batching(found)
     verdict = "holds" if found.is_trustworthy else "fails"
     if repeats < CLAIMED_REPEATS:
         verdict = "inconclusive"
@@ -143,12 +141,6 @@ def judged(found: Calibration, repeats: int, *, note: str) -> dict[str, Any]:
         "verdict": verdict,
         "calibration": found.as_json(),
         "errors_of_open_loops": found.errors_of("open"),
-        "pace": {
-            "what": "seconds of the pace test around a load test, over their median: what the predictions were told",
-            "least": min(slowness),
-            "most": max(slowness),
-            "errors_untold": blind.as_json()["errors"],
-        },
         "wrong_scheduler": {
             "what": "static batching: nobody joins a running batch, fitted to the same points",
             "errors": wrong.as_json()["errors"],
@@ -190,11 +182,11 @@ def same_ground(folder: Path, ground: Mapping[str, Any]) -> None:
 
 def page(result: Mapping[str, Any]) -> str:
     """The result as one page without scripts or links."""
-    found, wrong, pace = result["calibration"], result["wrong_scheduler"], result["pace"]
+    found, wrong = result["calibration"], result["wrong_scheduler"]
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{found['errors'][name]:.1%}</td><td>{target:.0%}</td>"
         f"<td>{'holds' if found['errors'][name] <= target else 'fails'}</td><td>{wrong['errors'][name]:.1%}</td>"
-        f"<td>{pace['errors_untold'][name]:.1%}</td><td>{_share(result['errors_of_open_loops'].get(name))}</td></tr>"
+        f"<td>{_share(result['errors_of_open_loops'].get(name))}</td></tr>"
         for name, target in found["targets"].items()
     )
     points = "".join(_row(point) for point in found["points"])
@@ -209,9 +201,7 @@ def page(result: Mapping[str, Any]) -> str:
 <p>{escape(result["hardware"])}, {escape(result["date"])}, {result["repeats"]} repeats. {escape(result["note"])}</p>
 <p><strong>{verdict}</strong></p>
 <table><tr><th>mean error of</th><th>error</th><th>target</th><th></th><th>wrong scheduler</th>
-<th>not told the pace</th><th>open loops alone</th></tr>{rows}</table>
-<p>The machine's pace, measured between any two load tests, was {pace["least"]:.2f} to {pace["most"]:.2f} of its median;
-predictions are for the pace around each load test.</p>
+<th>open loops alone</th></tr>{rows}</table>
 <p>Rings were fitted, dots held out or saturated, dots of the other colour open loops. The band is the target.</p>
 <div class="plots">{plots}</div>
 <table><tr><th>load</th><th>in</th><th>out</th><th>TPOT ms</th><th>predicted</th><th>TTFT p95 s</th><th>predicted</th>

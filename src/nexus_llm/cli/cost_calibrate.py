@@ -214,7 +214,6 @@ def _show_plan(experiment: Experiment, *, as_json: bool) -> int:
     to_fit, held_out = experiment.grid()
     open_loops = [experiment.open(share, saturation=1.0) for share in experiment.load_shares]
     tests = [*to_fit, *held_out, experiment.saturated(), *open_loops]
-    tests += [experiment.pace(0, place) for place in range(len(tests) + 1)]
     planned = {
         "load_tests": experiment.repeats * len(tests),
         "requests": experiment.repeats * sum(test.requests for test in tests),
@@ -224,8 +223,7 @@ def _show_plan(experiment: Experiment, *, as_json: bool) -> int:
     else:
         print(
             f"{len(to_fit)} points to fit, {len(held_out)} to predict, the saturated server, {len(open_loops)} open "
-            "loops, and between any two of them the machine's pace; "
-            f"{experiment.repeats} times: {planned['requests']:,} requests"
+            f"loops, {experiment.repeats} times: {planned['requests']:,} requests"
         )
     return 0
 

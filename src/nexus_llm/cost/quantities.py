@@ -80,11 +80,6 @@ class StepTime:
         """Its seconds, in the order of the fields."""
         return astuple(self)[:4]
 
-    def slowed(self, factor: float) -> StepTime:
-        """The same engine on a machine that needs `factor` times as long for everything."""
-        fixed, prefill, sequence, context = (factor * number for number in self.numbers)
-        return StepTime(fixed, prefill, sequence, context, self.provenance, self.source)
-
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +15,6 @@ from nexus_llm.cost.capacity.calibration import (
     Measure,
     calibrate,
     with_static_batching,
-    without_pace,
 )
 from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
@@ -32,15 +29,11 @@ SMALL = Experiment(
 )  # fmt: skip
 
 
-def pretended_server(
-    *, chunked: bool = True, static: bool = False, noise: float = 0.03, slowness: Iterator[float] | None = None
-) -> Measure:
-    """Measures the plain loop over steps, with noise as a machine has it, and so slow one load test after another."""
+def pretended_server(*, chunked: bool = True, static: bool = False, noise: float = 0.03) -> Measure:
+    """Measures the plain loop over steps, with noise as a machine has it."""
 
     def measure(test: LoadTest) -> Observed:
-        factor = next(slowness) if slowness else 1.0
-        step_time = TRUE.slowed(factor)
-        limits = replace(TRUE_LIMITS, admission_seconds=factor * TRUE_LIMITS.admission_seconds)
+        step_time, limits = TRUE, TRUE_LIMITS
         source = np.random.default_rng(test.seed + test.requests)
         prompts, answers = [test.input_tokens] * test.requests, [test.output_tokens] * test.requests
         if test.concurrency:
@@ -113,7 +106,7 @@ def test_one_point_cannot_tell_five_numbers() -> None:
         fit_engine([one], TRUE_LIMITS, source="a test")
 
 
-def test_points_to_fit_and_to_predict_are_measured_in_turns_with_the_pace_between_any_two() -> None:
+def test_points_to_fit_and_to_predict_are_measured_in_turns() -> None:
     measure, tests = pretended_server(), []
 
     def watched(test: LoadTest) -> Observed:
@@ -122,23 +115,4 @@ def test_points_to_fit_and_to_predict_are_measured_in_turns_with_the_pace_betwee
 
     calibrate(watched, replace(SMALL, repeats=2), TRUE_LIMITS, given=("max_batched_tokens",), source="a test")
     one_round = ["saturation"] + ["open"] * 4 + ["fitted", "held_out"] * 9
-    assert [test.kind for test in tests if test.kind != "pace"] == one_round * 2
-    assert [test.kind for test in tests[: 2 * len(one_round) + 1 : 2]] == ["pace"] * (len(one_round) + 1)
-    assert len({test for test in tests if test.kind == "pace"}) == 2 * (len(one_round) + 1)  # no cached prefix helps
-
-
-def test_a_machine_whose_speed_wanders_is_predicted_at_the_pace_that_it_had() -> None:
-    result = calibrated(pretended_server(slowness=wandering()))
-    assert result.is_trustworthy, result.errors
-    blind = without_pace(result)
-    assert not blind.is_trustworthy
-    assert blind.errors["tpot"] > 2 * result.errors["tpot"]
-
-
-def test_pace_does_not_make_a_wrong_scheduler_right() -> None:
-    assert not with_static_batching(calibrated(pretended_server(slowness=wandering()))).is_trustworthy
-
-
-def wandering() -> Iterator[float]:
-    """How slow a machine is from load test to load test that takes up to twice as long for some on end."""
-    return (1.5 + 0.5 * math.sin(number / 5) for number in itertools.count())
+    assert [test.kind for test in tests] == one_round * 2

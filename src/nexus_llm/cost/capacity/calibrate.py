@@ -40,8 +40,6 @@ class Observed:
     e2e: Floats
     seconds: float
     """From the first sending to the last end."""
-    slowness: float = 1.0
-    """What the engine needed in these minutes for the same work, over what it needs usually: 2 is half as fast."""
 
     def statistics(self) -> Statistics:
         """The numbers that are compared."""
@@ -59,10 +57,8 @@ class FittedEngine:
 
 
 def predict(observed: Observed, step_time: StepTime, limits: EngineLimits) -> Simulated:
-    """The same load test, simulated at the pace that the machine had."""
-    demand, slowness = observed.demand, observed.slowness
-    step_time = step_time.slowed(slowness)
-    limits = replace(limits, admission_seconds=slowness * limits.admission_seconds)
+    """The same load test, simulated."""
+    demand = observed.demand
     if observed.concurrency is None:
         return simulate(demand, step_time, limits)
     return simulate_closed(

@@ -3,9 +3,8 @@
 Half of a grid (concurrency × prompt × answer) is fitted; the other half, the saturated engine, and open loops at
 several shares of saturation are predicted. What measures is a function, so that tests measure a simulated engine.
 
-A shared machine may be half as fast some minutes later, and no model of an engine knows that. So the same short load
-test, the pace, runs between any two others, and each of these is fitted or predicted at the pace around it. What is
-predicted tells nothing of its own pace. `without_pace` gives the errors of predictions that were not told it.
+A shared machine may be half as fast some minutes later, and no model of an engine knows that: medians over repeats are
+compared, and points to fit stand between those to predict.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from nexus_llm.cost.capacity.calibrate import (
 from nexus_llm.cost.capacity.simulate import check_limits
 from nexus_llm.cost.quantities import EngineLimits, StepTime
 
-Kind = Literal["fitted", "held_out", "saturation", "open", "pace"]
+Kind = Literal["fitted", "held_out", "saturation", "open"]
 
 TARGETS: Mapping[str, float] = {"tpot": 0.10, "e2e_p95": 0.15, "ttft_p95": 0.25, "saturation": 0.10}
 """What the mean error over predicted points may be."""
@@ -114,13 +113,6 @@ class Experiment:
             load_share=load_share,
         )
 
-    def pace(self, repeat: int, place: int) -> LoadTest:
-        """The short test that tells how fast the machine is just then: prompts and answers cost it about the same."""
-        together = min(8, self.saturation_concurrency)
-        return LoadTest(
-            "pace", 64, 12, 2 * together, concurrency=together, seed=self.seed + 1000 * (repeat + 1) + place
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -195,11 +187,10 @@ def calibrate(
         Whatever `measure` raises.
     """
     check_limits(limits)
-    rounds = [_round(measure, experiment, number, tell) for number in range(experiment.repeats)]
-    usual = float(np.median([seconds for one_round in rounds for _, _, seconds in one_round]))
     observed: dict[LoadTest, list[Observed]] = {}
-    for test, found, seconds in itertools.chain(*rounds):
-        observed.setdefault(test, []).append(replace(found, slowness=seconds / usual))
+    for number in range(experiment.repeats):
+        for test, found in _round(measure, experiment, number, tell):
+            observed.setdefault(test, []).append(found)
     engine = fit_engine(
         _fitted(observed),
         limits,
@@ -212,21 +203,10 @@ def calibrate(
 
 def with_static_batching(calibration: Calibration) -> Calibration:
     """The same experiment explained, as well as it can be, by an engine whose batches nobody joins: it has to fail."""
-    return _explained_anew(calibration, replace(calibration.engine.limits, batching="static"), calibration.observed)
-
-
-def without_pace(calibration: Calibration) -> Calibration:
-    """The same experiment explained as if the machine had always been equally fast."""
-    observed = {test: [replace(one, slowness=1.0) for one in repeats] for test, repeats in calibration.observed.items()}
-    return _explained_anew(calibration, calibration.engine.limits, observed)
-
-
-def _explained_anew(
-    calibration: Calibration, limits: EngineLimits, observed: Mapping[LoadTest, Sequence[Observed]]
-) -> Calibration:
+    limits, observed = replace(calibration.engine.limits, batching="static"), calibration.observed
     engine = fit_engine(_fitted(observed), limits, source=calibration.engine.step_time.source)
     points = tuple(compared(test, repeats, engine) for test, repeats in observed.items())
-    return replace(calibration, engine=engine, points=points, observed=observed)
+    return replace(calibration, engine=engine, points=points)
 
 
 def _fitted(observed: Mapping[LoadTest, Sequence[Observed]]) -> list[Observed]:
@@ -247,17 +227,15 @@ def engine_from_json(document: Mapping[str, Any]) -> tuple[StepTime, EngineLimit
 
 def _round(
     measure: Measure, experiment: Experiment, number: int, tell: Callable[[LoadTest, Statistics], None]
-) -> list[tuple[LoadTest, Observed, float]]:
-    """(test, what was measured, seconds that the pace took around it) of every point once.
+) -> list[tuple[LoadTest, Observed]]:
+    """Every point once, with what was measured.
 
     The open loops follow the saturated server at once: their rates are shares of its. Points to fit are between those
-    to predict, so that a drift which the pace does not tell favours neither half.
+    to predict, so that a drift of the machine favours neither half.
     """
     found: list[tuple[LoadTest, Observed]] = []
-    paces: list[float] = []
 
     def measured(test: LoadTest) -> Observed:
-        paces.append(measure(experiment.pace(number, len(paces))).seconds)
         one = measure(replace(test, seed=experiment.seed + number))
         found.append((replace(test, requests_per_second=None), one))  # the same point in every round
         tell(test, one.statistics())
@@ -269,9 +247,7 @@ def _round(
     for pair in itertools.zip_longest(*experiment.grid()):
         for test in filter(None, pair):
             measured(test)
-    paces.append(measure(experiment.pace(number, len(paces))).seconds)
-    around = [math.sqrt(before * after) for before, after in itertools.pairwise(paces)]
-    return [(test, one, seconds) for (test, one), seconds in zip(found, around, strict=True)]
+    return found
 
 
 def _found_by(given: Sequence[str], engine: FittedEngine) -> dict[str, str]:
