@@ -41,6 +41,16 @@ def test_with_json_an_error_is_one_document_on_stdout(tmp_path: Path) -> None:
     assert "no.yaml" in done.json["error"]["what"]
 
 
+def test_an_error_whose_reader_has_gone_keeps_its_exit_code_and_its_two_lines(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "nexus_llm.cli", "run", "no.yaml", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+
+
 def test_help_names_every_verb_and_the_version_is_printed(tmp_path: Path) -> None:
     shown = nexus_here("--help", cwd=tmp_path).stdout
     for verb in ("run", "data", "train", "package", "evaluate", "serve", "chat", "bench", "show", "lineage", "diff"):

@@ -155,7 +155,10 @@ def print_json(document: Any) -> None:
 def print_error(error: NexusError, *, as_json: bool) -> None:
     """Two lines on stderr: what is wrong, and the fix. With `--json` the same as a document on stdout."""
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "what": error.what, "fix": error.fix}})
+        try:
+            print_json({"error": {"type": type(error).__name__, "what": error.what, "fix": error.fix}})
+        except BrokenPipeError:  # who read it has gone; the exit code and stderr still tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"error: {error.what}\n  fix: {error.fix}", file=sys.stderr, flush=True)
 
 
