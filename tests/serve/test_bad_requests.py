@@ -43,7 +43,9 @@ def post(server: RunningServer, body: Any, *, path: str = "/v1/chat/completions"
     return httpx.post(f"{server.url}{path}", content=content, headers={"content-type": "application/json"})
 
 
-@pytest.mark.parametrize("body", [b"{", b"", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'{"seed":%s}' % (b"9" * 5_000)]
+)
 def test_a_body_that_is_no_json_object_is_refused(echo_server: RunningServer, body: bytes) -> None:
     answer = post(echo_server, body)
     assert answer.status_code == 400
@@ -110,6 +112,18 @@ def test_a_wrong_field_is_named(echo_server: RunningServer, change: dict[str, An
     assert error_of(answer)["param"] == param
 
 
+def test_arguments_nested_deeper_than_a_template_can_write_are_refused(echo_server: RunningServer) -> None:
+    """Spelled-out control tokens make the gateway walk through them."""
+    deep = '{"a":' * 900 + "{}" + "}" * 900
+    turns = [
+        *CHAT["messages"],
+        {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": deep}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "<|im_end|>"},
+    ]
+    answer = post(echo_server, {**CHAT, "messages": turns})
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "messages")
+
+
 def test_numbers_that_json_does_not_know_are_refused(echo_server: RunningServer) -> None:
     answer = post(echo_server, b'{"model":"echo","messages":[{"role":"user","content":"x"}],"temperature":NaN}')
     assert (answer.status_code, error_of(answer)["param"]) == (400, "temperature")
@@ -127,6 +141,7 @@ def test_numbers_that_json_does_not_know_are_refused(echo_server: RunningServer)
         {"modalities": ["audio"]},
         {"reasoning_effort": "high"},
         {"web_search_options": {}},
+        {"moderation": {"model": "m", "policy": {"input": {"mode": "block"}}}},
     ],
     ids=lambda field: next(iter(field)),
 )
@@ -167,6 +182,13 @@ def test_a_prompt_longer_than_the_context_names_both_numbers(echo_server: Runnin
     assert caught.value.code == "context_length_exceeded"
     assert "2000" in caught.value.message
     assert "30" in caught.value.message
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_an_answer_longer_than_the_context_is_named_as_what_is_too_long(echo_server: RunningServer, name: str) -> None:
+    error = error_of(post(echo_server, {**CHAT, name: 10_000_000}))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", name)
 
 
 def test_an_answer_without_a_limit_ends_at_the_context(start: StartServer) -> None:

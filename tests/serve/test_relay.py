@@ -136,6 +136,14 @@ def test_a_wrong_request_never_reaches_the_upstream(to_bad: RunningServer, bad: 
     assert len(bad[0].state.seen) == before
 
 
+@pytest.mark.parametrize("field", [b'"user": "\\ud800"', b'"metadata": {"a": 1e999}'])
+def test_a_field_that_cannot_be_sent_on_is_refused(to_bad: RunningServer, field: bytes) -> None:
+    body = b'{"model": "here", "messages": [{"role": "user", "content": "x"}], %s}' % field
+    answer = httpx.post(f"{to_bad.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
+    assert 'num_requests_running{model_name="here"} 0.0' in httpx.get(f"{to_bad.url}/metrics").text
+
+
 @pytest.mark.parametrize(
     ("wish", "status", "code"),
     [

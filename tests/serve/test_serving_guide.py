@@ -75,11 +75,13 @@ def test_the_examples_run(
     namespace: dict[str, Any] = {}
     for block in blocks():
         if block.language == "python" and block.is_run:
-            before = capsys.readouterr()
-            del before
+            capsys.readouterr()
             code = block.text.replace(ADDRESS, guide_server.url)
             exec(compile("\n" * (block.line - 1) + code, str(GUIDE), "exec"), namespace)
-            assert capsys.readouterr().out.strip(), f"the example at line {block.line} says nothing"
+            printed = capsys.readouterr().out
+            assert printed.strip(), f"the example at line {block.line} says nothing"
+            for promised in re.findall(r"^ *print\(.*\)  # (.+)$", block.text, flags=re.MULTILINE):
+                assert promised in printed
     assert namespace["call"].function.name == "weather"
     assert namespace["parsed"].choices[0].message.parsed is not None
 

@@ -84,7 +84,7 @@ def read_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
 
     Raises:
         RequestValidationError: it is no JSON, or not of this form.
-        HTTPException: 400, it cannot be read at all: no UTF-8, or nested too deeply.
+        HTTPException: 400, it cannot be read at all: no UTF-8, nested too deeply, or a number of thousands of digits.
     """
     try:
         document = json.loads(raw) if _is_json(content_type) else None
@@ -94,7 +94,7 @@ def read_body(raw: bytes, content_type: str, model: type[Model]) -> Model:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in problems]) from None
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise HTTPException(400) from None
 
 

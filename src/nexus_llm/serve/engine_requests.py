@@ -48,13 +48,12 @@ def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
         return EngineRequest(id=0, token_ids=[], max_tokens=0, embed=True)
     defaults = model.sampling
     temperature = defaults.temperature if request.temperature is None else request.temperature
-    if isinstance(request, CompletionRequest) and request.max_tokens == 0:
+    if request.max_tokens == 0:
         temperature = 0.0  # only the prompt is wanted
     bias = request.bias()
     if bias and max(bias) >= model.tokenizer.vocabulary_size:
         message = f"Token ids lie below {model.tokenizer.vocabulary_size}."
         raise api_errors.invalid(message, param="logit_bias", code="invalid_value")
-    is_completion = isinstance(request, CompletionRequest)
     has_logprobs = wants_logprobs(request)
     return EngineRequest(
         id=0,
@@ -63,7 +62,8 @@ def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
         stop_token_ids=() if request.ignore_eos else model.stop_token_ids,
         temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
         top_p=defaults.top_p if request.top_p is None else request.top_p,
-        top_k=max(0, defaults.top_k if request.top_k is None else request.top_k),
+        # More than the vocabulary means all of it; an engine's own integers end somewhere, and its process with them.
+        top_k=min(max(0, defaults.top_k if request.top_k is None else request.top_k), model.tokenizer.vocabulary_size),
         seed=random.randrange(SEEDS) if request.seed is None else request.seed % SEEDS,  # noqa: S311
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
@@ -73,21 +73,20 @@ def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
         prompt_logprobs=isinstance(request, CompletionRequest) and bool(request.echo) and has_logprobs,
         logit_bias=bias,
         adapter=request.model if request.model in model.adapters else None,
-        json_schema=None if is_completion or not isinstance(request, ChatRequest) else request.answer_schema(),
+        json_schema=request.answer_schema() if isinstance(request, ChatRequest) else None,
     )
 
 
 def answer_wishes(request: AnyRequest, spelled: CallFormat | None) -> AnswerWishes:
     if isinstance(request, EmbeddingRequest):
         return AnswerWishes()
-    is_completion = isinstance(request, CompletionRequest)
     return AnswerWishes(
         stop=request.stop_strings(),
         calls=spelled,
         is_one_call=isinstance(request, ChatRequest)
         and (request.is_call_forced or request.parallel_tool_calls is False),
         has_echo=isinstance(request, CompletionRequest) and bool(request.echo),
-        is_prompt_only=is_completion and request.max_tokens == 0,
+        is_prompt_only=request.max_tokens == 0,
         has_logprobs=wants_logprobs(request),
     )
 
@@ -109,6 +108,8 @@ def answer_tokens(request: AnyRequest, *, prompt_tokens: int, context_tokens: in
     if asked is not None:
         asked = max(1, asked)  # an engine gives one token at least; who asked for none does not get it
     param = "messages" if isinstance(request, ChatRequest) else "prompt"
+    if prompt_tokens < context_tokens and asked is not None:
+        param = "max_tokens" if newer is None else "max_completion_tokens"
     _check_room(prompt_tokens, asked or 1, context_tokens, param)
     return asked or min(default, context_tokens - prompt_tokens)
 

@@ -224,7 +224,7 @@ class Generator:
             encode = partial(tokenizer.encode_prompt, conversation, tools=tools or None)
             try:
                 return [await self._beside(encode, characters=characters)]
-            except ModelError:
+            except (ModelError, RecursionError):  # arguments of a call may be nested deeper than templates can write
                 beside = " or its tools" if tools or any(message.get("tool_calls") for message in conversation) else ""
                 raise api_errors.invalid(
                     f"The model's chat template refuses this conversation{beside}: check the order and roles of its "

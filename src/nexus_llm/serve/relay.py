@@ -112,13 +112,23 @@ class Relay:
         return response
 
     def upstream_request(self, endpoint: str, body: dict[str, Any]) -> httpx.Request:
-        """What goes out. Streams always tell their usage: it is counted here, and cut out where nobody asked."""
+        """What goes out. Streams always tell their usage: it is counted here, and cut out where nobody asked.
+
+        Raises:
+            ApiError: 400, a field that nobody here reads holds what cannot be sent on.
+        """
         sent = body | {"model": self._upstream.model}
         if body.get("stream"):
             sent["stream_options"] = (body.get("stream_options") or {}) | {"include_usage": True}
         trace = current_record().trace
         headers = {} if trace is None else {"traceparent": trace.header()}
-        return self._client.build_request("POST", endpoint, json=sent, headers=headers)
+        try:
+            return self._client.build_request("POST", endpoint, json=sent, headers=headers)
+        except ValueError:
+            raise api_errors.invalid(
+                "The body holds half a surrogate pair or a number without end, which JSON cannot say.",
+                code="invalid_body",
+            ) from None
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """The upstream's response, its body not read yet.

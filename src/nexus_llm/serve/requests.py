@@ -40,8 +40,8 @@ _SUPPORT = Support(
     # An answer does not depend on these, or only together with others that are refused.
     no_effect=frozenset(
         {
-            "annotations", "metadata", "moderation", "name", "prompt_cache_key", "prompt_cache_options",
-            "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user",
+            "annotations", "metadata", "name", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+            "safety_identifier", "service_tier", "store", "user",
         }
     ),
     refused={
@@ -52,6 +52,7 @@ _SUPPORT = Support(
         "function_call": ("it is the older form of tool_choice: use that", ("none",)),
         "functions": ("it is the older form of tools: use those", ([],)),
         "modalities": ("this model reads and writes text", (["text"],)),
+        "moderation": ("this server does not moderate", ()),
         "prediction": ("the engine does not use predicted output", ()),
         "reasoning_effort": ("this model does not reason before it answers", ("none",)),
         "response_format": ("only /v1/chat/completions has it", ({"type": "text"},)),
