@@ -208,7 +208,7 @@ def test_requests_a_minute_are_counted_and_told(open_gateway: StartGateway) -> N
             gateway.ask(key)
         assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "requests")
         told = caught.value.response.headers
-        assert 50 <= int(told["retry-after"]) <= 61
+        assert 50 <= int(told["retry-after"]) <= 60  # a longer one is ignored by official clients
         assert told["x-ratelimit-remaining-requests"] == "0"
     gateway.client(key).models.list()  # costs nothing
 

@@ -23,8 +23,6 @@ from nexus_llm.serve.fair_queue import FairQueue, Ticket
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.throughput import Throughput
 
-MAX_RETRY_AFTER_SECONDS = 60  # OpenAI's and Anthropic's clients take a longer time for none and try again at once
-
 RefusalReason = Literal["queue_full", "deadline_unreachable", "queue_timeout"]
 
 
@@ -218,8 +216,7 @@ class Admission:
 
     def _refusal(self, reason: RefusalReason, seconds: float | None) -> NotAdmittedError:
         self._turns_away = True
-        wait = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(seconds or 0)))
-        return NotAdmittedError(reason, waiting=self.waiting, retry_after_seconds=wait)
+        return NotAdmittedError(reason, waiting=self.waiting, retry_after_seconds=api_errors.retry_after(seconds or 0))
 
 
 @contextmanager

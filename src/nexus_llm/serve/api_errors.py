@@ -6,7 +6,10 @@ A message says what is wrong and what would be right; it never carries a prompt 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
+
+MAX_RETRY_AFTER_SECONDS = 60  # OpenAI's and Anthropic's clients take a longer time for none and try again at once
 
 
 @dataclass(eq=False)
@@ -21,6 +24,15 @@ class ApiError(Exception):
     def body(self) -> bytes:
         values = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return json.dumps({"error": values}, ensure_ascii=False).encode(errors="replace")
+
+
+def retry_after(seconds: float) -> int:
+    """What the header `retry-after` tells for a wait of so many seconds.
+
+    >>> retry_after(0.2), retry_after(60.4)
+    (1, 60)
+    """
+    return max(1, math.ceil(min(seconds, MAX_RETRY_AFTER_SECONDS)))
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.api_errors import ApiError, retry_after
 from nexus_llm.serve.generation import Usage
 
 MAX_ANSWER_BYTES = 64 << 20
@@ -77,7 +77,7 @@ async def explain(response: httpx.Response) -> ApiError:
     status = response.status_code
     if status == 429:
         wait = response.headers.get("retry-after", "")
-        headers = {"retry-after": wait if wait.isascii() and wait.isdigit() else "1"}
+        headers = {"retry-after": str(retry_after(float(wait) if wait.isdecimal() else 1))}
         message = "The upstream has too many requests. Try again later."
         return ApiError(429, message, type="rate_limit_error", code="upstream_rate_limited", headers=headers)
     if status in (400, 404, 413, 422):

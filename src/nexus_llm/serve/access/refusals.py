@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from nexus_llm.serve.access.limits import Refusal, Standing
-from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.api_errors import ApiError, retry_after
 
 DATABASE_RETRY_SECONDS = 2
 
@@ -40,7 +38,7 @@ def limit_reached(refusal: Refusal, standing: Standing, *, tokens: int) -> ApiEr
     if refusal.retry_after_seconds is None:
         headers["x-should-retry"] = "false"  # OpenAI's own clients read it
     else:
-        headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_seconds)))
+        headers["retry-after"] = str(retry_after(refusal.retry_after_seconds))
     if refusal.reason == "budget":
         message = "The API key's budget for this month does not cover this request."
         return ApiError(429, message, type="insufficient_quota", code="insufficient_quota", headers=headers)
