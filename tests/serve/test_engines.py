@@ -294,6 +294,15 @@ def test_a_sequence_that_outgrows_the_cache_is_reported(tiny_folder: Path) -> No
         assert len(tokens(deltas)) < 64
 
 
+def test_an_embedding_whose_weights_cannot_be_read_again_harms_nobody(tiny_folder: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copy(tiny_folder / WEIGHTS, tmp_path))
+    engine, _ = load_engine("openvino", tmp_path)
+    weights.unlink()
+    (refused,), plain = run(engine, ask(embed=True, max_tokens=0), ask())
+    assert refused.finish == "capacity"
+    assert len(tokens(plain)) == 6
+
+
 def test_openvino_tells_how_much_its_cache_holds(tiny_folder: Path) -> None:
     pytest.importorskip("openvino_genai")
     facts = OpenVinoEngine.load(OpenVinoSettings(str(tiny_folder / WEIGHTS), kv_cache_gib=1))[1]

@@ -57,6 +57,7 @@ def test_a_missing_file_is_named(make_folder: MakeFolder, name: str) -> None:
     "fault",
     [
         {"weights": b"not a gguf"},
+        {"weights": b""},
         {"weights": b"GGUF....rope_freqs.weight...."},
         {"weights": b"GGUF....llama.rope.scaling.factor...."},
         {"rope_scaling": {"rope_type": "llama3", "factor": 8}},

@@ -233,7 +233,7 @@ class Generation:
         if delta.finish == "refused":
             raise self._refusal
         if delta.finish == "capacity":
-            raise api_errors.unavailable("The engine's memory is full.", retry_after_seconds=1)
+            raise api_errors.unavailable("The engine has no room for this request now.", retry_after_seconds=1)
         text = choice.answer.push(delta)
         self._measure(choice, len(delta.token_ids))
         if self._record.sample is not None:

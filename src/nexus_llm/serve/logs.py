@@ -48,7 +48,7 @@ def _event(record: logging.LogRecord) -> dict[str, str]:
     }
 
 
-def place_of(error: Exception) -> str:
+def place_of(error: BaseException) -> str:
     """Type and place of an error, and nothing else: its text may quote a prompt."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

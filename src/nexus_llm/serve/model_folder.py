@@ -175,10 +175,11 @@ def _rope_kind(folder: Path) -> str:
 
 def _refuse_rope_scaling(weights: Path) -> None:
     kind = _rope_kind(weights.parent)
-    with weights.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[:4] != b"GGUF":
+    with weights.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
             raise ServingError(f"{weights} is not a GGUF file", fix="package the model again")
-        is_marked = any(content.find(mark, 0, _HEADER_BYTES) >= 0 for mark in _ROPE_SCALING_MARKS)
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            is_marked = any(content.find(mark, 0, _HEADER_BYTES) >= 0 for mark in _ROPE_SCALING_MARKS)
     if kind != "default" or is_marked:
         raise ServingError(
             f"{weights} has scaled rotary embeddings ({kind}), which this engine would silently ignore",

@@ -12,6 +12,7 @@ It can neither shift single tokens nor tell other tokens than the chosen one, so
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -22,9 +23,12 @@ from typing import TYPE_CHECKING, Any
 from nexus_llm.serve.engines.openvino_prompts import PromptReader, PromptReading
 from nexus_llm.serve.engines.openvino_schemas import SchemaTrial
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
+from nexus_llm.serve.logs import place_of
 
 if TYPE_CHECKING:
     import openvino_genai
+
+log = logging.getLogger("nexus_llm.serve.engine")
 
 WARM_UP_TOKENS = 256  # 8 cache blocks of 32: enough to read the share that one block takes
 READING_SECONDS = 0.02  # how long a step waits for a prompt's reading where it has nothing else to do
@@ -149,6 +153,11 @@ class OpenVinoEngine:
         deltas = []
         for request, future in [one for one in self._readings.values() if one[1].done()]:
             del self._readings[request.id]
+            error = future.exception()
+            if error is not None:  # no room on the disk or in memory for the second copy: others need not die of it
+                log.error("engine.prompt_not_read: %s", place_of(error))
+                deltas.append(EngineDelta(request.id, [], [], "capacity"))
+                continue
             reading = future.result()
             if request.embed:
                 deltas.append(EngineDelta(request.id, [], [], "stop", embedding=reading.embedding))

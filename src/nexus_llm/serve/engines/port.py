@@ -66,7 +66,7 @@ class EngineDelta:
     logprobs: list[float] = field(default_factory=list)
     """One per token where the request asked for them, else empty."""
     finish: EngineFinish | None = None
-    """Set on the last delta. `capacity`: the cache could not hold the sequence, so it was dropped. `refused`: the
+    """Set on the last delta. `capacity`: there was no room for the sequence, so it was dropped. `refused`: the
     engine did not take the request at all."""
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     """(token id, log probability) of the likeliest tokens at each place, likeliest first; empty unless asked for."""

@@ -254,7 +254,7 @@ class EngineSupervisor:
         await asyncio.sleep(self._limits.first_pause_seconds * 2 ** (len(self._deaths) - 1))
         try:
             self.facts = await self._launch()
-        except EngineDiedError as error:
+        except (EngineDiedError, OSError) as error:  # OSError: no descriptor or no process to be had just now
             log.error("engine.died", extra={"reason": str(error), "live": len(self._live)})
             return False
         self.restarts += 1
