@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anthropic
 import httpx
 import pytest
 
+from nexus_llm.chat import ChatTokenizer
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.dialects.anthropic_body import MessagesRequest
+from nexus_llm.serve.model_folder import ServedModel
 from running_server import RunningServer, StartServer
 
 QUESTION: list[Any] = [{"role": "user", "content": "Was kostet ein Brötchen? 🥐"}]
@@ -129,6 +132,20 @@ def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error_event(start: Star
     ):
         list(stream)
     assert caught.value.body["error"]["type"] == "api_error"
+
+
+class _FailingTokenizer(ChatTokenizer):
+    def encode_prompt(self, messages: Any, *, tools: Any = None) -> list[int]:
+        raise OSError
+
+
+def test_a_fault_of_our_own_has_anthropics_shape_too(start: StartServer, echo_model: ServedModel) -> None:
+    failing = _FailingTokenizer.__new__(_FailingTokenizer)
+    vars(failing).update(vars(echo_model.tokenizer))
+    answer = post(
+        start(model=replace(echo_model, tokenizer=failing)), {"model": "echo", "max_tokens": 9, "messages": QUESTION}
+    )
+    assert (answer.status_code, answer.json()["type"], answer.json()["error"]["type"]) == (500, "error", "api_error")
 
 
 def chat_messages(*turns: dict[str, Any]) -> list[dict[str, Any]]:

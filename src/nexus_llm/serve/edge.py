@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nexus_llm.recipe import TimeoutsRecipe
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.deadlines import told_seconds, until
+from nexus_llm.serve.dialects.anthropic_answer import error_body
 from nexus_llm.serve.logs import place_of
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.responses import send_document
@@ -66,7 +67,7 @@ class Edge:
                 pass  # its body will never be whole: no fault of ours, and nobody is there to be told
             except Exception as error:  # noqa: BLE001 - the last place that can keep it from the client
                 log.error("request.failed", extra={"request_id": record.request_id, "error": place_of(error)})
-                await exchange.fail(api_errors.internal_error())
+                await exchange.fail(api_errors.internal_error(), path=scope["path"])
             finally:
                 self.held_bytes -= exchange.body_bytes
         route = getattr(scope.get("route"), "path", "unknown")
@@ -120,11 +121,11 @@ class _Exchange:
             message["headers"] = [*message.get("headers", []), *ours]
         await self._send(message)
 
-    async def fail(self, error: api_errors.ApiError) -> None:
+    async def fail(self, error: api_errors.ApiError, *, path: str) -> None:
         """Answers with an error, as far as that is still possible."""
         self._record.error_code = error.code
         if not self.status:
-            await send_document(self.send, error.status, error.body())
+            await send_document(self.send, error.status, error_body(error, path=path))
 
 
 def _request_id(scope: Scope) -> str:

@@ -8,8 +8,7 @@ from starlette.exceptions import HTTPException
 
 from nexus_llm.serve import api_errors
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.dialects.anthropic_answer import PATHS as ANTHROPIC_PATHS
-from nexus_llm.serve.dialects.anthropic_answer import anthropic_error
+from nexus_llm.serve.dialects.anthropic_answer import error_body
 from nexus_llm.serve.edge import BodyRefusedError
 from nexus_llm.serve.telemetry.record import current_record
 from nexus_llm.serve.validation import explain_validation
@@ -49,11 +48,6 @@ def _http_error(error: HTTPException, request: Request) -> ApiError:
         allow = dict(error.headers or {})
         return ApiError(405, f"{place} is not allowed.", code="method_not_allowed", headers=allow)
     return ApiError(error.status_code, "The body could not be read as JSON.", code="invalid_body")
-
-
-def error_body(error: ApiError, *, path: str) -> bytes:
-    """The JSON document of an error, as the clients of this path read it."""
-    return anthropic_error(error) if path.startswith(ANTHROPIC_PATHS) else error.body()
 
 
 def error_response(error: ApiError, request: Request) -> Response:

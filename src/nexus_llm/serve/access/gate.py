@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nexus_llm.serve.access.access import Access
 from nexus_llm.serve.access.caller import calling
 from nexus_llm.serve.api_errors import ApiError
-from nexus_llm.serve.error_handlers import error_body
+from nexus_llm.serve.dialects.anthropic_answer import error_body
 from nexus_llm.serve.responses import send_document
 from nexus_llm.serve.telemetry.record import current_record
 

@@ -38,6 +38,11 @@ def anthropic_error(error: ApiError) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode(errors="replace")
 
 
+def error_body(error: ApiError, *, path: str) -> bytes:
+    """The JSON document of an error, as the clients of this path read it."""
+    return anthropic_error(error) if path.startswith(PATHS) else error.body()
+
+
 class MessageWriter(Writer):
     """Writes one message, whole or as events. A block is opened when its first piece comes."""
 
