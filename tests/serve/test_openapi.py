@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -19,6 +21,7 @@ from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.model_folder import ServedModel
 from running_server import RunningServer, running_server
 
+ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = 8
 """Requests of each kind and route: more find no more, and each takes 20 ms."""
 
@@ -50,6 +53,17 @@ def test_every_route_keeps_to_its_description(api: schemathesis.BaseSchema, mode
 
         if mode is GenerationMode.POSITIVE or operation.body:
             keeps_to_it()
+
+
+def test_the_api_page_names_every_error_code_and_route(api: schemathesis.BaseSchema) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    sources = (ROOT / "src" / "nexus_llm" / "serve").rglob("*.py")
+    # What `nexus deploy` and a server say to one another is nothing for clients.
+    told = {
+        code for path in sources if path.name != "rollout.py" for code in re.findall(r'code="(\w+)"', path.read_text())
+    }
+    assert {code for code in told if f"`{code}`" not in page} == set()
+    assert {path for path in api.raw_schema["paths"] if path.replace("{name}", "{id}") not in page} == set()
 
 
 def test_all_routes_are_described_with_their_answers_and_errors(

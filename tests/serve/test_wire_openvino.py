@@ -23,6 +23,9 @@ SCHEMA = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+ALLOWED = [
+    json.dumps({"name": name, "age": age}, separators=(",", ":")) for name in ("Anna", "Bert") for age in range(3, 10)
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,10 @@ def test_random_weights_keep_a_schema_and_a_bad_one_harms_nobody(tiny_server: Ru
         answer = client.chat.completions.create(
             model="tiny", messages=MESSAGES, response_format=wanted(SCHEMA), seed=seed, temperature=1, max_tokens=200
         ).choices[0]
-        if answer.finish_reason == "stop":  # white space may fill the room that there is
-            document = json.loads(answer.message.content or "")
-            assert document["name"] in ("Anna", "Bert")
-            assert 3 <= document["age"] <= 9
+        said = "".join((answer.message.content or "").split())
+        # White space may fill the room that there is.
+        assert said in ALLOWED if answer.finish_reason == "stop" else any(one.startswith(said) for one in ALLOWED)
+        assert said
     assert tiny_server.engine_pid == pid
 
 

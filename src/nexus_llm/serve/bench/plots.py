@@ -30,12 +30,10 @@ def distribution(found: Mapping[str, Sequence[float]], marks: Mapping[str, float
                 f'width="{max(x(end) - x(begin) - 1, 1):.1f}" height="{bottom - y(count):.1f}">'
                 f"<title>{duration(begin)} to {duration(end)}: {count:,.0f}</title></rect>"
             )
-    shown = [mark for name, mark in marks.items() if mark and name in ("p50", "p95", "p99")]
-    for name, mark in marks.items():
-        if mark in shown and name in ("p50", "p95", "p99") and mark is not None:
+    for row, name in enumerate(("p50", "p95", "p99")):
+        if mark := marks.get(name):
             place = min(max(x(mark), 8), width - 8)
-            # Names of lines that lie close would cover one another: each has a height of its own.
-            label = 12 + 13 * ("p50", "p95", "p99").index(name)
+            label = 12 + 13 * row  # names of lines that lie close would cover one another
             parts.append(
                 f'<line class="mark" x1="{place:.1f}" x2="{place:.1f}" y1="{label + 3}" y2="{bottom}"/>'
                 f'<text class="label" x="{place + (4 if place < width - 40 else -4):.1f}" y="{label}" '
