@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from nexus_llm.cli import run_command
 from nexus_llm.cli.admin_token import AdminToken, admin_headers
 from nexus_llm.cli.console import SignalInterrupt
+from nexus_llm.deploy.rollout_driver import RolloutFolder
 from nexus_llm.package.gguf_write import write_gguf
 from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines.commands import engine_command
@@ -73,6 +77,26 @@ def task(place: Path, items: int) -> str:
     return str(place)
 
 
+@contextmanager
+def command_that_ends_when_it_is_asked_back(root: Path) -> Iterator[None]:
+    """As a `nexus deploy` that is just through its last step, or killed: it turns nothing back any more."""
+    (place,) = (root / "runs" / "deploy").iterdir()
+    folder, holds = RolloutFolder(place), threading.Event()
+
+    def drive() -> None:
+        with folder.locked():
+            holds.set()
+            until = time.monotonic() + 30
+            while not folder.is_asked_back() and time.monotonic() < until:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    holds.wait(30)
+    yield
+    thread.join()
+
+
 def test_a_model_is_deployed_checked_and_turned_back(
     server: RunningServer, folder: Path, tmp_path: Path, nexus: Nexus
 ) -> None:
@@ -92,7 +116,8 @@ def test_a_model_is_deployed_checked_and_turned_back(
     assert unsure.err.splitlines()[-2].startswith(f"error: {second} was turned back: green's answers")
     sure = nexus("deploy", str(second), *quick, "--check", task(tmp_path / "many.yaml", 50), *words)
     assert sure.code == 0, sure.err
-    back = nexus("rollback", *words)
+    with command_that_ends_when_it_is_asked_back(tmp_path):
+        back = nexus("rollback", *words)
     assert back.code == 0, back.err
     assert json.loads(back.out)["steps"]["rollback"]["how"] == "blue was loaded again"
     again = nexus("rollback", *words)
@@ -117,6 +142,9 @@ def test_what_costs_money_is_agreed_to_and_wrong_words_are_named(tmp_path: Path,
     assert nexus("deploy", "m", "--to", "mars").code == 2
     lacking = nexus("deploy", "m", "--to", "ecs", "--root", str(tmp_path))
     assert "runs/aws/nexus-small/platform.json cannot be read" in lacking.err
+    misspelt = nexus("deploy", "m", "--check", str(tmp_path / "no.yaml"), "--root", str(tmp_path), "--dry-run")
+    assert misspelt.code != 0
+    assert "no.yaml" in misspelt.err
     platform = tmp_path / "runs" / "aws" / "nexus-small"
     platform.mkdir(parents=True)
     told = {"region": "eu-central-1", "models_bucket": "models"}
@@ -129,6 +157,18 @@ def test_what_costs_money_is_agreed_to_and_wrong_words_are_named(tmp_path: Path,
     assert planned["steps"][0] == "stage"
     assert planned["checks"] == ["golden-questions"]
     assert not (tmp_path / "runs" / "deploy").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "option"),
+    [("ecs", "--canary-percent"), ("ecs", "--max-error-share"), ("sagemaker", "--first-token-seconds")],
+)
+def test_an_option_that_would_do_nothing_there_is_refused(
+    place: str, option: str, tmp_path: Path, nexus: Nexus
+) -> None:
+    told = nexus("deploy", "m", "--to", place, option, "1", "--root", str(tmp_path))
+    assert told.code == 2
+    assert told.err.startswith(f"error: {option} does nothing with --to {place}\n  fix: leave it out")
 
 
 def test_the_token_is_for_its_user_alone_and_goes_with_the_server(

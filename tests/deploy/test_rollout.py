@@ -96,8 +96,8 @@ def test_failures_turn_back_from_every_step_with_traffic(tmp_path: Path, step: s
 
 def test_a_target_that_breaks_after_the_start_is_turned_back_and_before_it_only_says_so(tmp_path: Path) -> None:
     time, folder = Time(), RolloutFolder(tmp_path)
-    broken = Scripted(shift=DeploymentError("gone", fix="-"))
-    assert drive(folder.begin(PLAN, now=0), broken, folder, hands(time)).reason == "gone"
+    broken = Scripted(shift=DeploymentError("gone", fix="read the log"))
+    assert drive(folder.begin(PLAN, now=0), broken, folder, hands(time)).reason == "gone (read the log)"
     refusing = Scripted(preflight=PreflightError("no memory", fix="-"))
     with pytest.raises(PreflightError):
         drive(folder.begin(PLAN, now=0), refusing, folder, hands(time))
@@ -125,6 +125,17 @@ def test_a_rollout_that_was_killed_in_any_step_goes_on_from_there(tmp_path: Path
     assert done.status == "done"
     assert list(done.facts) == list(STEPS)
     assert target.calls[:1] == ([step] if step != "check" else ["canary"])
+
+
+def test_a_rollout_that_was_killed_on_its_way_back_goes_on_going_back(tmp_path: Path) -> None:
+    time, folder, target = Time(), RolloutFolder(tmp_path), Scripted()
+    asked = iter([None] * 4 + ["SIGINT"] * 9)  # it stops once it turns back
+    with pytest.raises(TryAgainError):
+        drive(folder.begin(PLAN, now=time.now), target, folder, hands(time, "fail", stop_requested=lambda: next(asked)))
+    again = folder.begin(PLAN, now=time.now)
+    assert (again.id, again.status) == ("0001", "rolling_back")
+    done = drive(again, target, folder, hands(time))
+    assert (done.status, done.reason) == ("rolled_back", "said so")
 
 
 def test_who_asks_to_stop_is_told_how_to_go_on_and_another_model_has_to_wait(tmp_path: Path) -> None:

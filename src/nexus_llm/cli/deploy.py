@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,9 +28,18 @@ Name = Annotated[str, typer.Option("--name", help="ecs, sagemaker: the platform,
 Endpoint = Annotated[str | None, typer.Option("--endpoint", help="sagemaker: the endpoint that answers.")]
 Alarms = Annotated[list[str], typer.Option("--alarm", help="sagemaker: a CloudWatch alarm that turns back.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to what costs money without being asked.")]
+NOT_TAKEN: dict[str, tuple[tuple[str, ...], str]] = {
+    "ecs": (
+        ("canary_percent", "canary_seconds", "max_error_share", "first_token_seconds"),
+        "stage 3 has the canary's share and minutes, stage 2 the alarms",
+    ),
+    "sagemaker": (("max_error_share", "first_token_seconds"), "alarms turn back there: --alarm NAME"),
+}
+"""Target → options that would do nothing there, and what does instead."""
 
 
 def deploy(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A run, a package folder, NAME@ALIAS, or s3://…", metavar="MODEL|RUN")],
     to: To = "local",
     url: Url = "http://127.0.0.1:8000",
@@ -57,8 +67,12 @@ def deploy(
     from nexus_llm.cli.deploy_targets import opened, rollouts
     from nexus_llm.deploy.rollout import STEPS, Limits, Plan
     from nexus_llm.deploy.rollout_driver import drive
+    from nexus_llm.evaluate.task_file import load_task
 
     where, handed = _where(to, url, name, endpoint, alarm, image, root), ports()
+    _refuse_what_does_nothing(context, to)
+    for path in check:
+        load_task(path)  # a typing mistake is told before green is paid for
     place = opened(where, handed)
     limits = Limits(max_error_share, first_token_seconds, cold_start_seconds=cold_start_seconds)
     plan = Plan(to, place.service, model, canary_percent / 100, canary_seconds, bake_seconds, limits)
@@ -108,26 +122,25 @@ def rollback(
     if place.asks_first:
         _agree(f"Turn {place.service} back?", yes=yes, as_json=as_json)
     began = time.monotonic()
-    try:
-        with folder.locked():
-            back = turned_back(folder.last() or last, ASKED_BACK, now=time.time())
+    with ExitStack() as held:
+        _take_over(held, folder, handed)
+        done = folder.last() or last
+        if done.status != "rolled_back":
+            back = turned_back(done, ASKED_BACK, now=time.time())
             done = drive(back, place.target, folder, hands(place, lambda _: Judgement("pass", ""), handed))
-    except TryAgainError:
-        if handed.interrupt.requested():
-            raise
-        done = _asked(folder, handed)
-    how = done.facts.get("rollback", {}).get("how", done.status)
+    how = done.facts.get("rollback", {}).get("how", done.reason)
     _print(done, as_json, f"turned back in {time.monotonic() - began:.1f} s: {how}")
     return 0
 
 
-def _asked(folder: RolloutFolder, handed: Ports) -> Rollout:
-    """The rollout after whoever drives it has turned it back, as asked."""
-    folder.ask_back()
+def _take_over(held: ExitStack, folder: RolloutFolder, handed: Ports) -> None:
+    """Enters the rollout's lock; who has it is asked to turn back, and waited for: it may also finish, or be killed."""
     while True:
-        rollout = folder.last()
-        if rollout is not None and rollout.is_over:
-            return rollout
+        try:
+            held.enter_context(folder.locked())
+            return
+        except TryAgainError:
+            folder.ask_back()
         if reason := handed.interrupt.requested():
             raise TryAgainError(f"stopped by {reason}; the other command turns back", fix="nexus rollback")
         time.sleep(0.1)
@@ -171,6 +184,14 @@ def _where(
     return Where(to, url.rstrip("/"), name, endpoint, tuple(alarms), image, root)  # type: ignore[arg-type]
 
 
+def _refuse_what_does_nothing(context: typer.Context, to: str) -> None:
+    names, instead = NOT_TAKEN.get(to, ((), ""))
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name.replace('_', '-')} does nothing with --to {to}", fix=f"leave it out: {instead}")
+
+
 def hands(place: Opened, check: Callable[[Rollout], Judgement], handed: Ports) -> Hands:
     """What drives a rollout to this place, at this machine's time."""
     from nexus_llm.deploy.rollout_driver import Hands
@@ -191,8 +212,9 @@ def _say(rollout: Rollout) -> None:
         print(f"turning back: {rollout.reason}", file=sys.stderr, flush=True)
         return
     plan = rollout.plan
+    canary = f"{plan.canary_share:.0%} of the requests for {plan.canary_seconds:g} s"
     more = {
-        "canary": f": {plan.canary_share:.0%} of the requests for {plan.canary_seconds:g} s",
+        "canary": ": stage 3's share and minutes" if plan.target == "ecs" else f": {canary}",
         "bake": f": blue stays warm for {plan.bake_seconds:g} s",
     }.get(rollout.step, "")
     print(f"{rollout.step}{more} …", file=sys.stderr, flush=True)
@@ -212,9 +234,8 @@ def _tell(rollout: Rollout, as_json: bool) -> int:
     phases = [
         f"{name} {warm[f'{name}_seconds']:.1f} s" for name in ("pull", "load", "warm") if warm.get(f"{name}_seconds")
     ]
-    _print(
-        rollout, as_json, f"{rollout.plan.model} answers at {rollout.plan.service} (cold start: {', '.join(phases)})"
-    )
+    line = f"{rollout.plan.model} answers at {rollout.plan.service} (cold start: {', '.join(phases)})"
+    _print(rollout, as_json, line if rollout.status == "done" else None)
     if rollout.status == "done":
         return 0
     kind = GateInconclusiveError if rollout.verdict == "inconclusive" else GateFailedError
@@ -226,10 +247,10 @@ def _tell(rollout: Rollout, as_json: bool) -> int:
     return error.exit_code
 
 
-def _print(rollout: Rollout, as_json: bool, line: str) -> None:
+def _print(rollout: Rollout, as_json: bool, line: str | None) -> None:
     from nexus_llm.deploy.rollout_driver import document
 
     if as_json:
         print_json(document(rollout))
-    elif rollout.status == "done" or rollout.reason == "nexus rollback":
+    elif line:
         print(line)

@@ -97,6 +97,7 @@ def _ecs(where: Where, ports: Ports) -> Opened:
 
     platform, serving, delivery = (_handed_on(where, name) for name in ("platform", "serving", "delivery"))
     name, url = serving["model"]["name"], serving["url"]
+    stage, parity = _into_bucket(where, platform)
     blue, green = (Door(one, name, key_headers()) for one in (url, f"{url}:{TEST_PORT}"))
     target = CodeDeployTarget(
         account(platform["region"], ports.interrupt),
@@ -105,7 +106,7 @@ def _ecs(where: Where, ports: Ports) -> Opened:
         image=where.image,
         ask=green.seconds_to_answer,
     )
-    return Opened(target, serving["service_name"], lambda _: (blue, green), _into_bucket(where, platform))
+    return Opened(target, serving["service_name"], lambda _: (blue, green), stage, parity=parity)
 
 
 def _sagemaker(where: Where, ports: Ports) -> Opened:
@@ -122,20 +123,32 @@ def _sagemaker(where: Where, ports: Ports) -> Opened:
 
     target = EndpointTarget(there, alarms=where.alarms, ask=lambda name: door(name).seconds_to_answer())
     doors = (door(where.endpoint), door(trial_name(where.endpoint)))
-    return Opened(target, where.endpoint, lambda _: doors, _into_bucket(where, platform))
+    stage, _ = _into_bucket(where, platform)  # an endpoint has no /tokenize: its answers alone are compared
+    return Opened(target, where.endpoint, lambda _: doors, stage)
 
 
-def _into_bucket(where: Where, platform: dict[str, Any]) -> Callable[[str], str]:
+def _into_bucket(
+    where: Where, platform: dict[str, Any]
+) -> tuple[Callable[[str], str], Callable[[Rollout, Door], Judgement]]:
+    """What puts a package into the bucket, and what compares its token ids with green's, where it lies here, too."""
+    from nexus_llm.cli.deploy_check import judge_parity
+    from nexus_llm.deploy.rollout import Judgement
+
+    here: list[Path] = []
+
     def stage(name: str) -> str:
         if name.startswith("s3://"):
             return name.rstrip("/")
         from nexus_llm.artifacts import load
         from nexus_llm.cloud.data_uploads import upload_artifact
 
-        artifact = load(find_model(name, root=where.root).folder)
-        return upload_artifact(artifact, f"s3://{platform['models_bucket']}")
+        here.append(find_model(name, root=where.root).folder)
+        return upload_artifact(load(here[-1]), f"s3://{platform['models_bucket']}")
 
-    return stage
+    def parity(rollout: Rollout, green: Door) -> Judgement:  # noqa: ARG001
+        return judge_parity(here[-1], green) if here else Judgement("pass", "the package lies in S3 alone")
+
+    return stage, parity
 
 
 def _handed_on(where: Where, name: str) -> dict[str, Any]:

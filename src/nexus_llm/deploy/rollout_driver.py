@@ -88,7 +88,7 @@ def _looked(rollout: Rollout, target: Target, journal: Journal, hands: Hands) ->
     except NexusError as error:
         if rollout.status == "rolling_back":
             raise
-        why = Judgement("fail", error.what)
+        why = Judgement("fail", f"{error.what} ({error.fix})")
         if rollout.step in ("stage", "preflight"):  # nothing was changed: the error itself is the answer
             journal.write(replace(rollout, status="rolled_back", verdict=why.verdict, reason=why.reason))
             raise
@@ -176,7 +176,7 @@ class RolloutFolder:
         """
         last = self.last()
         if last is not None and not last.is_over:
-            if last.plan.model == plan.model and last.status == "running":
+            if last.plan.model == plan.model:
                 return last
             raise UsageError(
                 f"rollout {last.id} of {last.plan.model} on {last.plan.service} is not over ({last.step})",
