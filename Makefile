@@ -98,8 +98,9 @@ gate: $(VENV)/.installed-dev ## makes RECIPE and judges it: data, parity and equ
 slo: $(VENV)/.installed-dev ## RUN under RATE requests a second, held against the objectives; URL=… asks a service that stands
 	@mkdir -p build
 	@set -e; url="$(URL)"; if [ -z "$$url" ]; then \
-	  url=http://127.0.0.1:8077; $(NEXUS) serve $(RUN) --port 8077 & server=$$!; trap 'kill $$server; wait $$server' EXIT; \
-	  curl --silent --fail --output /dev/null --retry 90 --retry-delay 2 --retry-all-errors $$url/ready; fi; \
+	  url=http://127.0.0.1:8077; $(NEXUS) serve $(RUN) --port 8077 & server=$$!; \
+	  trap '{ kill $$server; wait $$server; } 2> /dev/null || true' EXIT; \
+	  until curl --silent --fail --output /dev/null $$url/ready; do kill -0 $$server 2> /dev/null; sleep 1; done; fi; \
 	$(NEXUS) bench $$url --rate $(RATE) --duration 60 --warmup 4 --slo ttft=2,e2e=30 --min-goodput 0.95 \
 	  --report build/slo.html --records build/slo.jsonl
 
