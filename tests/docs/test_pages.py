@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,6 +77,14 @@ def test_every_make_word_that_a_page_shows_exists() -> None:
         shown += [shlex.split(text) for text in re.findall(r"`(make [^`]+)`", page.read_text())]
         used = {word for line in shown for word in line[1:] if re.fullmatch(r"[a-z][a-z-]*", word)}
         assert used <= words, page
+
+
+def test_the_layers_that_the_architecture_draws_are_those_that_are_checked() -> None:
+    drawn = (DOCS / "architecture.md").read_text().partition("## Layers\n\n```\n")[2].partition("```")[0]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (checked,) = [one["layers"] for one in contracts if one["type"] == "layers"]
+    rows = [line.partition("(")[0] for line in drawn.splitlines()]
+    assert [set(re.findall(r"\w+", row)) for row in rows] == [set(re.findall(r"\w+", row)) for row in checked]
 
 
 def reference() -> ModuleType:
