@@ -23,12 +23,20 @@ from nexus_llm.observe.runbooks import Block, Runbook, code_blocks, looks, read_
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 PAGES = [path for path in sorted(RUNBOOKS.glob("*.md")) if path.stem != "index"]
 SECTIONS = ("Symptom", "Look", "Act", "Check")
+# What a reader finds in a part, besides words.
+EXAMPLES = {"Look": {"bash", "promql", "logs"}, "Act": {"bash"}, "Check": {"bash"}}
 # The AWS command line's own, beside what its services' models have.
 GLOBAL = {"region", "output", "query", "profile", "no-paginate", "max-items", "page-size"}
 
 
 def page(path: Path) -> Runbook:
     return read_runbook(path)
+
+
+def emitted() -> Any:
+    found = shipped()
+    found["prometheus"] |= recorded_by(prometheus_rules())
+    return found
 
 
 def blocks(path: Path) -> list[Block]:
@@ -48,13 +56,38 @@ ALL = [
 def test_a_page_has_its_four_parts_and_names_what_is_emitted(path: Path) -> None:
     one = page(path)
     assert one.sections == SECTIONS
-    emitted = shipped()
-    emitted["prometheus"] |= recorded_by(prometheus_rules())
-    assert broken(looks(one), emitted) == []
+    assert broken(looks(one), emitted()) == []
     assert {block.language for block in one.blocks} <= {"bash", "promql", "logs"}
+    text = path.read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(one.blocks), "an example without a language is looked at by nobody"
+    parts = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+    for name, languages in EXAMPLES.items():
+        assert any(block.language in languages for block in code_blocks(parts[name])), f"{name} shows nothing to type"
     for block in one.blocks:
         if block.language == "logs":
             assert re.search(r'event = "[a-z.]+_?[a-z]*"', block.text), f"{path.name}:{block.line} picks no event"
+
+
+@pytest.mark.parametrize(
+    ("language", "query", "said"),
+    [
+        ("promql", "rate(vlm:request_queue_time_seconds_bucket[5m])", "vlm:request_queue_time_seconds_bucket, which"),
+        ("promql", "sum by (colour) (nexus_engine_up offset 1h)", "colour"),
+        ("logs", 'filter event = "engine.dead"', "engine.dead, which nothing emits"),
+        ("logs", 'filter event = "engine.died" | stats count(*) as n by errorCode', "errorCode"),
+    ],
+)
+def test_a_query_that_looks_at_nothing_is_told(language: str, query: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(f"---\nalarms: []\n---\n## Look\n\n```{language}\n{query}\n```\n")
+    (told,) = broken(looks(page(tmp_path / "page.md")), emitted())
+    assert said in told
+
+
+def test_a_metric_that_any_page_names_in_words_is_emitted() -> None:
+    known = emitted()["prometheus"]
+    for path in RUNBOOKS.parent.rglob("*.md"):
+        for name in re.findall(r"\b(?:vllm:|nexus_(?!llm))\w+", path.read_text(encoding="utf-8")):
+            assert any(one.startswith(name) for one in known), f"{path.name}: {name}"
 
 
 def test_the_index_names_every_page() -> None:
@@ -80,6 +113,11 @@ def test_an_aws_command_is_an_operation_with_its_parameters(path: Path, words: l
     given = {word[2:] for word in words[3:] if word.startswith("--")}
     unknown = {one for one in given if one not in members | GLOBAL and one.removeprefix("no-") not in members}
     assert unknown == set(), f"{path.name}: {' '.join(words)}"
+    for name, member in shape.members.items():
+        values = words[words.index(f"--{xform_name(name, '-')}") + 1 :] if xform_name(name, "-") in given else []
+        known = getattr(getattr(member, "member", member), "enum", None)
+        if known and values:
+            assert values[0] in known, f"{path.name}: {values[0]} is none of {known}"
     missing = {xform_name(name, "-") for name in shape.required_members} - given
     assert missing == set(), f"{path.name}: {' '.join(words)}"
 

@@ -134,7 +134,9 @@ def _metrics(url: str) -> Snapshot:
 
 
 def _looks(now: Snapshot, history: Path | None) -> list[Snapshot]:
-    from nexus_llm.observe.snapshots import Snapshot
+    from nexus_llm.observe.objectives import WINDOW_SECONDS
+    from nexus_llm.observe.snapshots import Snapshot, worth_keeping
+    from nexus_llm.storage import explained, write_atomically
 
     if history is None:
         return [now]
@@ -143,9 +145,17 @@ def _looks(now: Snapshot, history: Path | None) -> list[Snapshot]:
         earlier = [Snapshot(one["time"], one["values"]) for one in map(json.loads, lines)]
     except (ValueError, LookupError, TypeError) as error:
         raise UsageError(f"{history} is no history of looks ({error})", fix="name another file") from error
-    with history.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps({"time": now.time, "values": dict(now.values)}) + "\n")
+    longest = max(WINDOW_SECONDS.values())
+    if earlier and now.time - earlier[0].time > 2 * longest:  # what no window reaches goes, now and then
+        earlier = [one for one in earlier if now.time - one.time <= 1.2 * longest]
+        write_atomically(history, b"".join(map(_line, earlier)))
+    with explained(str(history)), history.open("ab") as stream:
+        stream.write(_line(worth_keeping(now)))
     return [*earlier, now]
+
+
+def _line(look: Snapshot) -> bytes:
+    return json.dumps({"time": look.time, "values": dict(look.values)}).encode() + b"\n"
 
 
 def _shipped_looks() -> list[Named]:

@@ -21,10 +21,12 @@ events."""
 
 # A scrape adds these to every series; `le` belongs to the buckets of a histogram.
 SCRAPED_LABELS = frozenset(("instance", "job"))
-_SERIES = re.compile(r"\b((?:vllm:|nexus_)[a-z0-9_:]+)\b(?:\{([^}]*)\})?")
-_GROUPED = re.compile(r"\b(?:by|without)\s*\(([^)]*)\)")
+# Whatever is no number, function, word of the language or list of labels names a series: a misspelt one, too.
+_SERIES = re.compile(r"(?<![\w.:$])([a-zA-Z_:][\w:]*+)(?!\s*\()(?:\{([^}]*)\})?")
+_GROUPED = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+_PROMQL_WORDS = frozenset(("and", "bool", "group_left", "group_right", "inf", "nan", "offset", "or", "unless"))
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
-_FIELD = re.compile(r"(?<![\w\"'./@-])([a-z][a-z0-9_]*)(?![\w(])")
+_FIELD = re.compile(r"(?<![\w\"'./@-])([a-zA-Z]\w*)(?![\w(])")
 _INSIGHTS_WORDS = frozenset(
     ("and", "as", "asc", "by", "desc", "display", "filter", "in", "like", "limit", "or", "sort", "stats")
 )
@@ -77,7 +79,8 @@ def in_promql(expression: str, place: str) -> list[Named]:
     grouped = {label for found in _GROUPED.findall(expression) for label in re.findall(r"\w+", found)}
     return [
         Named("prometheus", name, tuple(sorted({*grouped, *_LABEL.findall(labels)} - SCRAPED_LABELS)), place)
-        for name, labels in _SERIES.findall(expression)
+        for name, labels in _SERIES.findall(_GROUPED.sub(" ", expression))
+        if name.lower() not in _PROMQL_WORDS
     ]
 
 

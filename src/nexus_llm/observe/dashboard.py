@@ -50,7 +50,7 @@ _STATES = (
 
 
 def grafana_dashboard() -> dict[str, Any]:
-    """The dashboard; its data source is asked for at import."""
+    """The dashboard; its data source is a variable, which a reader chooses on the page."""
     panels = [
         (
             f"Burn rate: {one.title}",
@@ -86,6 +86,7 @@ def _panel(index: int, title: str, queries: list[tuple[str, str]]) -> dict[str, 
         "type": "timeseries",
         "title": title,
         "datasource": {"type": "prometheus", "uid": "${source}"},
+        "fieldConfig": {"defaults": {"unit": "s" if "_seconds" in queries[0][0] else "short"}, "overrides": []},
         "gridPos": {"x": index % 3 * _WIDTH, "y": index // 3 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
         "targets": [
             {"refId": chr(ord("A") + number), "expr": query, "legendFormat": legend}

@@ -98,7 +98,7 @@ OBJECTIVES = (
 
 
 def prometheus_rules(objectives: Sequence[Objective] = OBJECTIVES) -> dict[str, Any]:
-    """A rules file: for each objective the burn rate of every window, an alert a tier, and what tells of the engine."""
+    """A rules file: of each objective all burn rates and an alert a severity; and what tells of the engine."""
     return {"groups": [*(_group(one) for one in objectives), {"name": "nexus-engine", "rules": _ENGINE_RULES}]}
 
 
@@ -116,17 +116,25 @@ def _group(objective: Objective) -> dict[str, Any]:
         }
         for window in WINDOW_SECONDS
     ]
-    alerts = [
-        _alert(
-            f"slo-{objective.name}-{tier.severity}",
-            " and ".join(f"{_series(objective, window)} > {tier.burn_rate}" for window in (tier.long, tier.short)),
-            tier.severity,
-            f"{objective.title}: {tier.long} burned {tier.burn_rate} times the budget of {PERIOD_DAYS} days.",
-            objective.runbook,
-        )
-        for tier in TIERS
-    ]
+    alerts = [_burning(objective, severity) for severity in dict.fromkeys(tier.severity for tier in TIERS)]
     return {"name": f"nexus-{objective.name}", "rules": [*recorded, *alerts]}
+
+
+def _burning(objective: Objective, severity: str) -> dict[str, Any]:
+    """One alert a severity, over all its pairs of windows: two of one name and labels would end each other."""
+    tiers = [tier for tier in TIERS if tier.severity == severity]
+    pairs = [
+        " and ".join(f"{_series(objective, window)} > {tier.burn_rate}" for window in (tier.long, tier.short))
+        for tier in tiers
+    ]
+    words = " or ".join(f"{tier.burn_rate} times too fast over {tier.long}" for tier in tiers)
+    return _alert(
+        f"slo-{objective.name}-{severity}",
+        " or ".join(f"({pair})" for pair in pairs),
+        severity,
+        f"{objective.title}: the budget of {PERIOD_DAYS} days goes {words}.",
+        objective.runbook,
+    )
 
 
 def _alert(name: str, expression: str, severity: str, words: str, runbook: str) -> dict[str, Any]:

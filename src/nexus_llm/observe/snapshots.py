@@ -15,6 +15,11 @@ from itertools import pairwise
 
 from nexus_llm.observe.objectives import LEAST_REQUESTS, OBJECTIVES, TIERS, WINDOW_SECONDS
 
+_COUNTED = (
+    "nexus_requests_total{",
+    "vllm:time_to_first_token_seconds_bucket{",
+    "vllm:e2e_request_latency_seconds_bucket{",
+)
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -61,6 +66,11 @@ def snapshot(page: str, *, time: float) -> Snapshot:
     """
     found = (_SAMPLE.match(line) for line in page.splitlines() if not line.startswith("#"))
     return Snapshot(time, {f"{one[1]}{{{one[2] or ''}}}": float(one[3]) for one in found if one})
+
+
+def worth_keeping(look: Snapshot) -> Snapshot:
+    """What later looks compare themselves with: the counts that burn rates are made of, a tenth of the page."""
+    return Snapshot(look.time, {key: value for key, value in look.values.items() if key.startswith(_COUNTED)})
 
 
 def between(before: Snapshot | None, after: Snapshot) -> Snapshot:
