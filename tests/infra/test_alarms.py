@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nexus_llm.cloud.data_submit import plan_of
 from nexus_llm.observe.alarms import CompositeAlarm, MetricAlarm, State, composite_holds, history, points
 from nexus_llm.observe.contract import broken, shipped
 from nexus_llm.observe.metric_math import evaluated
 from nexus_llm.observe.objectives import OBJECTIVES, TIERS
 from nexus_llm.observe.runbooks import Runbook, read_runbook
 from nexus_llm.observe.terraform import composite_alarms, emitted_by, metric_alarms, named_by, resources_of
+from nexus_llm.recipe import Recipe
 from terraform_here import INFRA, copy_of_infra, mocked
 
 pytestmark = [pytest.mark.xdist_group("infrastructure_plans"), pytest.mark.timeout(1800)]
@@ -192,6 +195,19 @@ def test_what_aws_writes_about_spending_has_a_page_too(made: list[dict[str, Any]
     found = {one["values"]["name"] for one in made if one["type"] in SPENDING}
     assert len(found) == 2
     assert {page.name for name in found for page in runbooks if page.answers(name)} == {"cost-overrun"}
+
+
+def test_a_failed_run_of_a_job_that_nexus_made_on_glue_is_heard_of(made: list[dict[str, Any]]) -> None:
+    (rule,) = [one for one in made if one["address"].endswith("catalog.module.failed.aws_cloudwatch_event_rule.this")]
+    heard = json.loads(rule["values"]["event_pattern"])["detail"]["jobName"]
+    source = {"type": "files", "path": "s3://b/text/", "name": "own"}
+    aws = {"bucket": "b", "role_arn": "arn:aws:iam::123456789012:role/glue"}
+    recipe = Recipe.model_validate({"name": "demo", "data": {"sources": [source], "engine": "glue", "aws": aws}})
+    plan = plan_of(recipe, "0" * 16)
+    assert any(plan.name.startswith(one["prefix"]) for one in heard if isinstance(one, dict))
+    (job,) = [one["values"] for one in made if one["type"] == "aws_glue_job"]
+    assert job["command"][0]["script_location"].endswith(plan.script.removeprefix("s3://b"))
+    assert job["default_arguments"]["--additional-python-modules"].endswith(plan.wheels.removeprefix("s3://b"))
 
 
 def test_every_alarm_that_a_page_names_is_made(

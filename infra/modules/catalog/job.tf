@@ -80,14 +80,14 @@ resource "aws_glue_job" "data" {
   command {
     name            = "glueetl"
     python_version  = "3"
-    script_location = "s3://${var.data_bucket}/jobs/glue_job.py"
+    script_location = "s3://${var.data_bucket}/nexus/jobs/glue_job.py" # where `nexus data` puts it
   }
   execution_property {
     max_concurrent_runs = 1 # a second run of one recipe would write the same artifact
   }
   default_arguments = {
     "--job-language"                     = "python"
-    "--additional-python-modules"        = "s3://${var.data_bucket}/jobs/wheels.zip"
+    "--additional-python-modules"        = "s3://${var.data_bucket}/nexus/jobs/wheels.zip"
     "--python-modules-installer-option"  = "--no-index"
     "--enable-auto-scaling"              = "true"
     "--enable-metrics"                   = "true"
@@ -102,12 +102,13 @@ resource "aws_glue_job" "data" {
 module "failed" {
   source      = "../event-alert"
   name        = "${var.name}-glue-failed"
-  description = "The Glue job ${aws_glue_job.data.name} failed or ran out of time."
+  description = "A Glue job of ours failed or ran out of time."
   runbook     = "failed-job"
   topic_arn   = var.alerts_topic_arn
   pattern = jsonencode({
     source      = ["aws.glue"]
     detail-type = ["Glue Job State Change"]
-    detail      = { jobName = [aws_glue_job.data.name], state = ["FAILED", "TIMEOUT"] }
+    # `nexus data` makes a job for each recipe.
+    detail = { jobName = [aws_glue_job.data.name, { prefix = "nexus-data-" }], state = ["FAILED", "TIMEOUT"] }
   })
 }
