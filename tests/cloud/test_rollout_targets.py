@@ -145,6 +145,12 @@ def test_what_would_fail_later_is_said_before_anything_is_begun(tmp_path: Path) 
     for plan, name in ((ECS, "nexus-test-first-token"), (ENDPOINT, "chat-errors")):
         with pytest.raises(PreflightError, match=name):
             rolled(plan, account, tmp_path / plan.target)
+    account.alarms = []
+    serving = SERVING | {"url": "https://nexus-test-1.eu-central-1.elb.amazonaws.com"}
+    nameless = CodeDeployTarget(account, serving=serving, delivery=DELIVERY, ask=lambda: 1.5)  # type: ignore[arg-type]
+    with pytest.raises(PreflightError, match="no certificate holds") as caught:
+        nameless.advance(replace(RolloutFolder(tmp_path / "nameless").begin(ECS, now=0.0), step="preflight"))
+    assert "host_name" in caught.value.fix
     assert account.deployments == []
     with pytest.raises(PreflightError, match="no container"):
         green_definition({"family": "x", "containerDefinitions": []}, model="m", image=None, serving=SERVING)

@@ -29,9 +29,10 @@ resource "aws_vpc_security_group_ingress_rule" "redirect" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "test" {
+  for_each          = toset(concat([var.platform.vpc_cidr], var.test_cidrs))
   security_group_id = aws_security_group.this.id
-  description       = "Rehearsals of a new version, from inside only"
-  cidr_ipv4         = var.platform.vpc_cidr
+  description       = "Who tries a new version before clients see it"
+  cidr_ipv4         = each.value
   ip_protocol       = "tcp"
   from_port         = 8443
   to_port           = 8443

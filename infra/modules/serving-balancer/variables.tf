@@ -54,6 +54,16 @@ variable "client_cidrs" {
   }
 }
 
+variable "test_cidrs" {
+  description = "From where a new version may be asked before clients see it, besides this network: whoever runs `nexus deploy`."
+  type        = list(string)
+  default     = []
+  validation {
+    condition     = alltrue([for one in var.test_cidrs : can(cidrhost(one, 0)) && !endswith(one, "/0")])
+    error_message = "test_cidrs are IPv4 ranges such as 203.0.113.7/32, and never everybody's."
+  }
+}
+
 variable "container_port" {
   description = "Port of the gateway in its task."
   type        = number

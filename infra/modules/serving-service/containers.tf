@@ -41,7 +41,7 @@ locals {
     command      = ["s3://${var.platform.models_bucket}/${coalesce(var.model.key, "none")}", "/model"]
     environment  = [{ name = "AWS_REGION", value = var.platform.region }]
     mountPoints  = [local.model_in, local.scratch]
-    startTimeout = 1800 # 140 GB at 100 MB/s
+    startTimeout = local.is_on_gpu ? 1800 : null # 140 GB at 100 MB/s; Fargate takes 120 at most, and without one it waits
     logConfiguration = merge(local.log_driver, {
       options = merge(local.log_driver.options, { "awslogs-stream-prefix" = "model" })
     })

@@ -62,20 +62,20 @@ locals {
     Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${var.platform.region}.amazonaws.com" } }
   }]
 
-  read_model = !local.has_model ? [] : [
-    {
-      Sid      = "ReadTheModel"
-      Effect   = "Allow"
-      Action   = ["s3:GetObject"]
-      Resource = ["${var.platform.models_bucket_arn}/${coalesce(var.model.key, "none")}/*"]
-    },
-  ]
+  # `nexus deploy` puts other packages below package/ and rolls them out to tasks with this very role.
+  model_keys = distinct([coalesce(var.model.key, "none"), "package"])
+  read_model = !local.has_model ? [] : [{
+    Sid      = "ReadTheModel"
+    Effect   = "Allow"
+    Action   = ["s3:GetObject"]
+    Resource = [for key in local.model_keys : "${var.platform.models_bucket_arn}/${key}/*"]
+  }]
   list_model = !local.has_model ? [] : [{
     Sid       = "ListTheModel"
     Effect    = "Allow"
     Action    = ["s3:ListBucket"]
     Resource  = [var.platform.models_bucket_arn]
-    Condition = { StringLike = { "s3:prefix" = ["${coalesce(var.model.key, "none")}", "${coalesce(var.model.key, "none")}/*"] } }
+    Condition = { StringLike = { "s3:prefix" = flatten([for key in local.model_keys : [key, "${key}/*"]]) } }
   }]
   decrypt_model = !local.has_model ? [] : [{
     Sid       = "DecryptTheModel"

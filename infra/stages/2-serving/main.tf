@@ -29,6 +29,7 @@ module "balancer" {
   certificate_arn        = var.certificate_arn
   is_internal            = var.network.is_internal
   client_cidrs           = var.network.client_cidrs
+  test_cidrs             = var.network.test_cidrs
   longest_answer_seconds = var.longest_answer_seconds
   server_error_percent   = var.objectives.error_percent
   is_deletion_protected  = var.is_deletion_protected

@@ -2,7 +2,7 @@ output "serving" {
   description = "What stage 3 and the command line need, as one document. No secrets."
   value = {
     name                 = local.platform.name
-    url                  = "https://${module.balancer.dns_name}"
+    url                  = "https://${coalesce(var.host_name, module.balancer.dns_name)}"
     dns_name             = module.balancer.dns_name
     zone_id              = module.balancer.zone_id
     cluster_name         = module.cluster.name

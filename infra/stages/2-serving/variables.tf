@@ -73,10 +73,11 @@ variable "gpu" {
 }
 
 variable "network" {
-  description = "Who may call (is_internal, client_cidrs, requests_per_five_minutes of one address), and where tasks may connect to over HTTPS besides endpoints."
+  description = "Who may call (is_internal, client_cidrs, requests_per_five_minutes of one address), who may ask a new version first (test_cidrs), and where tasks may connect to over HTTPS besides endpoints."
   type = object({
     is_internal               = optional(bool, false)
     client_cidrs              = optional(list(string), ["0.0.0.0/0"])
+    test_cidrs                = optional(list(string), [])
     requests_per_five_minutes = optional(number, 3000)
     https_egress_cidrs        = optional(list(string), ["0.0.0.0/0"])
   })
@@ -86,6 +87,16 @@ variable "network" {
 variable "certificate_arn" {
   description = "ACM certificate of the API's host name, in the same region."
   type        = string
+}
+
+variable "host_name" {
+  description = "The certificate's name, which leads to the balancer: rollouts ask it, and no certificate holds for the balancer's own name."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.host_name == null || can(regex("^[a-z0-9-]+(\\.[a-z0-9-]+)+$", var.host_name))
+    error_message = "host_name is a name such as llm.example.com, without https:// and without a port."
+  }
 }
 
 variable "database" {

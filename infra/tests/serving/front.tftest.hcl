@@ -60,9 +60,20 @@ run "the_test_listener_is_closed_to_the_world" {
     source = "../../modules/serving-balancer"
   }
   assert {
-    condition     = aws_vpc_security_group_ingress_rule.test.cidr_ipv4 == "10.20.0.0/16"
+    condition     = [for one in values(aws_vpc_security_group_ingress_rule.test) : one.cidr_ipv4] == ["10.20.0.0/16"]
     error_message = "8443 is open to the VPC only"
   }
+}
+
+run "the_test_listener_lets_in_who_is_named_and_never_everybody" {
+  command = plan
+  module {
+    source = "../../modules/serving-balancer"
+  }
+  variables {
+    test_cidrs = ["203.0.113.7/32", "0.0.0.0/0"]
+  }
+  expect_failures = [var.test_cidrs]
 }
 
 run "a_policy_that_still_speaks_tls_1_0_is_refused" {

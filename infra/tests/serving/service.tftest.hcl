@@ -36,8 +36,14 @@ run "a_cpu_model_is_one_container_on_fargate_after_its_files_came" {
     error_message = "CodeDeploy replaces the tasks; none has a public address"
   }
   assert {
-    condition     = jsondecode(aws_iam_role_policy.task[0].policy).Statement[0].Resource == ["arn:aws:s3:::nexus-test-models/package/1a2b3c/*"]
-    error_message = "the task reads its own model and no other"
+    condition = jsondecode(aws_iam_role_policy.task[0].policy).Statement[0].Resource == [
+      "arn:aws:s3:::nexus-test-models/package/1a2b3c/*", "arn:aws:s3:::nexus-test-models/package/*",
+    ]
+    error_message = "the task reads its own model, the packages that may be rolled out to it, and nothing else"
+  }
+  assert {
+    condition     = alltrue([for one in jsondecode(aws_ecs_task_definition.this.container_definitions) : coalesce(try(one.startTimeout, null), 120) <= 120])
+    error_message = "Fargate takes no start timeout above 120 s (ECS API reference, ContainerDefinition)"
   }
 }
 

@@ -124,6 +124,11 @@ class CodeDeployTarget:
                 f"{group['deploymentGroupName']} gives green traffic before anybody has asked it anything",
                 fix="apply infra/stages/3-delivery with test_minutes = 60",
             )
+        if ".elb.amazonaws." in (url := self._serving.get("url", "")):
+            raise PreflightError(
+                f"{url} is the balancer's own name, for which no certificate holds: nobody could ask green there",
+                fix="apply infra/stages/2-serving with host_name, the name in its certificate",
+            )
         running = self._listed(OPEN)
         if running:
             raise PreflightError(
