@@ -33,6 +33,8 @@ from nexus_llm.cloud.rehearsal_alarms import (
 )
 from nexus_llm.cloud.rehearsal_balancer import Answered, running_balancer
 from nexus_llm.cloud.rehearsal_deployments import RunningDeployments
+from nexus_llm.cloud.rehearsal_jobs import RunningJobs
+from nexus_llm.cloud.rehearsal_platform import RehearsedPlatform
 from nexus_llm.cloud.rehearsal_service import Service
 from nexus_llm.cloud.stack_life import regional_clients
 from nexus_llm.deploy.rollout import Judgement, Plan, Rollout
@@ -231,6 +233,11 @@ def test_a_version_that_fails_its_users_is_turned_back_by_the_alarm_of_the_accou
     assert there.rolled("s3://models/new").facts["stage"]["blue"] == done.facts["stage"]["blue"]
 
 
+def test_the_alarms_of_a_group_are_given_back_as_they_were_sent(there: There) -> None:
+    group = regional_clients("codedeploy", REGION).get_deployment_group(applicationName=NAME, deploymentGroupName=NAME)
+    assert group["deploymentGroupInfo"]["alarmConfiguration"] == {"enabled": True, "alarms": [{"name": ALARM}]}
+
+
 def test_a_deployment_that_nobody_lets_go_on_gets_no_traffic_and_can_be_stopped(there: There) -> None:
     codedeploy = regional_clients("codedeploy", REGION)
     ecs = regional_clients("ecs", REGION)
@@ -256,6 +263,22 @@ def test_a_deployment_that_nobody_lets_go_on_gets_no_traffic_and_can_be_stopped(
         time.sleep(0.05)
     assert status() == "Stopped"
     assert there.deployments.green == []
+
+
+def test_the_report_names_every_stand_in(there: There, tmp_path: Path) -> None:
+    platform = RehearsedPlatform(None, None, {}, kinds={"aws_kms_key"})  # type: ignore[arg-type]
+    jobs = RunningJobs(tmp_path, REGION, ())
+    rows = {
+        one["kind"]: one["reason"] for one in platform.rests_on_patches((*jobs.patches, *there.deployments.patches))
+    }
+    assert rows["aws_kms_key"] == "moto forgets the period"
+    assert "aws_codepipeline" not in rows  # it was not made
+    named = " ".join(rows)
+    for call in (
+        "CreateDeployment", "GetDeploymentTarget", "StartJobRun", "CreateTrainingJob", "DescribeServices",
+        "DeleteModelPackage", "states of alarms", "servicequotas",
+    ):  # fmt: skip
+        assert call in named, call
 
 
 def test_a_balancer_shares_by_weight() -> None:

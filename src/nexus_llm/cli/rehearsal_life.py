@@ -131,9 +131,10 @@ class Life:
             machine=f"{available_cores()} cores, {processor_name()}",
             emulator=f"moto {importlib.metadata.version('moto')}",
             shortened=f"{MAX_STEPS} training steps of one row, at most 1 MiB of each source, no database, "
-            f"a minute of alarms and rollouts lasts {MINUTE_SECONDS:g} s, a first token may take {FIRST_TOKEN_SECONDS}",
+            f"a minute of alarms and rollouts lasts {MINUTE_SECONDS:g} s, a first token may take "
+            f"{FIRST_TOKEN_SECONDS}, the version that dies is not asked the fifty questions again",
             usd_per_month=round(sum(self.platform.usd_per_month.values()), 2),
-            rests_on_patches=self.platform.rests_on_patches(),
+            rests_on_patches=self.platform.rests_on_patches((*self.jobs.patches, *self.deployments.patches)),
             known_gaps=list(known_gaps()),
             ledger=self.platform.ledger(),
             receipts=[one.as_document() for one in self.platform.receipts],
@@ -255,10 +256,12 @@ class Life:
         return {"artifact": made.id, "location": self.service.package, **version}
 
     def _serving(self) -> Facts:
-        asked = self.platform.client("acm").request_certificate(DomainName="llm.example.com")
+        name = "llm.example.com"
+        asked = self.platform.client("acm").request_certificate(DomainName=name)
         package = self._made["package"]
         model = {"name": self.recipe().name, "key": f"package/{package.key}"}
         given = {"gateway_version": _tag(self._images), "model": model, "certificate_arn": asked["CertificateArn"]}
+        given["host_name"] = name
         given["database"] = None  # the provider waits three minutes for one, and as long for its end
         given["objectives"] = {"first_token_seconds": FIRST_TOKEN_SECONDS}
         self.platform.give("2-serving", given)

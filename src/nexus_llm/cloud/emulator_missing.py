@@ -103,6 +103,19 @@ def _deployment_config(call: Call, memory: Memory, moto: Moto) -> Answer:  # noq
     return json_answer({"deploymentConfigInfo": memory[key]})
 
 
+def _group_alarms(call: Call, memory: Memory, moto: Moto) -> Answer:
+    """Which alarms turn a group's deployments back: as they were sent."""
+    asked, answer = call.document, moto(call)
+    key = ("alarms", asked["applicationName"], asked["deploymentGroupName"])
+    if answer.status != 200:
+        return answer
+    if call.name == "CreateDeploymentGroup":
+        memory[key] = asked.get("alarmConfiguration", {})
+        return answer
+    group = answer.document["deploymentGroupInfo"]
+    return json_answer({"deploymentGroupInfo": group | {"alarmConfiguration": memory.get(key, {})}})
+
+
 def _delete_deployment_group(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     asked = call.document
     for one in _backends("codedeploy"):
@@ -186,6 +199,8 @@ MISSING = (
           ("aws_sagemaker_model_package_group",), _delete_model_package_group),
     Patch("codedeploy", "(Create|Get|Delete)DeploymentConfig", "moto has no deployment configurations",
           ("aws_codedeploy_deployment_config",), _deployment_config),
+    Patch("codedeploy", "(Create|Get)DeploymentGroup", "moto forgets the alarms of a group",
+          ("aws_codedeploy_deployment_group",), _group_alarms),
     Patch("codedeploy", "DeleteDeploymentGroup", "moto cannot delete deployment groups",
           ("aws_codedeploy_deployment_group",), _delete_deployment_group),
     Patch("codedeploy", "DeleteApplication", "moto cannot delete applications", ("aws_codedeploy_app",),

@@ -58,10 +58,11 @@ class RunningDeployments:
         self.green: list[Task] = []
         """Tasks that are tried, or get a part of the requests."""
 
-    def wrap(self, app: Wsgi) -> Wsgi:
-        """The emulator with this service."""
-        reason = "moto keeps deployments and carries none out"
-        patches = (
+    @property
+    def patches(self) -> tuple[Patch, ...]:
+        """What stands in for the service."""
+        reason = "moto keeps deployments and carries none out: a stand-in starts green and moves the small balancer"
+        return (
             Patch("codedeploy", "CreateDeployment", reason, (), self._create),
             Patch("codedeploy", "GetDeployment", reason, (), self._told),
             Patch("codedeploy", "ContinueDeployment", reason, (), self._continue),
@@ -70,7 +71,10 @@ class RunningDeployments:
             Patch("codedeploy", "GetDeploymentTarget", reason, (), self._target),
             Patch("ecs", "DescribeServices", "moto has no task sets of deployments", (), self._services),
         )
-        return PatchedApplication(app, patches)
+
+    def wrap(self, app: Wsgi) -> Wsgi:
+        """The emulator with this service."""
+        return PatchedApplication(app, self.patches)
 
     def end(self) -> None:
         """Turns back what is under way."""

@@ -64,16 +64,20 @@ class RunningJobs:
         """Of each machine: step → loss, as they were printed."""
         self.spark_seconds = 0.0
 
-    def wrap(self, app: Wsgi) -> Wsgi:
-        """The emulator with these two services."""
-        reason = "moto reports success and runs nothing"
-        patches = (
+    @property
+    def patches(self) -> tuple[Patch, ...]:
+        """What stands in for the two services."""
+        reason = "moto reports success and runs nothing: a stand-in starts the same program here"
+        return (
             Patch("glue", "StartJobRun", reason, (), self._start_glue),
             Patch("glue", "GetJobRun", reason, (), self._glue_run),
             Patch("sagemaker", "CreateTrainingJob", reason, (), self._start_training),
             Patch("sagemaker", "DescribeTrainingJob", reason, (), self._training_job),
         )
-        return PatchedApplication(app, patches)
+
+    def wrap(self, app: Wsgi) -> Wsgi:
+        """The emulator with these two services."""
+        return PatchedApplication(app, self.patches)
 
     def stop(self) -> None:
         """Ends what still runs."""

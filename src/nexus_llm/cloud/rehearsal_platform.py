@@ -11,6 +11,7 @@ from typing import Any
 
 from nexus_llm.cloud.emulator_gaps import GAPS
 from nexus_llm.cloud.emulator_missing import ALL_PATCHES
+from nexus_llm.cloud.emulator_patches import Patch
 from nexus_llm.cloud.sagemaker_pipeline import registration
 from nexus_llm.cloud.stack_life import StackLife, regional_clients
 from nexus_llm.cloud.taking_down import TakingDown
@@ -22,6 +23,14 @@ from nexus_llm.errors import DeploymentError, LeftoversError, NexusError
 from nexus_llm.recipe import Recipe
 
 IMAGE_TAG = "0.1.0"
+# Stand-ins that no call passes through.
+_BESIDE = (
+    (
+        "cloudwatch: states of alarms",
+        "moto evaluates none: the alarms of rollouts are judged here by AWS' published rules",
+    ),
+    ("servicequotas: all calls", "moto knows only VPC's quotas: a stand-in tells the values that the rehearsal chose"),
+)
 _MANIFEST = {
     "schemaVersion": 2,
     "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
@@ -151,10 +160,15 @@ class RehearsedPlatform:
             if one.event != "running"
         ]  # fmt: skip
 
-    def rests_on_patches(self) -> list[dict[str, str]]:
-        """Kinds of resources that were made and that rest on a patch, with its reason."""
+    def rests_on_patches(self, stand_ins: Sequence[Patch] = ()) -> list[dict[str, str]]:
+        """Kinds of resources that were made and that rest on a patch, then calls that do, each with the reason."""
         found = [(kind, one.reason) for one in ALL_PATCHES for kind in one.resources if kind in self.kinds]
-        return [{"kind": kind, "reason": reason} for kind, reason in sorted(found)]
+        calls: dict[tuple[str, str], list[str]] = {}
+        for one in (*ALL_PATCHES, *stand_ins):
+            if not one.resources:
+                calls.setdefault((one.service, one.reason), []).append(one.calls)
+        asked = [(f"{service}: {', '.join(names)}", reason) for (service, reason), names in calls.items()]
+        return [{"kind": kind, "reason": reason} for kind, reason in (*sorted(found), *sorted(asked), *_BESIDE)]
 
 
 def known_gaps() -> Sequence[dict[str, str]]:

@@ -48,7 +48,7 @@ def page(document: Mapping[str, Any]) -> str:
             ),
             _card("What cannot be proved here", _items(document["not_proved"])),
             _card(
-                f"What rests on patches of the emulator ({len(document['rests_on_patches'])})",
+                f"What rests on patches of the emulator and on stand-ins ({len(document['rests_on_patches'])})",
                 _table(("kind", "reason"), document["rests_on_patches"]),
             ),
             _card(
