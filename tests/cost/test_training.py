@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from nexus_llm.cost.training import (
     training_tokens,
 )
 from nexus_llm.errors import CostError
-from nexus_llm.recipe import DataRecipe, TrainRecipe
+from nexus_llm.recipe import DataRecipe, TrainRecipe, load_recipe
 
+DOMAIN = Path(__file__).parents[2] / "recipes" / "domain-8b-sagemaker.yaml"
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "spot-traces-dev"
 MODEL = model_size("llama-3.1-8b")[1]
 JOB = {"instance_type": "ml.p4d.24xlarge", "spot": False}
@@ -42,6 +44,25 @@ def test_on_demand_hours_are_work_and_one_start() -> None:
     assert found.billed_hours == pytest.approx(found.work_hours + 0.2)
     assert cents(found.usd) == cents(found.billed_hours * 25.2512883)
     assert 15_000 < found.tokens_per_second < 40_000  # 8 A100; published on 8 H100: 142,000 with bf16 LoRA
+
+
+def test_cards_without_a_process_are_paid_for_and_do_nothing() -> None:
+    every = training_plan(recipe(), MODEL, SHIPPED, region="us-east-1")
+    alone = recipe(distributed={"num_processes": 1})
+    found = training_plan(alone, MODEL, SHIPPED, region="us-east-1")
+    assert found.tokens_per_second == pytest.approx(every.tokens_per_second / 8)
+    assert found.usd > 0.9 * every.usd  # an eighth of the tokens in the same time
+
+
+def test_the_8b_recipe_s_training_is_what_a_sheet_of_paper_gives() -> None:
+    # A token: forward 2 x (7,504,658,432 weights + 41,943,040 of adapters) + 4 x 32 x 4,096 x 1,024 of attention; that
+    # again without the head's 2 x 525,336,576; backward 2 x all weights, 2 x the adapters, 2 x the attention.
+    work = 786_432_000 * 46_460_305_408 / (8 * 312e12 * 0.4) / 3600
+    found = training_plan(load_recipe(DOMAIN).train, MODEL, SHIPPED, region="us-east-1")
+    assert found.work_hours == pytest.approx(work)
+    pieces = 60  # 3,000 steps, a checkpoint every 50
+    hours = 0.2 + pieces * (1 / 0.47 + 0.2) * (math.exp(0.47 * work / pieces) - 1)
+    assert cents(found.usd) == cents(hours * 21.957642 * 1.15 * 0.33) == 98.13
 
 
 def test_spot_costs_less_although_work_is_repeated() -> None:

@@ -92,7 +92,8 @@ def training_plan(
     name = job.instance_type.removeprefix("ml.")
     place = machine(name)
     tokens = training_tokens(train)
-    flops = place.card.flops["bfloat16"] * PEAK_SHARE * place.cards * job.instance_count
+    at_work = min(place.cards, train.distributed.num_processes) * job.instance_count  # the others are paid and idle
+    flops = place.card.flops["bfloat16"] * PEAK_SHARE * at_work
     work_hours = tokens * _flops_per_token(train, model) / flops / 3600
     saved_hours = work_hours * train.save_steps / train.max_steps
     listed = table.lookup("sagemaker", f"{job.instance_type} training", region)
