@@ -10,7 +10,7 @@ import pytest
 
 from cost_ground import SHIPPED, TODAY, planner
 from lying_server import LyingServer, Trick, lying_server
-from nexus_llm.cloud.cost_explorer import daily_costs
+from nexus_llm.cloud.cost_explorer import MAX_PAGES, daily_costs
 from nexus_llm.cloud.price_refresh import LITELLM, OFFERS, PriceSources, fetch, fetch_lines
 from nexus_llm.cost.actual import explorer_rows
 from nexus_llm.cost.hardware import machines
@@ -225,6 +225,15 @@ def test_cost_explorer_is_asked_by_day_and_service_through_all_pages() -> None:
     found = daily_costs(lambda _: client, start=date(2026, 11, 1), end=date(2026, 11, 3), tag=("project", "nexus"))
     assert [(row.day.day, row.usd) for row in explorer_rows(found)] == [(1, 2.0), (2, 2.0)]
     stubber.assert_no_pending_responses()
+
+
+def test_a_bill_of_more_pages_than_are_paid_for_is_an_error_and_no_smaller_bill() -> None:
+    client, stubber = stubbed("ce")
+    for _ in range(MAX_PAGES):
+        stubber.add_response("get_cost_and_usage", {"ResultsByTime": [], "NextPageToken": "more"})
+    stubber.activate()
+    with pytest.raises(CostError, match="no part of a bill is told"):
+        daily_costs(lambda _: client, start=date(2026, 11, 1), end=date(2026, 11, 3), tag=None)
 
 
 def no_network(url: str) -> bytes:

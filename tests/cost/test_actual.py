@@ -87,6 +87,15 @@ def test_cost_explorers_answer_becomes_rows() -> None:
     assert explorer_rows([result]) == [Spent(date(2026, 11, 1), "AmazonS3", 1.25)]
 
 
+def test_a_bill_in_another_currency_is_not_added_up_as_dollars() -> None:
+    group = {"Keys": ["AmazonS3"], "Metrics": {"UnblendedCost": {"Amount": "1.25", "Unit": "CNY"}}}
+    with pytest.raises(CostError, match="bills in CNY"):
+        explorer_rows([{"TimePeriod": {"Start": "2026-11-01"}, "Groups": [group]}])
+    header = "lineItem/UsageStartDate,lineItem/ProductCode,lineItem/UnblendedCost,lineItem/CurrencyCode"
+    with pytest.raises(CostError, match=r"cur\.csv:2 bills in CNY"):
+        report_rows(f"{header}\n2026-11-01T00:00:00Z,AmazonEC2,1.5,CNY", place="cur.csv")
+
+
 @pytest.mark.parametrize(
     "header",
     [

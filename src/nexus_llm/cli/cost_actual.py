@@ -126,6 +126,10 @@ def _spent(report_csv: Path | None, days: int, tag: str | None, *, may_pay: bool
     from nexus_llm.cost.actual import explorer_rows, report_rows
 
     if report_csv is not None:
+        if tag:
+            raise UsageError(
+                f"--tag {tag} does not filter a report", fix="leave --tag out, or filter the report itself"
+            )
         return report_rows(read_text(report_csv), place=str(report_csv))
     if not may_pay:
         raise UsageError(

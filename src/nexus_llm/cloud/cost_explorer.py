@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 from nexus_llm.cloud.aws_errors import explained
+from nexus_llm.errors import CostError
 
 REGION = "us-east-1"  # its only endpoint
 MAX_PAGES = 20
@@ -17,6 +18,7 @@ def daily_costs(client: Callable[[str], Any], *, start: date, end: date, tag: tu
 
     Raises:
         NexusError: AWS refuses.
+        CostError: there are more than MAX_PAGES pages.
     """
     request: dict[str, Any] = {
         "TimePeriod": {"Start": start.isoformat(), "End": end.isoformat()},
@@ -33,6 +35,9 @@ def daily_costs(client: Callable[[str], Any], *, start: date, end: date, tag: tu
             answer = explorer.get_cost_and_usage(**request)
             found += answer["ResultsByTime"]
             if not answer.get("NextPageToken"):
-                break
+                return found
             request["NextPageToken"] = answer["NextPageToken"]
-    return found
+    raise CostError(
+        f"Cost Explorer has more than {MAX_PAGES} pages of {start} to {end}; no part of a bill is told",
+        fix="fewer --days, a --tag, or a Cost and Usage Report: --cur FILE",
+    )

@@ -65,23 +65,26 @@ class Usage:
 
 
 def explorer_rows(results: Iterable[Mapping[str, Any]]) -> list[Spent]:
-    """From `ResultsByTime` of Cost Explorer's GetCostAndUsage, by day and service."""
-    return [
-        Spent(
-            date.fromisoformat(result["TimePeriod"]["Start"]),
-            str(group["Keys"][0]),
-            float(group["Metrics"]["UnblendedCost"]["Amount"]),
-        )
-        for result in results
-        for group in result.get("Groups", [])
-    ]
+    """From `ResultsByTime` of Cost Explorer's GetCostAndUsage, by day and service.
+
+    Raises:
+        CostError: the bill is in another currency than the prices.
+    """
+    rows = []
+    for result in results:
+        for group in result.get("Groups", []):
+            cost = group["Metrics"]["UnblendedCost"]
+            _check_currency(str(cost.get("Unit", "USD")), place="Cost Explorer")
+            day = date.fromisoformat(result["TimePeriod"]["Start"])
+            rows.append(Spent(day, str(group["Keys"][0]), float(cost["Amount"])))
+    return rows
 
 
 def report_rows(text: str, *, place: str) -> list[Spent]:
     """From a Cost and Usage Report as CSV.
 
     Raises:
-        CostError: a column is missing, or a row is no bill.
+        CostError: a column is missing, or a row is no bill, or one in another currency than the prices.
     """
     lines = csv.DictReader(io.StringIO(text))
     names: dict[str, str] = {}
@@ -94,10 +97,17 @@ def report_rows(text: str, *, place: str) -> list[Spent]:
     for number, row in enumerate(lines, start=2):
         try:
             day = date.fromisoformat(row[names["day"]][:10])
+            currency = row.get("lineItem/CurrencyCode") or row.get("line_item_currency_code") or "USD"
+            _check_currency(currency, place=f"{place}:{number}")
             summed[day, row[names["service"]]] += float(row[names["usd"]])
         except (TypeError, ValueError) as error:
             raise CostError(f"{place}:{number}: {error}", fix="export the report again: it is cut off") from error
     return [Spent(day, service, usd) for (day, service), usd in sorted(summed.items())]
+
+
+def _check_currency(currency: str, *, place: str) -> None:
+    if currency != "USD":
+        raise CostError(f"{place} bills in {currency}, and all prices here are USD", fix="give a bill in USD")
 
 
 def usage_rows(text: str, *, place: str) -> Usage:
