@@ -84,12 +84,14 @@ def test_litellms_tiers_become_rows_and_free_or_other_models_none() -> None:
         "sample_spec": {"mode": "one of: chat, embedding"},
         "m": {"mode": "chat", "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6,
               "cache_read_input_token_cost": 5e-7, "output_cost_per_token_batches": 4e-6,
-              "input_cost_per_token_above_200k_tokens": 4e-6},
+              "input_cost_per_token_above_200k_tokens": 4e-6,
+              "cache_read_input_token_cost_above_200k_tokens": 1e-6},
         "free": {"mode": "chat", "input_cost_per_token": 0.0, "output_cost_per_token": 0.0},
         "e": {"mode": "embedding", "input_cost_per_token": 1e-7},
     }  # fmt: skip
     found = {row.sku: round(row.usd, 6) for row in litellm_prices(models, today=TODAY)}
-    assert found == {"m input": 2, "m output": 8, "m cached-input": 0.5, "m batch-output": 4, "m long-200000-input": 4}
+    assert found == {"m input": 2, "m output": 8, "m cached-input": 0.5, "m batch-output": 4, "m long-200000-input": 4,
+                     "m long-200000-cached-input": 1}  # fmt: skip
 
 
 def row(sku: str, usd: float, *, as_of: date = TODAY, service: str = "alb", region: str = REGION) -> Price:

@@ -103,6 +103,8 @@ def test_prices_warn_from_their_ninety_first_day() -> None:
     old = replace(HOURLY, as_of=TODAY - timedelta(days=91))
     assert age_warnings([young], TODAY) == []
     assert "91 days old" in age_warnings([young, old], TODAY)[0]
+    spot = replace(old, sku="g6.xlarge spot", source="AWS Spot Instance Advisor")
+    assert age_warnings([spot], TODAY)[0].endswith("nexus cost refresh --what account fetches those of today")
 
 
 def test_the_briefs_traffic_costs_3300_dollars_with_gpt_4() -> None:
@@ -121,12 +123,15 @@ def test_cached_batch_and_long_tiers_have_their_own_prices() -> None:
         row("batch-input", 1),
         row("batch-output", 4),
     ]
-    table = SHIPPED.updated([*prices, row("long-200000-input", 4), row("long-200000-output", 16)])
+    long = [row("long-200000-input", 4), row("long-200000-output", 16), row("long-200000-cached-input", 1)]
+    table = SHIPPED.updated([*prices, *long])
     month = Traffic(1e6, 1000, 100)
     assert monthly_bill(ApiUse("m"), month, table).usd == pytest.approx(2000 + 800)
     assert monthly_bill(ApiUse("m", cached_input_share=0.5), month, table).usd == pytest.approx(1000 + 250 + 800)
     assert monthly_bill(ApiUse("m", is_batch=True), month, table).usd == pytest.approx(1000 + 400)
-    assert monthly_bill(ApiUse("m"), Traffic(1, 300_000, 1_000_000), table).usd == pytest.approx(0.3 * 4 + 16)
+    endless = Traffic(1, 300_000, 1_000_000)
+    assert monthly_bill(ApiUse("m"), endless, table).usd == pytest.approx(0.3 * 4 + 16)
+    assert monthly_bill(ApiUse("m", cached_input_share=0.5), endless, table).usd == pytest.approx(0.15 * (4 + 1) + 16)
 
 
 def test_a_tier_without_a_price_is_an_error_and_not_free() -> None:

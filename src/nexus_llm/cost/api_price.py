@@ -35,7 +35,7 @@ def monthly_bill(use: ApiUse, traffic: Traffic, table: PriceTable) -> Bill:
     millions = traffic.requests_per_month / 1e6
     parts = [
         ("input", f"{tier}input", traffic.input_tokens * (1 - use.cached_input_share)),
-        ("cached input", "cached-input", traffic.input_tokens * use.cached_input_share),
+        ("cached input", f"{tier}cached-input", traffic.input_tokens * use.cached_input_share),
         ("output", f"{tier}output", traffic.output_tokens),
     ]
     return Bill(
@@ -54,10 +54,8 @@ def monthly_bill(use: ApiUse, traffic: Traffic, table: PriceTable) -> Bill:
 def _long_tier(model: str, input_tokens: float, table: PriceTable) -> str:
     """`long-N-` for the highest tier whose N input tokens the mean prompt exceeds; empty below all of them."""
     prefix, suffix = f"{model} long-", "-input"
-    bounds = [
-        int(sku.removeprefix(prefix).removesuffix(suffix))
-        for sku in table.skus("api", GLOBAL)
-        if sku.startswith(prefix) and sku.endswith(suffix)
-    ]
-    passed = [bound for bound in bounds if input_tokens > bound]
+    named = (
+        sku.removeprefix(prefix).removesuffix(suffix) for sku in table.skus("api", GLOBAL) if sku.startswith(prefix)
+    )
+    passed = [int(bound) for bound in named if bound.isdigit() and input_tokens > int(bound)]
     return f"long-{max(passed)}-" if passed else ""

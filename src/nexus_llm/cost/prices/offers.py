@@ -300,6 +300,8 @@ def _tiers(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, usd in row.items():
         if match := re.fullmatch(r"(input|output)_cost_per_token_above_(\d+)k_tokens", name):
             yield f"long-{match[2]}000-{match[1]}", usd
+        if match := re.fullmatch(r"cache_read_input_token_cost_above_(\d+)k_tokens", name):
+            yield f"long-{match[1]}000-cached-input", usd
 
 
 def _day(text: str, today: date) -> date:

@@ -79,9 +79,7 @@ class PriceTable:
             return found
         elsewhere = sorted(place for name, one, place in self.rows if (name, one) == (service, sku))
         if elsewhere:
-            # What public files do not hold is asked of the account.
-            source = "--what account " if sku.rsplit(maxsplit=1)[-1] in ("spot", "savings-1y", "savings-3y") else ""
-            fetch = f"nexus cost refresh {source}--region {region}"
+            fetch = f"{_fetched_by(service, sku)} --region {region}"
             meant = difflib.get_close_matches(region, elsewhere, n=1)
             what, fix = f"in {region}", f"did you mean {meant[0]}?" if meant else f"priced are {', '.join(elsewhere)}"
             fix += f" Prices of {region}: {fetch}" if meant else f"; or: {fetch}"
@@ -121,13 +119,28 @@ def age_warnings(prices: Iterable[Price], today: date) -> list[str]:
         kind = price.source.split(":")[0].split("(")[0].strip()
         if kind not in oldest or price.as_of < oldest[kind].as_of:
             oldest[kind] = price
-    stale = sorted((price.as_of, kind) for kind, price in oldest.items() if age_days(price, today) > MAX_AGE_DAYS)
-    return [f"prices are {(today - when).days} days old: {kind} ({when}); {_REFRESH}" for when, kind in stale]
+    stale = sorted(
+        (price.as_of, kind, _fetched_by(price.service, price.sku))
+        for kind, price in oldest.items()
+        if age_days(price, today) > MAX_AGE_DAYS
+    )
+    return [
+        f"prices are {(today - when).days} days old: {kind} ({when}); {command} fetches those of today"
+        for when, kind, command in stale
+    ]
 
 
 def age_days(price: Price, today: date) -> int:
     """Days since the price was true."""
     return (today - price.as_of).days
+
+
+def _fetched_by(service: str, sku: str) -> str:
+    """The command that asks for it today: what AWS's public files do not hold is asked of the account."""
+    if service == "api":
+        return "nexus cost refresh --what apis"
+    is_private = sku.rsplit(maxsplit=1)[-1] in ("spot", "savings-1y", "savings-3y")
+    return "nexus cost refresh --what account" if is_private else "nexus cost refresh"
 
 
 def _price(cells: list[str], *, place: str) -> Price:
