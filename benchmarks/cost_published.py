@@ -34,9 +34,6 @@ PLACES = 6
 """Requests of a simulated loop, over its concurrency."""
 TARGET = 0.10
 FEWEST_ROWS = 8
-FEWEST_FITTED_TO_TRUST = 20
-"""With fewer rows, all at high concurrency, a fit may predict the others well with numbers that no card has (a step of
-31 ms without prompts, or of none at all): it would be wrong elsewhere."""
 
 
 def main() -> None:
@@ -93,7 +90,6 @@ def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
         "fitted_mean_error_share": _round(float(np.mean(errors(rows[0::2], fitted)))),
         "held_out_mean_error_share": _round(float(np.mean(held_out))),
         "held_out_largest_error_share": _round(float(max(held_out))),
-        "is_trusted": len(rows[0::2]) >= FEWEST_FITTED_TO_TRUST and float(np.mean(held_out)) <= TARGET,
         "source": SOURCE,
     }
 
