@@ -54,9 +54,21 @@ def test_a_plan_says_in_words_what_it_rests_on(capsys: pytest.CaptureFixture[str
     page = tmp_path / "plan.html"
     assert nexus("cost", "plan", str(DOMAIN), "--report", str(page), *FEW) == 0
     out = capsys.readouterr().out
-    for words in ("100,000 requests a month", "roofline", "interface endpoints", "quality: not measured", "3 years"):
+    for words in (
+        "100,000 requests a month",
+        "roofline",
+        "interface endpoints",
+        "quality: not measured",
+        "3 years",
+        "1,460.0 x 0.410448",
+        "price: derived: EC2 on-demand x 1.15",
+        "prices: litellm",
+        "not on the bill: tax",
+    ):
         assert words in out
-    assert "<svg" in page.read_text()
+    shown = page.read_text()
+    assert "<svg" in shown
+    assert "Infracost test goldens, list prices, 2025-07-01" in shown
 
 
 def test_what_was_measured_on_a_machine_takes_the_place_of_its_roofline(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +91,8 @@ def test_what_was_measured_on_a_machine_takes_the_place_of_its_roofline(capsys: 
 
 
 def test_quality_that_was_measured_stands_beside_the_price(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    report = {"gate": {"verdict": "fail", "comparisons": [{"name": "domain", "change": 0.1, "verdict": "fail"}]}}
+    row = {"name": "domain", "base_perplexity": 9.0, "tuned_perplexity": 10.0, "verdict": "fail"}
+    report = {"base": "llama", "gate": {"verdict": "fail", "comparisons": [row]}}
     (tmp_path / "runs" / "r").mkdir(parents=True)
     (tmp_path / "runs" / "r" / "report.json").write_text(json.dumps(report))
     assert nexus("cost", "plan", str(DOMAIN), "--run", "r", "--json", *FEW) == 0
@@ -141,6 +154,7 @@ def test_a_report_of_usage_is_held_against_the_plan_without_asking_aws(capsys: p
     found = document(capsys)
     assert (found["usd"], found["planned_usd_per_month"]) == (30.0, 838.85)
     assert nexus("cost", "actual") == 2  # Cost Explorer costs money: only with --yes
+    assert nexus("cost", "actual", "--cur", "cur.csv", "--tag", "project=nexus") == 2  # would tell everybody's bill
 
 
 def test_what_a_gateway_wrote_into_its_database_divides_the_bill(

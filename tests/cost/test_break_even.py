@@ -40,7 +40,8 @@ def test_payback_and_three_years_count_peoples_hours() -> None:
     assert found.own_usd_3_years == pytest.approx(7000 + 36 * month)
     assert found.api_usd_3_years == pytest.approx(36 * 3300)
     assert found.payback_days == pytest.approx(7000 / (3300 - month) * 730 / 24)
-    assert found.words.endswith("days.")
+    assert found.words.endswith("it costs 1,439 USD instead of 3,300; the 7,000 USD upfront are back after 115 days.")
+    assert {price.sku for price in found.prices} == {"gpt-4 input", "gpt-4 output"}
     free = planner(staff_hours_per_month=0, staff_hours_to_build=0)
     assert break_even(free, "gpt-4", requests_per_month=1e5, upfront_usd=0).own_usd_per_month < month
 
@@ -52,5 +53,11 @@ def test_an_api_without_a_price_is_refused() -> None:
 
 def test_quality_that_nobody_measured_is_not_claimed() -> None:
     assert "not measured" in quality_beside(None)["words"]
-    report = {"gate": {"verdict": "pass", "comparisons": [{"name": "domain", "change": -0.2, "verdict": "pass"}]}}
-    assert "domain -20.0% (pass). Against the API: not measured" in quality_beside(report)["words"]
+    text = {"name": "domain", "base_perplexity": 17.8, "tuned_perplexity": 13.8, "verdict": "pass"}
+    # A task's change is in points of its metric, and none where too few answers could be scored.
+    task = {"name": "glue", "change": None, "reason": "2 of 40 items have a score", "verdict": "inconclusive"}
+    report = {"base": "m", "gate": {"verdict": "inconclusive", "comparisons": [text, task]}}
+    assert quality_beside(report)["words"] == (
+        "quality of the tuned m against that base: inconclusive; perplexity on domain text 17.8 → 13.8 (pass); "
+        "glue: 2 of 40 items have a score (inconclusive). Against the API: not measured"
+    )

@@ -38,7 +38,9 @@ def calibrate(
     output_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of an answer, of the grid.")] = "16,64",
     repeats: Annotated[int, typer.Option(min=1, help="Measure every point so often; medians count.")] = 1,
     open_requests: Annotated[int, typer.Option(min=20, help="Requests of an open loop at full load.")] = 150,
-    max_sequences: Annotated[int | None, typer.Option(min=1, help="Sequences that the engine runs at once.")] = None,
+    max_sequences: Annotated[
+        int | None, typer.Option(min=1, help="Sequences that the engine runs at once [default: largest --concurrency].")
+    ] = None,
     max_batched_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens in one step [default: found by fitting].")
     ] = None,

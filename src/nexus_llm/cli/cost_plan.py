@@ -99,13 +99,14 @@ def print_plan(document: dict[str, Any]) -> None:
 
     print(f"{document['recipe']}: {document['model']} in {document['region']}, USD at list prices without tax")
     bounds = latency_words({name.removesuffix("_seconds"): value for name, value in document["objective_p95"].items()})
-    print(f"95 % of the requests: {bounds or 'no bound'}; capacity: {document['capacity_model']}")
+    print(f"objective for 95 % of the requests: {bounds or 'none'}; capacity: {document['capacity_model']}")
     _print_against_apis(document)
     _print_volumes(document["scenarios"], document["currency"])
     told: set[str] = set()
     for scenario in document["scenarios"]:
         _print_scenario(scenario, told)
         told.update(scenario["notes"])
+    print(f"\nevery line, and the source and day of every price: --json or --report\n{document['left_out']}")
     _print_upfront(document)
     _print_sensitivity(document["scenarios"][0], document["sensitivity"])
 
@@ -122,8 +123,11 @@ def _print_against_apis(document: dict[str, Any]) -> None:
         f"{first['upfront_usd']:,.2f} before the first request"
     )
     for one in document["break_even"]:
-        print(f"  {one['words']} 3 years: {one['api_usd_3_years']:,.0f}.")
-    print("  These are prices only. " + document["quality"]["words"])
+        print(f"  {one['words']} 3 years of the API: {one['api_usd_3_years']:,.0f}.")
+    print(f"  Prices alone: an API's model may answer better than a tuned {document['model']}.")
+    print(f"  {document['quality']['words']}")
+    sources = sorted({source for one in document["break_even"] for source in one["price_sources"]})
+    print(f"  the APIs' prices: {'; '.join(sources)}")
 
 
 def _print_volumes(scenarios: list[dict[str, Any]], currency: dict[str, Any]) -> None:
@@ -167,10 +171,13 @@ def _print_scenario(scenario: dict[str, Any], told: set[str]) -> None:
     print(f"  the {scenario['usd_per_month']:,.2f} are")
     large, small = large_lines(scenario["bill"])
     for line in large:
-        print(f"    {line['usd']:>12,.2f}  {line['name']:<40} {line['amount']:>10,.1f} {line['unit']}")
+        print(
+            f"    {line['usd']:>12,.2f}  {line['name']:<34} {line['amount']:>10,.1f} x {line['usd_per_unit']:<9g} "
+            f"{line['unit']}"
+        )
     if small:
         rest = sum(line["usd"] for line in small)
-        print(f"    {rest:>12,.2f}  {len(small)} smaller lines (all of them: --json or --report)")
+        print(f"    {rest:>12,.2f}  {len(small)} smaller lines")
 
 
 def _print_scaling(scaling: dict[str, Any]) -> None:
@@ -199,7 +206,7 @@ def _print_upfront(document: dict[str, Any]) -> None:
         print(
             f"    {training['usd'] * training['runs']:>12,.2f}  {training['runs']:g} x training: {work}, "
             f"{training['billed_hours']:.1f} h for {training['tokens'] / 1e6:,.0f} M tokens, speed not measured; "
-            f"{training['interruptions']:.1f} restarts ({training['basis']})"
+            f"{training['interruptions']:.1f} restarts ({training['basis']}); price: {training['bill'][0]['source']}"
         )
     else:
         print("    training: on a machine that is not rented; not on the bill")

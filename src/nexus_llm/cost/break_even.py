@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nexus_llm.cost.api_price import ApiUse, monthly_bill
-from nexus_llm.cost.money import DAYS_PER_MONTH
+from nexus_llm.cost.money import DAYS_PER_MONTH, Price
 from nexus_llm.cost.plan import Planner, recipe_traffic
 from nexus_llm.cost.quantities import MAX_REQUESTS_PER_MONTH
 
@@ -32,6 +32,8 @@ class BreakEven:
     """At this volume and every larger one our own month costs less; None where there is no such volume."""
     payback_days: float | None
     """Until the monthly saving has paid the upfront cost; None where there is no saving."""
+    prices: tuple[Price, ...] = ()
+    """The API's."""
 
     @property
     def api_usd_3_years(self) -> float:
@@ -58,11 +60,12 @@ class BreakEven:
                 f"{self.api_usd_per_month:,.0f}."
             )
         count = math.ceil(self.payback_days or 0)
-        days = f"; the upfront cost is back after {count:,} day{'' if count == 1 else 's'}" if count else ""
-        saved = self.api_usd_per_month - self.own_usd_per_month
+        days = f"{count:,} day{'' if count == 1 else 's'}"
         return (
             f"Self-hosting is cheaper than {self.api} from {bound} requests a month: at "
-            f"{self.requests_per_month:,.0f} it saves {saved:,.0f} USD a month{days}."
+            f"{self.requests_per_month:,.0f} it costs {self.own_usd_per_month:,.0f} USD instead of "
+            f"{self.api_usd_per_month:,.0f}"
+            + (f"; the {self.upfront_usd:,.0f} USD upfront are back after {days}." if count else ".")
         )
 
 
@@ -76,7 +79,8 @@ def break_even(planner: Planner, api: str, *, requests_per_month: float, upfront
     staff = cost.staff_hours_per_month * cost.staff_usd_per_hour
     upfront = upfront_usd + cost.staff_hours_to_build * cost.staff_usd_per_hour
     use = ApiUse(api, cost.cached_input_share)
-    api_each = monthly_bill(use, replace(recipe_traffic(cost), requests_per_month=1.0), planner.table).usd
+    api_bill = monthly_bill(use, replace(recipe_traffic(cost), requests_per_month=1.0), planner.table)
+    api_each = api_bill.usd
     own = planner.scenario(requests_per_month).usd_per_month + staff
     api_usd = api_each * requests_per_month
     saving = api_usd - own
@@ -89,6 +93,7 @@ def break_even(planner: Planner, api: str, *, requests_per_month: float, upfront
         upfront,
         _pays_from(planner, api_each, staff),
         upfront / saving * DAYS_PER_MONTH if saving > 0 else None,
+        api_bill.prices,
     )
 
 
@@ -99,11 +104,17 @@ def quality_beside(report: dict[str, Any] | None) -> dict[str, Any]:
     """
     if not report or "gate" not in report:
         return {"measured": False, "words": "quality: not measured (run the recipe, then plan again)"}
-    rows = report["gate"].get("comparisons", [])
-    told = "; ".join(f"{row['name']} {row['change']:+.1%} ({row['verdict']})" for row in rows)
-    verdict = report["gate"]["verdict"]
-    words = f"quality against its own base model: {verdict}; perplexity {told}. Against the API: not measured"
+    rows, verdict = report["gate"].get("comparisons", []), report["gate"]["verdict"]
+    told = "; ".join(f"{_compared(row)} ({row['verdict']})" for row in rows)
+    words = f"quality of the tuned {report['base']} against that base: {verdict}; {told}. Against the API: not measured"
     return {"measured": True, "verdict": verdict, "comparisons": rows, "words": words}
+
+
+def _compared(row: dict[str, Any]) -> str:
+    """One rule of the gate: both perplexities, else the gate's own sentence, for a task's change is in its metric."""
+    if row.get("base_perplexity") and row.get("tuned_perplexity"):
+        return f"perplexity on {row['name']} text {row['base_perplexity']:.1f} → {row['tuned_perplexity']:.1f}"
+    return f"{row['name']}: {row['reason']}"
 
 
 def _pays_from(planner: Planner, api_usd_each: float, staff_usd: float) -> float | None:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from nexus_llm.cost.capacity.autoscale import Scaled
 
 
+LEFT_OUT = (
+    "not on the bill: tax, support, people's hours, and an environment's own database of keys and firewall "
+    "(nexus cost diff prices its Terraform plan)"
+)
+
+
 @dataclass(frozen=True)
 class RecipePlan:
     """What a recipe costs."""
@@ -47,7 +53,9 @@ class RecipePlan:
     def prices(self) -> tuple[Price, ...]:
         bills = [one.best.bill for one in self.scenarios]
         bills += [part.bill for part in (self.training, self.data) if part is not None]
-        unique = {(price.service, price.sku, price.region): price for bill in bills for price in bill.prices}
+        listed = [price for bill in bills for price in bill.prices]
+        listed += [price for one in self.break_even for price in one.prices]
+        unique = {(price.service, price.sku, price.region): price for price in listed}
         return tuple(unique[key] for key in sorted(unique))
 
 
@@ -174,8 +182,10 @@ def as_document(plan: RecipePlan, *, today: date) -> dict[str, Any]:
             "gigabytes": cost.data_gb,
             "hours": round(plan.data.hours, 2),
             "usd": cents(plan.data.bill.usd),
+            "bill": bill_rows(plan.data.bill),
         },
         "upfront_usd": cents(plan.upfront_usd),
+        "left_out": LEFT_OUT,
         "break_even": [_break_even(one) for one in plan.break_even],
         "prices": {
             "oldest_days": max(age_days(price, today) for price in plan.prices),
@@ -325,4 +335,5 @@ def _break_even(one: BreakEven) -> dict[str, Any]:
         "api_usd_3_years": cents(one.api_usd_3_years),
         "own_usd_3_years": cents(one.own_usd_3_years),
         "words": one.words,
+        "price_sources": sorted({f"{price.source} ({price.as_of})" for price in one.prices}),
     }

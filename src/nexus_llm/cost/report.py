@@ -72,6 +72,7 @@ def plan_page(document: dict[str, Any], planner: Planner) -> str:
         parts.append(
             f"<p>Data: {data['usd']:,.2f} USD, {data['gigabytes']:g} GB on {data['engine']}, a paper estimate.</p>"
         )
+    parts.append(f"<h2>Prices</h2>{_prices(document)}<p>{escape(document['left_out'].capitalize())}.</p>")
     return _page(f"What {document['recipe']} costs", parts)
 
 
@@ -226,6 +227,22 @@ def _volumes(scenarios: Sequence[dict[str, Any]]) -> str:
         f"<th class='n'>{name}</th>" for name in ("requests a month", "USD a month", "USD a million tokens", "idle")
     )
     return f"<table><tr>{head}<th>the cheapest</th></tr>{rows}</table>"
+
+
+def _prices(document: Mapping[str, Any]) -> str:
+    """A row a price: what for, a unit of it, who says so and of which day."""
+    bills = [one["bill"] for one in (*document["scenarios"], document["training"], document["data"]) if one]
+    lines = {(line["name"], line["source"]): line for bill in bills for line in bill}
+    rows = [
+        f"<tr><td>{escape(line['name'])}</td><td class='n'>{line['usd_per_unit']:g}</td><td>{line['unit']}</td>"
+        f"<td>{escape(line['source'])}, {line['as_of']}</td></tr>"
+        for line in lines.values()
+    ]
+    rows += [
+        f"<tr><td>{escape(one['api'])}</td><td></td><td></td><td>{escape('; '.join(one['price_sources']))}</td></tr>"
+        for one in document["break_even"]
+    ]
+    return f"<table><tr><th>what</th><th class='n'>USD</th><th>one</th><th>source</th></tr>{''.join(rows)}</table>"
 
 
 def _bars(rows: Sequence[tuple[str, float]]) -> str:
