@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,26 @@ def test_every_claim_has_a_verdict_and_its_assumptions(document: dict) -> None: 
         ("10M requests cost less than 1M", "→", "fails"),
         ("Trains on The Pile", "0.46% of one epoch", "fails"),
         ("ECS Fargate", "15.0 GiB of weights in 16 GiB; 0.63 s a token", "fails"),
+        ("10M requests cost $1,316", "$1,310 with 6 x g6.xlarge spot", "holds if"),  # as the 8B recipe's plan
     ],
 )
 def test_the_briefs_known_contradictions_are_found(document: dict, claim: str, computed: str, verdict: str) -> None:  # type: ignore[type-arg]
     (found,) = [one for one in document["claims"] if one["claim"].startswith(claim)]
     assert computed in found["computed"]
     assert found["verdict"] == verdict
+
+
+def test_a_verdict_follows_the_prices() -> None:
+    machines = [row for row in SHIPPED.rows.values() if row.service == "ec2"]
+
+    def verdicts(factor: float) -> dict[str, str]:
+        table = SHIPPED.updated(replace(row, usd=row.usd * factor) for row in machines)
+        return {
+            one["claim"]: one["verdict"] for one in claims_document(table, *capacity_model(is_quick=True))["claims"]
+        }
+
+    cheap, dear = verdicts(0.02), verdicts(5.0)
+    assert cheap["Monthly savings of $3,014 (91 %)"] == cheap["Break-even 7 days after deployment"] == "holds if"
+    assert (
+        dear["90 % cheaper than commercial APIs"] == dear["10M requests cost $1,316 a month (reserved EC2)"] == "fails"
+    )
