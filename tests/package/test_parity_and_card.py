@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,14 @@ import pytest
 import yaml
 
 from nexus_llm.errors import PackagingError
+from nexus_llm.evaluate.comparison import Comparison, compare
+from nexus_llm.evaluate.gate import gate_json, judge_domain, judge_tasks
+from nexus_llm.evaluate.results import ItemResult, TaskResult
 from nexus_llm.package.card import model_card
 from nexus_llm.package.gguf_write import read_metadata, write_gguf
 from nexus_llm.package.template_parity import GOLDEN, GOLDEN_CALLS, check_parity
+from nexus_llm.recipe import GateRecipe, TaskRule
+from nexus_llm.records import CompleterFacts, DocumentScore
 from tiny_model import write_tiny_model
 from tool_templates import HERMES
 
@@ -204,6 +210,29 @@ def test_the_card_holds_the_data_funnel_and_the_training(tmp_path: Path) -> None
     ):
         assert line in body
     assert card == model_card(name="mine", model=MODEL, data=DATA, train=TRAIN, package=PACKAGE)
+
+
+def test_the_card_tells_every_rule_of_the_gate_also_where_nobody_knows_an_interval() -> None:
+    who = CompleterFacts(model="m", road="scripted")
+
+    def result(*scores: float) -> TaskResult:
+        items = tuple(ItemResult(str(place), {"exact": one}) for place, one in enumerate(scores))
+        return TaskResult("support", "1", "exact", "", 0, who, items)
+
+    def comparison(documents: int) -> Comparison:
+        scores = [
+            DocumentScore(str(place), tokens=9, negative_log_likelihood=9.0 + place) for place in range(documents)
+        ]
+        return compare("domain", scores, scores, confidence=0.95, seed=0)
+
+    gate = GateRecipe(tasks={"support": TaskRule(min_score=0.5)})
+    tasks = judge_tasks([(result(*[0.0] * 40), result(*[1.0] * 40))], gate, seed=0)
+    few = judge_tasks([(result(0.0, 0.5), result(1.0, 0.5))], gate, seed=0)
+    judged = gate_json([judge_domain(comparison(3), min_improvement=0.0), *tasks, *few])
+    card = model_card(name="mine", model=MODEL, data=DATA, train=TRAIN, package=PACKAGE, gate=judged)
+    assert "| domain | 3.04 → 3.04 | +0.0% (no interval) | 3 | inconclusive |" in card
+    assert re.search(r"\| support \| exact, min score \| 1.000 \| \+0.500 \(.* at 95%\) \| 40 \| pass \|", card)
+    assert "| support | exact, min score | 0.750 | +0.250 (no interval) | 2 | inconclusive |" in card
 
 
 def test_the_card_of_a_bare_base_claims_no_training() -> None:

@@ -112,19 +112,31 @@ _TOLD_FIELDS = (
 
 
 def _metrics(gate: Facts) -> str:
-    rows = [
-        (
-            one["name"],
-            f"{one['base_perplexity']:.2f} → {one['tuned_perplexity']:.2f}",
-            f"{one['change']:+.1%} ({one['low']:+.1%} to {one['high']:+.1%} at {one['confidence']:.0%})",
-            f"{one['documents']:,}",
-            one["verdict"],
-        )
-        for one in gate["comparisons"]
-        if "base_perplexity" in one
-    ]
-    table = _table(("text", "perplexity, base → this model", "change", "documents", "verdict"), rows)
-    return f"## Metrics\n\nThe gate says **{gate['verdict']}**.\n\n{table}"
+    texts: list[tuple[str, ...]] = []
+    tasks: list[tuple[str, ...]] = []
+    for one in gate["comparisons"]:
+        if "base_perplexity" in one:
+            scores = f"{one['base_perplexity']:.2f} → {one['tuned_perplexity']:.2f}"
+            texts.append((one["name"], scores, _change(one, "+.1%"), f"{one['documents']:,}", one["verdict"]))
+        else:
+            scores = " → ".join(f"{one[side]:.3f}" for side in ("base_score", "tuned_score") if one[side] is not None)
+            rule = f"{one['metric']}, {one['rule'].replace('_', ' ')}"
+            tasks.append((one["name"], rule, scores, _change(one, "+.3f"), f"{one['items']:,}", one["verdict"]))
+    parts = [f"The gate says **{gate['verdict']}**."]
+    if texts:
+        parts.append(_table(("text", "perplexity, base → this model", "change", "documents", "verdict"), texts))
+    if tasks:
+        parts.append(_table(("task", "metric, rule", "base → this model", "change", "items", "verdict"), tasks))
+    return "## Metrics\n\n" + "\n\n".join(parts)
+
+
+def _change(one: Facts, form: str) -> str:
+    """The change with its interval; numbers that do not exist are null in an evaluation's facts."""
+    if one["change"] is None:
+        return "unknown"
+    low, high = one["low"], one["high"]
+    interval = "no interval" if None in (low, high) else f"{low:{form}} to {high:{form}} at {one['confidence']:.0%}"
+    return f"{one['change']:{form}} ({interval})"
 
 
 def _costs(costs: Mapping[str, Facts]) -> str:
