@@ -126,6 +126,12 @@ def test_glue_is_measured_by_training_and_a_second_call_trains_nothing(
     assert found[0]["not_measured"] == ["cola", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
     lines = (Path(row["result"]) / "items.jsonl").read_text().splitlines()
     assert [json.loads(line)["wanted"] for line in lines] == ["negative", "positive"] * 3
+    split = here / "sets/sst2/validation.jsonl"
+    split.write_text(split.read_text().replace('"label": 0', '"label": 1'))  # mended: judged anew, and nothing asked
+    assert cli.run_command(words) == 0
+    told = capsys.readouterr()
+    lines = (Path(json.loads(told.out)["tasks"][0]["result"]) / "items.jsonl").read_text().splitlines()
+    assert [json.loads(line)["wanted"] for line in lines] == ["positive"] * 6
 
 
 def test_glue_tells_hours_before_it_trains_and_refuses_what_it_cannot_measure(

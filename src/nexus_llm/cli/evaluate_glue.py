@@ -217,13 +217,14 @@ def _trained(work: _Work, model: str, seed: int, root: Path, openings: Ports) ->
 
 def _asked(work: _Work, made: Artifact, folder: Path, openings: Ports) -> TaskResult:
     """The validation rows with the model's answers, by their place in the files."""
-    from nexus_llm.evaluate.asking import answers_to
+    from nexus_llm.evaluate.asking import answers_to, kept_file
     from nexus_llm.evaluate.glue import asked
     from nexus_llm.evaluate.named_tasks import open_model
-    from nexus_llm.evaluate.results import RESULT_FILE, read_result, write_result
+    from nexus_llm.evaluate.results import RESULT_FILE, content_sha256, read_result, write_result
     from nexus_llm.records import Question
 
-    if (folder / RESULT_FILE).exists():
+    # The split may have been mended since.
+    if (folder / RESULT_FILE).exists() and read_result(folder).dataset_sha256 == content_sha256(work.validation):
         return read_result(folder)
     completer = open_model(made.folder, made.folder.name)
     places = sorted(range(len(work.validation)), key=lambda place: len(work.validation[place][0]))  # batches alike
@@ -231,7 +232,8 @@ def _asked(work: _Work, made: Artifact, folder: Path, openings: Ports) -> TaskRe
         Question(str(place), messages=tuple(asked(work.validation[place][0])), max_new_tokens=_NEW_TOKENS)
         for place in places
     ]
-    answers = answers_to(questions, completer, folder / "answers.jsonl", openings)
+    kept = kept_file(folder, completer.describe(), questions)
+    answers = answers_to(questions, completer, kept, openings)
     result = _result(work, completer, {int(one.id): (one.text.strip(), one.error) for one in answers})
     write_result(folder, result)
     return result
