@@ -5,8 +5,8 @@
 
 Each round is one `nexus evaluate benchmarks` of the ordinary command line: the same command goes on where it was
 stopped. `--tuned` is a run of the quickstart, or its package. With `--limit` only a set's first items are asked (a
-quarter of that of GSM8K and of each subject of MMLU), and the result says so. What changed from base to tuned is told
-item for item by `nexus evaluate compare`, corrected (Holm) for all sets.
+quarter of that of GSM8K, HumanEval and each subject of MMLU), and the result says so. What changed from base to tuned
+is told item for item by `nexus evaluate compare`, corrected (Holm) for all sets. IFEval needs NLTK's `punkt_tab`.
 
 PUBLISHED holds what others measured, each with its source and how it was asked; a difference in the prompt, the number
 of examples or the data is named in `explained`, because it moves small models by more than most tuning does.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
 import platform
 import subprocess
@@ -37,6 +36,8 @@ ROUNDS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     (SETS, (), 1),
     ("mmlu", ("--few-shot", "5"), 4),
     ("gsm8k", (), 4),
+    ("ifeval", ("--chat",), 1),
+    ("humaneval", (), 4),
 )
 _SLERP = "lm-eval baseline in the card of lldois/SmolLM2-135M-Reasoning-SLERP-Champion, 0-shot, read 2026-11"
 _MOBILE = "table in the card of facebook/MobileLLM-R1-140M, 0-shot pass@1, read 2026-11"
@@ -93,15 +94,17 @@ def main() -> None:
 
 def all_rounds(options: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     """Task → what the command told about it."""
-    found = {}
+    found: dict[str, Any] = {}
     for number, (tasks, more, divisor) in enumerate(ROUNDS):
         words = [sys.executable, "-m", "nexus_llm.cli", "evaluate", "benchmarks", str(folder), "--json"]
         words += ["--tasks", tasks, "--datasets", str(options.data), "--out", str(options.work / name / str(number))]
         words += ["--precision", options.precision, *more]
         words += ["--limit", str(-(-options.limit // divisor))] if options.limit else []
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        found |= {one["task"]: one for one in json.loads(done.stdout)["tasks"]}
-    return with_mmlu(found)
+        told = json.loads(done.stdout)
+        found |= {one["task"]: one for one in told["tasks"] if not one["task"].startswith("mmlu_")}
+        found |= {f"{one['task']} ({one['sets']} of 57 subjects)": one for one in told["groups"]}
+    return found
 
 
 def changes(work: Path) -> list[dict[str, Any]]:
@@ -110,19 +113,6 @@ def changes(work: Path) -> list[dict[str, Any]]:
     done = subprocess.run([*words, "--json"], stdout=subprocess.PIPE, text=True, check=True)
     told = ("name", "metric", "items", "base_score", "tuned_score", "change", "low", "high", "verdict", "reason")
     return [{field: row[field] for field in told} for row in json.loads(done.stdout)["comparisons"]]
-
-
-def with_mmlu(found: dict[str, Any]) -> dict[str, Any]:
-    """All subjects as one set, each item with the same weight, as the harness's group has it."""
-    subjects = {name: one for name, one in found.items() if name.startswith("mmlu_")}
-    rest = {name: one for name, one in found.items() if name not in subjects}
-    items = sum(one["items"] for one in subjects.values())
-    right = sum(one["scores"]["acc"]["value"] * one["items"] for one in subjects.values())
-    share = right / items
-    scores = {"acc": {"value": share, "standard_error": math.sqrt(share * (1 - share) / items)}}
-    errors = sum(one["errors"] for one in subjects.values())
-    name = f"mmlu ({len(subjects)} of 57 subjects)"
-    return rest | {name: {"task": name, "items": items, "errors": errors, "few_shot": 5, "scores": scores}}
 
 
 def row(task: str, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -176,8 +166,8 @@ def page(result: dict[str, Any], names: list[str]) -> str:
         lines.append("|---|---|---:|---:|---|---|")
     for one in result["changes"]:
         change, low, high = ("unknown" if one[end] is None else f"{one[end]:+.3f}" for end in ("change", "low", "high"))
-        cells = (one["name"], one["metric"], str(one["items"]), change, f"{low} to {high}", one["verdict"])
-        lines.append(f"| {' | '.join(cells)} |")
+        compared = (one["name"], one["metric"], str(one["items"]), change, f"{low} to {high}", one["verdict"])
+        lines.append(f"| {' | '.join(compared)} |")
     return "\n".join(lines) + "\n"
 
 

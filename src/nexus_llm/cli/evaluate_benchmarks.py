@@ -59,11 +59,12 @@ def benchmarks(
     _prepare(is_offline=not hub)
     from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task
     from nexus_llm.evaluate.harness import HarnessTasks
-    from nexus_llm.evaluate.local_sets import tasks_of
+    from nexus_llm.evaluate.local_sets import scored_groups, tasks_of
     from nexus_llm.evaluate.over_http import HttpLimits
     from nexus_llm.pipeline.contamination import overlaps
 
-    names, absent = tasks_of([one.strip() for one in tasks.split(",") if one.strip()], datasets)
+    asked = [one.strip() for one in tasks.split(",") if one.strip()]
+    names, absent = tasks_of(asked, datasets)
     for group, missing in absent.items():
         print(f"warning: {len(missing)} sets of {group} are not in {datasets}: {_some(missing)}", file=sys.stderr)
     openings, known = ports(), HarnessTasks()
@@ -87,7 +88,8 @@ def benchmarks(
     texts = {name: one.texts for name, one in runs.items()}
     found = overlaps(data, texts, openings.progress) if data else {}
     results = [(one.result, found.get(name)) for name, one in runs.items()]
-    _tell(asdict(facts), results, absent, folder, as_json=as_json)
+    groups = {one: [runs[name].result for name in tasks_of([one], datasets)[0]] for one in scored_groups(asked)}
+    _tell(asdict(facts), results, groups, absent, folder, as_json=as_json)
     return 0
 
 
@@ -103,19 +105,22 @@ def _prepare(*, is_offline: bool) -> None:
 def _tell(
     facts: Mapping[str, Any],
     results: Sequence[tuple[TaskResult, Contamination | None]],
+    groups: Mapping[str, Sequence[TaskResult]],
     absent: Mapping[str, Sequence[str]],
     folder: Path,
     *,
     as_json: bool,
 ) -> None:
-    from nexus_llm.evaluate.summary import summary_of
+    from nexus_llm.evaluate.summary import pooled, summary_of
     from nexus_llm.storage import write_atomically
 
     rows = [(summary_of(result), overlap) for result, overlap in results]
+    together = [(pooled(group, members), len(members)) for group, members in groups.items()]
     document = {
         "completer": facts,
         "folder": str(folder),
         "tasks": [asdict(one) | {"contamination": _as_document(overlap)} for one, overlap in rows],
+        "groups": [asdict(one) | {"sets": sets} for one, sets in together],
         "missing": absent,
     }
     import json
@@ -126,8 +131,9 @@ def _tell(
         print_json(document)
         return
     print(f"{'task':<34} {'items':>6}  {'metric':<28} {'value':>8} {'± 1.96 se':>9}  notes")
-    for one, overlap in rows:
-        notes = [f"{one.few_shot}-shot"] if one.few_shot else []
+    for one, overlap, sets in [*((one, overlap, 0) for one, overlap in rows), *((one, None, n) for one, n in together)]:
+        notes = [f"{sets} sets"] if sets else []
+        notes += [f"{one.few_shot}-shot"] if one.few_shot else []
         notes += [f"{one.errors} without an answer"] if one.errors else []
         notes += [f"{one.cut_items} cut"] if one.cut_items else []
         notes += [_overlap(overlap)] if overlap else []

@@ -46,7 +46,7 @@ class LocalSplit:
 
 @cache
 def mapping() -> dict[str, Any]:
-    """`local_sets.yaml`: `sets`, `groups`, `only_generated` and `needs`."""
+    """`local_sets.yaml`: `sets`, `groups`, `scored_groups`, `only_generated` and `needs`."""
     text = resources.files("nexus_llm.evaluate").joinpath(_MAPPING).read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
     return found
@@ -111,6 +111,11 @@ def tasks_of(names: Sequence[str], folder: Path | None) -> tuple[list[str], dict
     if not tasks:
         raise UsageError("no task is named", fix="--tasks hellaswag,arc_easy")
     return list(dict.fromkeys(tasks)), {name: missing for name, missing in absent.items() if missing}
+
+
+def scored_groups(names: Sequence[str]) -> list[str]:
+    """Those of the names that are groups with a score of their own."""
+    return [one for one in dict.fromkeys(names) if one in mapping()["scored_groups"]]
 
 
 def files_of(names: Sequence[str], folder: Path) -> list[Path]:

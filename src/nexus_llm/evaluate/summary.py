@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nexus_llm.evaluate.results import TaskResult
 from nexus_llm.records import Answer
@@ -81,6 +81,12 @@ def summary_of(result: TaskResult, answers: Sequence[Answer] = (), *, usd_per_ho
         cut_answers=sum(one.finish_reason == "length" for one in answers),
         speed=speed_of(answers, usd_per_hour=usd_per_hour) if answers else None,
     )
+
+
+def pooled(group: str, results: Sequence[TaskResult]) -> Summary:
+    """The tasks of a group as one, each item with the same weight."""
+    items = tuple(item for one in results for item in one.items)
+    return summary_of(replace(results[0], task=group, items=items, aggregates={}))
 
 
 def speed_of(answers: Sequence[Answer], *, usd_per_hour: float | None = None) -> Speed:
