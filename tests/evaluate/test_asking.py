@@ -51,6 +51,20 @@ def test_answers_to_other_items_are_not_taken(tmp_path: Path) -> None:
         likelihoods_of([Continuation("b", "one", "two")], ScriptedCompleter(), kept, Ports())
 
 
+def test_answers_are_taken_in_any_order_and_given_back_in_the_order_of_the_questions(tmp_path: Path) -> None:
+    class Backwards(ScriptedCompleter):
+        def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
+            yield from (Answer(one.id, f"answer {one.id}", "stop") for one in reversed(questions))
+
+    kept = tmp_path / "answers.jsonl"
+    with kept.open("w", encoding="utf-8") as lines:
+        lines.write('{"id": "3", "text": "kept", "finish_reason": "stop"}\n')
+    answers = answers_to(QUESTIONS, Backwards(), kept, Ports())
+    assert [one.text for one in answers] == ["answer 0", "answer 1", "answer 2", "kept", "answer 4"]
+    with pytest.raises(EvaluationError, match="two items have the same id"):
+        answers_to([QUESTIONS[0], QUESTIONS[0]], Backwards(), kept, Ports())
+
+
 def test_a_result_is_read_as_it_was_written_and_not_with_items_missing(tmp_path: Path) -> None:
     items = (ItemResult("1", {"accuracy": 1.0}, answer="yes", wanted="yes"), ItemResult("2", {}, error="timeout"))
     facts = CompleterFacts(model="m", road="scripted")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +20,10 @@ from nexus_llm.errors import DataError, EvaluationError, UsageError
 from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task
 from nexus_llm.evaluate.in_process import InProcessCompleter
 from nexus_llm.evaluate.local_sets import rows_of, split_of, tasks_of
-from nexus_llm.evaluate.summary import summary_of
+from nexus_llm.evaluate.results import ItemResult, TaskResult
+from nexus_llm.evaluate.summary import pooled, summary_of
 from nexus_llm.ports import Ports, ScriptedCompleter
-from nexus_llm.records import Likelihood
+from nexus_llm.records import CompleterFacts, Likelihood
 from tiny_model import write_tiny_model
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install nexus-llm-platform[eval]")
@@ -216,6 +220,16 @@ def test_a_group_is_run_as_far_as_it_is_here_and_says_what_is_not(sets: Path) ->
         tasks_of(["glue"], sets)
 
 
+def test_every_item_of_a_group_has_the_same_weight() -> None:
+    def result(task: str, *scores: float) -> TaskResult:
+        items = tuple(ItemResult(str(place), {"acc": one}) for place, one in enumerate(scores))
+        facts = CompleterFacts(model="m", road="scripted")
+        return TaskResult(task, "1", "acc", "", 5, facts, items, aggregates={"acc": sum(scores) / len(scores)})
+
+    found = pooled("mmlu", [result("mmlu_a", 1.0), result("mmlu_b", 0.0, 0.0, 1.0)])
+    assert (found.task, found.items, found.few_shot, found.value) == ("mmlu", 4, 5, 0.5)
+
+
 def test_code_that_a_model_wrote_is_stored_and_not_run(tmp_path: Path, tasks: Any) -> None:
     row = {"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "    return 1\n", "test": "1 / 0",
            "entry_point": "f"}  # fmt: skip
@@ -243,16 +257,46 @@ def test_ifeval_without_nltks_sentences_ends_in_two_lines(
     assert "python -m nltk.downloader punkt_tab" in told[1]
 
 
+def test_a_killed_evaluation_goes_on_behind_the_last_pass_of_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = write_tiny_model(tmp_path / "large", hidden_size=512, intermediate_size=2048, max_position_embeddings=700)
+    row = {"activity_label": "fox", "ctx_b": "he", "label": "1"}
+    rows = [
+        row | {"ctx_a": f"{some(n, 60 + n % 9)}.", "endings": [some(n + place, 4) for place in range(4)]}
+        for n in range(64)
+    ]
+    write_rows(tmp_path / "sets/hellaswag-val/hellaswag_val.jsonl", rows)
+    words = ["evaluate", "benchmarks", str(large), "--tasks", "hellaswag", "--datasets", str(tmp_path / "sets")]
+    kept = tmp_path / "killed/hellaswag/likelihoods.jsonl"
+    started = [sys.executable, "-m", "nexus_llm.cli", *words, "--out", str(tmp_path / "killed")]
+    with subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (kept.exists() and kept.stat().st_size) and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    before = kept.read_bytes().splitlines(keepends=True)
+    assert 0 < len(before) < 200  # of 256, which are looked at together
+    for name in ("killed", "whole"):
+        assert run_command([*words, "--out", str(tmp_path / name), "--json"]) == 0
+    capsys.readouterr()
+    after = kept.read_bytes().splitlines(keepends=True)
+    whole = [line for line in before if line.endswith(b"\n")]
+    assert (after[: len(whole)], len(after)) == (whole, 256)
+    found, wanted = ((tmp_path / name / "hellaswag/items.jsonl").read_text() for name in ("killed", "whole"))
+    assert found == wanted
+
+
 def test_the_command_measures_a_folder_and_goes_on_where_it_was(
     sets: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["evaluate", "benchmarks", str(model), "--tasks", "winogrande", "--datasets", str(sets)]
+    words = ["evaluate", "benchmarks", str(model), "--tasks", "winogrande,mmlu", "--datasets", str(sets)]
     words += ["--out", str(tmp_path / "out"), "--json"]
     assert run_command(words) == 0
     first = capsys.readouterr().out
     found = json.loads(first)
-    (task,) = found["tasks"]
+    (task, anatomy), (mmlu,) = found["tasks"], found["groups"]
     assert (task["task"], task["items"], task["errors"]) == ("winogrande", 5, 0)
+    assert (mmlu["task"], mmlu["items"], mmlu["sets"], mmlu["scores"]) == ("mmlu", 6, 1, anatomy["scores"])
     assert found["completer"]["precision"] == "float32"
     assert json.loads((tmp_path / "out/benchmarks.json").read_text(encoding="utf-8")) == found
     assert run_command(words) == 0

@@ -65,7 +65,7 @@ def ask(number: str) -> Question:
     return Question(number, messages=({"role": "user", "content": number},), stop=("<end>",))
 
 
-def test_answers_come_in_order_however_many_are_asked_at_once() -> None:
+def test_as_many_are_asked_at_once_as_may_be() -> None:
     together = threading.Barrier(4, timeout=20)
 
     def respond(body: dict[str, Any]) -> httpx.Response:
@@ -74,9 +74,89 @@ def test_answers_come_in_order_however_many_are_asked_at_once() -> None:
 
     with served(respond, concurrency=4) as completer:
         found = list(completer.generate([ask(str(number)) for number in range(8)]))
-    assert [one.text for one in found] == [f"said {number}" for number in range(8)]
+    assert {one.id: one.text for one in found} == {str(number): f"said {number}" for number in range(8)}
     assert completer.describe().context_tokens == 512
     assert (found[0].finish_reason, found[0].prompt_tokens, found[0].tokens) == ("stop", 3, 2)
+
+
+def test_a_silent_request_holds_back_no_other_answer() -> None:
+    others_are_there = threading.Event()
+
+    def respond(body: dict[str, Any]) -> httpx.Response:
+        said = body["messages"][0]["content"]
+        assert said != "0" or others_are_there.wait(timeout=20)
+        return chat(said)
+
+    with served(respond, concurrency=2) as completer:
+        answers = completer.generate([ask(str(number)) for number in range(5)])
+        assert {next(answers).id for _ in range(4)} == {"1", "2", "3", "4"}
+        others_are_there.set()
+        assert next(answers).id == "0"
+
+
+def streamed(*events: Any) -> httpx.Response:
+    told = "".join(f"data: {json.dumps(one)}\n\n" for one in events) + "data: [DONE]\n\n"
+    return httpx.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, text=told)
+
+
+def delta(**fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
+
+
+OVER = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+
+
+def test_a_streamed_answer_is_whole_and_tells_when_it_began() -> None:
+    events = (delta(role="assistant"), delta(content="It"), delta(content=" is<end> so"), OVER, USAGE)
+    with served(lambda body: streamed(*events) if body["stream_options"] else chat("")) as completer:
+        (found,) = completer.generate([ask("1")])
+    assert (found.text, found.finish_reason, found.prompt_tokens, found.tokens) == ("It is", "stop", 3, 2)
+    assert found.first_token_seconds is not None
+    assert 0 < found.first_token_seconds <= found.seconds
+    words = [{"choices": [{"text": word, "finish_reason": None}]} for word in ("4", " apples")]
+    with served(lambda _: streamed(*words, OVER)) as completer:
+        (found,) = completer.generate([Question("1", text="How many?")])
+    assert (found.text, found.tokens) == ("4 apples", None)
+
+
+def test_streamed_calls_are_put_together() -> None:
+    def part(index: int, **function: str) -> dict[str, Any]:
+        return delta(tool_calls=[{"index": index, "id": f"c{index}", "function": function}])
+
+    events = (part(0, name="add", arguments=""), part(0, arguments='{"a": '), part(1, name="f", arguments="{}"))
+    with served(lambda _: streamed(*events, part(0, arguments="1}"), OVER)) as completer:
+        (found,) = completer.generate([ask("1")])
+    assert found.finish_reason == "tool_calls"
+    assert [one["function"] for one in found.tool_calls] == [
+        {"name": "add", "arguments": '{"a": 1}'}, {"name": "f", "arguments": "{}"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        ((delta(content="It"),), "the stream ended before the answer did"),
+        ((delta(content="It"), {"error": {"message": "engine died"}}), "engine died"),
+        (([],), "has no attribute"),
+    ],
+)
+def test_a_stream_that_breaks_is_an_error_and_never_half_an_answer(events: Any, why: str) -> None:
+    with served(lambda _: streamed(*events)) as completer:
+        (found,) = completer.generate([ask("1")])
+    assert (found.text, found.finish_reason) == ("", "error")
+    assert why in str(found.error)
+
+
+def test_a_server_that_counts_no_streamed_tokens_is_asked_without() -> None:
+    def respond(body: dict[str, Any]) -> httpx.Response:
+        if "stream_options" in body:
+            return httpx.Response(400, json={"error": {"message": "unknown field stream_options"}})
+        return streamed(delta(content="yes"), OVER)
+
+    with served(respond) as completer:
+        (found,) = completer.generate([ask("1")])
+    assert (found.text, found.tokens) == ("yes", None)
 
 
 def test_a_busy_server_is_asked_again_when_it_says_and_given_up_with_a_reason() -> None:
@@ -98,9 +178,9 @@ def test_silence_is_told_for_its_item_and_the_others_are_answered() -> None:
         return chat("yes")
 
     with served(respond, attempts=2, timeout_seconds=9) as completer:
-        found = list(completer.generate([ask("1"), ask("2"), ask("3")]))
-    assert [one.text for one in found] == ["yes", "", "yes"]
-    assert found[1].error == "no sign within 9 s, 2 times"
+        found = {one.id: one for one in completer.generate([ask("1"), ask("2"), ask("3")])}
+    assert [found[number].text for number in "123"] == ["yes", "", "yes"]
+    assert found["2"].error == "no sign within 9 s, 2 times"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

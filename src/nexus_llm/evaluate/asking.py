@@ -70,15 +70,17 @@ def _all(
     label: str,
     at_once: int,
 ) -> list[Got]:
-    found = _kept(kept, read)
-    if [one.id for one in found] != [one.id for one in given[: len(found)]]:
+    found = {one.id: one for one in _kept(kept, read)}
+    if len({one.id for one in given}) != len(given):
+        raise EvaluationError(f"{label}: two items have the same id", fix="give each item an id of its own")
+    if not found.keys() <= {one.id for one in given}:
         raise EvaluationError(
             f"{kept} holds answers to other items", fix=f"delete {kept.parent}, or give another --out"
         )
     ports.progress.start(label, total=len(given), unit="items")
     ports.progress.advance(len(found))
     kept.parent.mkdir(parents=True, exist_ok=True)
-    rest = iter(given[len(found) :])
+    rest = iter([one for one in given if one.id not in found])
     with kept.open("a", encoding="utf-8") as lines:
         while batch := list(islice(rest, at_once)):
             if reason := ports.interrupt.requested():
@@ -86,10 +88,10 @@ def _all(
             for one in ask(batch):
                 lines.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
                 lines.flush()
-                found.append(one)
+                found[one.id] = one
                 ports.progress.advance(1)
     ports.progress.finish(f"{len(found)} items")
-    return found
+    return [found[one.id] for one in given]
 
 
 def _kept(path: Path, read: Callable[[dict[str, Any]], Got]) -> list[Got]:

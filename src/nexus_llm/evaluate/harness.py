@@ -10,7 +10,8 @@ import copy
 import importlib.util
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,7 +54,7 @@ class CompleterLM(LM):  # type: ignore[misc]
                 "--chat is for tasks that are answered in words; this one compares likelihoods", fix="leave --chat out"
             )
         order = _long_first(requests)
-        given = [Continuation(_name(requests[place]), *requests[place].args) for place in order]
+        given = [Continuation(name, *requests[place].args) for name, place in _named(requests, order)]
         found = likelihoods_of(given, self._completer, self._folder / "likelihoods.jsonl", self._ports)
         return [(one.log_probability, one.is_greedy) for one in self._noted(requests, order, found)]
 
@@ -64,7 +65,7 @@ class CompleterLM(LM):  # type: ignore[misc]
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The answer to each request; empty where `errors` says why."""
         order = _long_first(requests)
-        given = [_question(requests[place]) for place in order]
+        given = [_question(name, requests[place]) for name, place in _named(requests, order)]
         found = answers_to(given, self._completer, self._folder / "answers.jsonl", self._ports)
         return [one.text for one in self._noted(requests, order, found)]
 
@@ -204,7 +205,7 @@ def _refuse_what_cannot_run(name: str, config: Mapping[str, Any]) -> None:
             place = wanted.rsplit("/", 1)[-1]
             raise EvaluationError(
                 f"{name} needs NLTK's {place}, which is not on this machine",
-                fix=f"python -m nltk.downloader {place}, or set NLTK_DATA to a folder that has it",
+                fix=f"python -m nltk.downloader {place}; without network see docs/evaluation-benchmarks.md",
             ) from error
 
 
@@ -213,11 +214,16 @@ def _long_first(requests: Sequence[Any]) -> list[int]:
     return sorted(range(len(requests)), key=lambda place: (-len(requests[place].args[0]), requests[place].args[0]))
 
 
-def _name(request: Any) -> str:
-    return f"{request.doc_id}.{request.idx}"
+def _named(requests: Sequence[Any], order: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """(item and request, place); one that a task repeats has a number behind it from the second time on."""
+    seen: Counter[str] = Counter()
+    for place in order:
+        name = f"{requests[place].doc_id}.{requests[place].idx}"
+        yield (f"{name}.{seen[name]}" if seen[name] else name), place
+        seen[name] += 1
 
 
-def _question(request: Any) -> Question:
+def _question(name: str, request: Any) -> Question:
     context, wishes = request.args
     until = wishes.get("until") or []
     most = next((wishes[one] for one in ("max_gen_toks", "max_new_tokens", "max_tokens") if wishes.get(one)), None)
@@ -226,7 +232,7 @@ def _question(request: Any) -> Question:
     if context.startswith(_CONVERSATION):
         messages, context = tuple(json.loads(context.removeprefix(_CONVERSATION))), ""
     return Question(
-        _name(request),
+        name,
         messages,
         context,
         max_new_tokens=int(most or _MOST_NEW_TOKENS),

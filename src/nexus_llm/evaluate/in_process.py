@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -26,15 +26,17 @@ from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, 
 Precision = Literal["float32", "bfloat16"]
 # Continuations that are looked at together for what they share.
 _POOL = 256
-# Questions answered at once: their attention caches are small beside the weights.
+# Questions answered at once: their attention caches are small beside the weights, ...
 _QUESTIONS = 16
+# ... if their prompts have so many tokens together, padding counted: 16 of 128,000 would fill any machine.
+_PROMPT_TOKENS = 16_384
 _DEFAULT_CONTEXT = 2_048  # lm-evaluation-harness 0.4.13, where a model names none
 # A stop string is looked for in the text of so many tokens more than it has characters.
 _LOOK_BACK = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class Prompt:
     """A question as token ids."""
 
     question: Question
@@ -111,23 +113,23 @@ class InProcessCompleter:
         return self._facts
 
     def log_likelihood(self, continuations: Sequence[Continuation]) -> Iterator[Likelihood]:
-        """One likelihood a continuation, in order. Neighbours with the same context, or contexts that begin alike,
-        are cheaper than the same ones far apart."""
+        """One likelihood a continuation, as the model reads them. Neighbours with the same context, or contexts that
+        begin alike, are cheaper than the same ones far apart."""
         given = iter(continuations)
         while pool := list(islice(given, _POOL)):
-            encoded = [self._encoded(one) for one in pool]
-            scores = iter(self._reader.score([one.row for one in encoded if one.row]))
-            for continuation, one in zip(pool, encoded, strict=True):
-                yield _likelihood(continuation, one, next(scores) if one.row else None)
+            encoded = [(one, self._encoded(one)) for one in pool]
+            yield from (_likelihood(one, read, None) for one, read in encoded if read.row is None)
+            readable = [(one, read) for one, read in encoded if read.row is not None]
+            for place, score in self._reader.score([read.row for _, read in readable if read.row]):
+                yield _likelihood(*readable[place], score)
 
     def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """One answer a question, in order; neighbours that wish for the same are answered together.
 
-        `seconds` is the time of the whole batch: nobody can say what one of its rows took.
+        `seconds` and `first_token_seconds` are the whole batch's: nobody can say what one of its rows took.
         """
         for _, alike in groupby(questions, key=lambda one: (one.max_new_tokens, one.stop, one.temperature, one.seed)):
-            while batch := list(islice(alike, _QUESTIONS)):
-                prompts = [self._prompt(one) for one in batch]
+            for prompts in batched(map(self._prompt, alike)):
                 answers = iter(self._answers([one for one in prompts if one.error is None]))
                 for one in prompts:
                     failed = Answer(one.question.id, "", "error", error=one.error, cut_tokens=one.cut)
@@ -155,7 +157,7 @@ class InProcessCompleter:
         alone = self._tokenizer.encode_bare(text)
         return ([prefix], alone[1:]) if alone[:1] == [prefix] else ([prefix], alone)
 
-    def _prompt(self, question: Question) -> _Prompt:
+    def _prompt(self, question: Question) -> Prompt:
         try:
             token_ids = (
                 self._tokenizer.encode_prompt(question.messages, tools=question.tools or None)
@@ -163,22 +165,20 @@ class InProcessCompleter:
                 else self._tokenizer.encode_text(question.text)
             )
         except ModelError as error:
-            return _Prompt(question, [], 0, error.what)
+            return Prompt(question, [], 0, error.what)
         room = self._most_tokens - question.max_new_tokens
         if room < 1:
-            return _Prompt(
-                question, [], 0, f"{question.max_new_tokens} new tokens leave no room in {self._most_tokens}"
-            )
+            return Prompt(question, [], 0, f"{question.max_new_tokens} new tokens leave no room in {self._most_tokens}")
         if not token_ids:
-            return _Prompt(question, [], 0, "the question is no token")
+            return Prompt(question, [], 0, "the question is no token")
         cut = max(0, len(token_ids) - room)
-        return _Prompt(question, token_ids[cut:], cut)
+        return Prompt(question, token_ids[cut:], cut)
 
-    def _answers(self, prompts: Sequence[_Prompt]) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt]) -> list[Answer]:
         if not prompts:
             return []
         started = time.monotonic()
-        rows, is_broken = self._generate(prompts)
+        rows, is_broken, first_at = self._generate(prompts)
         seconds = time.monotonic() - started
         answers = []
         for prompt, row, has_nan in zip(prompts, rows, is_broken, strict=True):
@@ -193,14 +193,15 @@ class InProcessCompleter:
                     prompt_tokens=len(prompt.token_ids),
                     tokens=len(said),
                     seconds=seconds,
+                    first_token_seconds=first_at - started,
                     error="the model predicts NaN" if has_nan else None,
                     cut_tokens=prompt.cut,
                 )
             )
         return answers
 
-    def _generate(self, prompts: Sequence[_Prompt]) -> tuple[list[list[int]], list[bool]]:
-        """The new token ids of each prompt, and whether the model predicted NaN for it."""
+    def _generate(self, prompts: Sequence[Prompt]) -> tuple[list[list[int]], list[bool], float]:
+        """The new token ids of each prompt, whether the model predicted NaN for it, and when the first were there."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -211,13 +212,14 @@ class InProcessCompleter:
         for place, one in enumerate(prompts):
             token_ids_BT[place, width - len(one.token_ids) :] = torch.tensor(one.token_ids)
             mask_BT[place, width - len(one.token_ids) :] = 1
-        is_broken_B = torch.zeros(len(prompts), dtype=torch.bool)
+        is_broken_B, made_at = torch.zeros(len(prompts), dtype=torch.bool), list[float]()
 
         def notice(_: Any, scores_BV: Any) -> Any:
             is_broken_B.logical_or_(scores_BV.isnan().any(-1).cpu())
             return scores_BV.nan_to_num()  # which sampling would refuse
 
         def is_over(ids_BT: Any, _: Any, **__: Any) -> Any:
+            made_at.append(time.monotonic())
             return torch.tensor([self._ends(row[width:].tolist(), wished.stop) for row in ids_BT], device=ids_BT.device)
 
         sampling = {"temperature": wished.temperature} if wished.temperature else {"temperature": None}
@@ -236,7 +238,7 @@ class InProcessCompleter:
                 logits_processor=LogitsProcessorList([notice]),
                 stopping_criteria=StoppingCriteriaList([is_over]),
             )
-        return made_BT[:, width:].tolist(), is_broken_B.tolist()
+        return made_BT[:, width:].tolist(), is_broken_B.tolist(), made_at[0]
 
     def _ends(self, token_ids: Sequence[int], stop: Sequence[str]) -> bool:
         longest = max(map(len, stop), default=0)
@@ -246,6 +248,20 @@ class InProcessCompleter:
     def _most_tokens(self) -> int:
         assert self._facts.context_tokens is not None
         return self._facts.context_tokens
+
+
+def batched(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
+    """Neighbours that are answered together."""
+    batch: list[Prompt] = []
+    widest = 0
+    for one in prompts:
+        widest = max(widest, len(one.token_ids))
+        if len(batch) == _QUESTIONS or (batch and (len(batch) + 1) * widest > _PROMPT_TOKENS):
+            yield batch
+            batch, widest = [], len(one.token_ids)
+        batch.append(one)
+    if batch:
+        yield batch
 
 
 def stop_ids_of(folder: Path, tokenizer: ChatTokenizer) -> list[int]:

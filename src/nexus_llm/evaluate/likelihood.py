@@ -105,15 +105,10 @@ class LikelihoodReader:
         self._longest = self._longest_tree()
         self._beginning = Beginning()
 
-    def score(self, rows: Sequence[TokenRow]) -> list[RowScore]:
-        """One score a row, in order."""
-        import torch
-
-        if not rows:
-            return []
-        with torch.inference_mode():
-            fits = max(len(row.context) + len(row.continuation) for row in rows) <= self._longest
-            return self._shared(rows) if fits else self._one_by_one(rows)
+    def score(self, rows: Sequence[TokenRow]) -> Iterator[tuple[int, RowScore]]:
+        """The place of each row and its score, as soon as the model has read it: in the order of its passes."""
+        longest = max((len(row.context) + len(row.continuation) for row in rows), default=0)
+        return self._shared(rows) if longest <= self._longest else self._one_by_one(rows)
 
     def _longest_tree(self) -> float:
         """Tokens up to which the model reads trees: none where it keeps a recurrent state, or counts positions itself;
@@ -124,7 +119,7 @@ class LikelihoodReader:
         windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         return min((one for one in windows if one), default=math.inf)
 
-    def _shared(self, rows: Sequence[TokenRow]) -> list[RowScore]:
+    def _shared(self, rows: Sequence[TokenRow]) -> Iterator[tuple[int, RowScore]]:
         by_context: dict[tuple[int, ...], list[int]] = {}
         for place, row in enumerate(rows):
             by_context.setdefault(row.context, []).append(place)
@@ -133,15 +128,17 @@ class LikelihoodReader:
         groups = list(_packed(list(by_context.values()), rows, skipped) if skipped else by_context.values())
         trees = [Tree.of([rows[place] for place in group], skip=skipped) for group in groups]
         most_tokens = _TREE_TOKENS if skipped else _PASS_TOKENS
-        found: dict[int, RowScore] = {}
         for batch in batches([len(one.token_ids) for one in trees], max_tokens=most_tokens, max_padding=_MOST_PADDING):
             places = [place for index in batch for place in groups[index]]
             scores = self._score_trees(beginning, [trees[index] for index in batch], [rows[place] for place in places])
-            found.update(zip(places, scores, strict=True))
-        return [found[place] for place in range(len(rows))]
+            yield from zip(places, scores, strict=True)
 
     def _read_beginning(self, contexts: Sequence[tuple[int, ...]]) -> Beginning:
         """What all contexts begin with, read; empty where it is short, or all of one of them."""
+        import torch
+
+        if not contexts:
+            return Beginning()
         shared = common_length(contexts)
         known = len(self._beginning.token_ids)
         if 0 < known <= shared < known + _LEAST_SHARED and contexts[0][:known] == self._beginning.token_ids:
@@ -149,19 +146,23 @@ class LikelihoodReader:
         if len(contexts) < 2 or shared < _LEAST_SHARED:
             return Beginning()
         token_ids = contexts[0][:shared]
-        read = self._model(input_ids=self._tensor([token_ids]), use_cache=True, logits_to_keep=1).past_key_values
+        with torch.inference_mode():
+            read = self._model(input_ids=self._tensor([token_ids]), use_cache=True, logits_to_keep=1).past_key_values
         self._beginning = Beginning(token_ids, read)
         return self._beginning
 
     def _score_trees(self, beginning: Beginning, trees: Sequence[Tree], rows: Sequence[TokenRow]) -> list[RowScore]:
         """The scores of `rows`, which are those of the trees, one tree behind the other."""
+        import torch
+
         paths = [[(number, place) for place in path] for number, tree in enumerate(trees) for path in tree.paths]
         wanted = {node: line for line, node in enumerate(dict.fromkeys(node for path in paths for node in path))}
-        logits_NV = self._logits(beginning, trees, list(wanted))
-        lines = self._tensor([wanted[node] for path in paths for node in path])
-        targets = self._tensor([token for row in rows for token in row.continuation])
-        values = logits_NV[lines, targets].double() - _log_sums(logits_NV)[lines]
-        is_likeliest = logits_NV.argmax(-1)[lines] == targets
+        with torch.inference_mode():
+            logits_NV = self._logits(beginning, trees, list(wanted))
+            lines = self._tensor([wanted[node] for path in paths for node in path])
+            targets = self._tensor([token for row in rows for token in row.continuation])
+            values = logits_NV[lines, targets].double() - _log_sums(logits_NV)[lines]
+            is_likeliest = logits_NV.argmax(-1)[lines] == targets
         lengths = [len(row.continuation) for row in rows]
         return [
             RowScore(float(some.sum()), bool(likeliest.all()))
@@ -203,16 +204,18 @@ class LikelihoodReader:
         logits_NV: torch.Tensor = made.logits[0].float()
         return logits_NV
 
-    def _one_by_one(self, rows: Sequence[TokenRow]) -> list[RowScore]:
+    def _one_by_one(self, rows: Sequence[TokenRow]) -> Iterator[tuple[int, RowScore]]:
         """Each row alone and whole: for models that read no trees."""
-        scores = []
-        for row in rows:
+        import torch
+
+        for place, row in enumerate(rows):
             token_ids = (*row.context, *row.continuation)
-            read_TV = self._model(input_ids=self._tensor([token_ids[:-1]]), use_cache=False).logits[0].float()
-            logits_TV, targets_T = read_TV[len(row.context) - 1 :], self._tensor(row.continuation)
-            values_T = logits_TV.gather(-1, targets_T[:, None])[:, 0].double() - _log_sums(logits_TV)
-            scores.append(RowScore(float(values_T.sum()), bool((logits_TV.argmax(-1) == targets_T).all())))
-        return scores
+            with torch.inference_mode():
+                read_TV = self._model(input_ids=self._tensor([token_ids[:-1]]), use_cache=False).logits[0].float()
+                logits_TV, targets_T = read_TV[len(row.context) - 1 :], self._tensor(row.continuation)
+                values_T = logits_TV.gather(-1, targets_T[:, None])[:, 0].double() - _log_sums(logits_TV)
+                score = RowScore(float(values_T.sum()), bool((logits_TV.argmax(-1) == targets_T).all()))
+            yield place, score
 
     def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
         import torch

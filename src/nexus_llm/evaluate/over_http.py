@@ -1,8 +1,9 @@
 """A `Completer` behind an OpenAI-compatible address: our own server, vLLM, or a commercial one. A named edge.
 
-Conversations go to `/v1/chat/completions`, running text to `/v1/completions`. Likelihoods are read off a prompt that
-the server repeats with its log probabilities (`echo` and `logprobs`), which OpenAI's current models no longer give;
-vLLM and `nexus serve` do. What goes wrong for one item is told in its answer; what would go wrong for all raises.
+Conversations go to `/v1/chat/completions`, running text to `/v1/completions`, both streamed, for the time to the first
+token. Likelihoods are read off a prompt that the server repeats with its log probabilities (`echo` and `logprobs`),
+which OpenAI's current models no longer give; vLLM and `nexus serve` do. What goes wrong for one item is told in its
+answer; what would go wrong for all raises.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from nexus_llm.errors import EvaluationError, UsageError
+from nexus_llm.evaluate.http_stream import FIRST_PIECE_AT, joined
 from nexus_llm.evaluate.in_process import cut_at
 from nexus_llm.records import Answer, CompleterFacts, Continuation, Likelihood, Question, ToolCall
 
@@ -68,17 +70,18 @@ class HttpCompleter:
         return self._facts
 
     def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """One answer a question, in order. `seconds` is from the request to the whole answer."""
+        """One answer a question, as they come. `seconds` is from the request to the whole answer."""
         return self._in_parallel(self._answer, questions)
 
     def log_likelihood(self, continuations: Sequence[Continuation]) -> Iterator[Likelihood]:
-        """One likelihood a continuation, in order."""
+        """One likelihood a continuation, as they come."""
         return self._in_parallel(self._likelihood, continuations)
 
     def _in_parallel(self, ask: Callable[[Given], Got], given: Sequence[Given]) -> Iterator[Got]:
+        """What is got, as it comes: a silent request holds back no other's answer."""
         pool = ThreadPoolExecutor(self._limits.concurrency)
         try:
-            yield from pool.map(ask, given)
+            yield from (done.result() for done in as_completed([pool.submit(ask, one) for one in given]))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -89,6 +92,8 @@ class HttpCompleter:
             "max_tokens": question.max_new_tokens,
             "temperature": question.temperature,
             "seed": question.seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
         }
         if question.stop:
             body["stop"] = list(question.stop[:_MOST_STOPS])
@@ -99,7 +104,7 @@ class HttpCompleter:
                 found = self._ask("chat/completions", body | {"messages": list(question.messages)})
             else:
                 found = self._ask("completions", body | {"prompt": question.text})
-            return _answer(question, found, seconds=time.monotonic() - started)
+            return _answer(question, found, started=started)
         except _ItemError as error:
             seconds = time.monotonic() - started
             return Answer(question.id, "", "error", seconds=seconds, error=str(error))
@@ -128,21 +133,26 @@ class HttpCompleter:
         for attempt in range(self._limits.attempts):
             wait = 2.0**attempt
             try:
-                response = self._client.post(path, json=body)
+                with self._client.stream("POST", path, json=body) as response:
+                    if response.status_code not in _BUSY:
+                        return self._document(path, body, response)
+                    why, wait = f"status {response.status_code}", _retry_after(response) or wait
             except httpx.TimeoutException:
                 why = f"no sign within {self._limits.timeout_seconds:g} s"
             except httpx.TransportError as error:
                 if attempt + 1 == self._limits.attempts:
                     raise _nobody(self._client, error) from error
-            else:
-                if response.status_code not in _BUSY:
-                    return self._document(path, body, response)
-                why, wait = f"status {response.status_code}", _retry_after(response) or wait
             if attempt + 1 < self._limits.attempts:
                 self._sleep(min(wait, self._limits.longest_wait_seconds))
         raise _ItemError(f"{why}, {self._limits.attempts} times")
 
     def _document(self, path: str, body: dict[str, Any], response: httpx.Response) -> dict[str, Any]:
+        if response.is_success and "text/event-stream" in response.headers.get("content-type", ""):
+            try:
+                return joined(response.iter_lines(), now=time.monotonic)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise _ItemError(f"the answer broke: {str(error)[:_SHOWN]}") from error
+        response.read()
         words = _words(response)
         if response.status_code in _NOBODY_MAY:  # in words that may repeat the key
             raise EvaluationError(
@@ -153,6 +163,8 @@ class HttpCompleter:
             if "max_completion_tokens" in words and "max_tokens" in body:  # what OpenAI's newer models want
                 renamed = {name: value for name, value in body.items() if name != "max_tokens"}
                 return self._ask(path, renamed | {"max_completion_tokens": body["max_tokens"]})
+            if "stream_options" in words and "stream_options" in body:  # then the tokens stay uncounted
+                return self._ask(path, {name: value for name, value in body.items() if name != "stream_options"})
             if body.get("echo") and ("logprobs" in words or "echo" in words):
                 raise _no_log_probabilities(words)
             raise _ItemError(f"status {response.status_code}: {words}")
@@ -212,7 +224,7 @@ def _facts(client: httpx.Client, model: str | None) -> CompleterFacts:
     return CompleterFacts(model=name, road="openai", context_tokens=int(context) if context else None)
 
 
-def _answer(question: Question, found: dict[str, Any], *, seconds: float) -> Answer:
+def _answer(question: Question, found: dict[str, Any], *, started: float) -> Answer:
     choice, usage = found["choices"][0], found.get("usage") or {}
     message = choice.get("message") or {}
     text, was_stopped = cut_at(str(message.get("content") or choice.get("text") or ""), question.stop)
@@ -220,6 +232,7 @@ def _answer(question: Question, found: dict[str, Any], *, seconds: float) -> Ans
         cast(ToolCall, {"type": "function", "function": one["function"], "id": str(one.get("id", ""))})
         for one in message.get("tool_calls") or ()
     )
+    first = found.get(FIRST_PIECE_AT)
     reason: Literal["stop", "length", "tool_calls"] = "length" if choice.get("finish_reason") == "length" else "stop"
     return Answer(
         question.id,
@@ -228,7 +241,8 @@ def _answer(question: Question, found: dict[str, Any], *, seconds: float) -> Ans
         calls,
         prompt_tokens=usage.get("prompt_tokens"),
         tokens=usage.get("completion_tokens"),
-        seconds=seconds,
+        seconds=time.monotonic() - started,
+        first_token_seconds=None if first is None else first - started,
     )
 
 

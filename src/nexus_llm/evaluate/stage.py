@@ -258,14 +258,14 @@ def _reading(
     scores = score(completer.model, everything, advance=ports.progress.advance)
     ports.progress.finish(f"{len(everything)} documents")
     ports.progress.start(f"asking {name}", total=len(recipe.prompts), unit="prompts")
-    answered = []
+    answered: dict[str, str] = {}
     for one in completer.generate([_question(prompt, recipe.max_new_tokens) for prompt in recipe.prompts]):
-        answered.append(one.text.strip() or (f"({one.error})" if one.error else ""))
+        answered[one.id] = one.text.strip() or (f"({one.error})" if one.error else "")
         ports.progress.advance(1)
     ports.progress.finish()
     del completer
     gc.collect()  # the next model must not lie in memory beside this one
-    reading = _Reading(scores[: len(domain)], scores[len(domain) :], answered)
+    reading = _Reading(scores[: len(domain)], scores[len(domain) :], [answered[one] for one in recipe.prompts])
     storage.write_atomically(kept, json.dumps(asdict(reading), ensure_ascii=False).encode())
     return reading
 
