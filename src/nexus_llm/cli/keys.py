@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from nexus_llm.serve.access.database import Database
     from nexus_llm.serve.access.key_form import NewKey
-    from nexus_llm.serve.access.keys import KeyRecord
 
     Value = TypeVar("Value")
 
@@ -62,18 +61,9 @@ def create(
     except ValueError as error:
         raise UsageError(f"--expires {expires} {error}", fix="for example: --expires 30d") from None
 
-    def make(opened: Database) -> tuple[str, KeyRecord]:
-        return create_key(
-            opened,
-            asked.name,
-            limits=asked.limits(),
-            models=tuple(asked.models),
-            endpoints=tuple(asked.endpoints),
-            expires_at=expires_at,
-            is_admin=asked.admin,
-        )
-
-    key, record = with_database(database, make)
+    key, record = with_database(
+        database, lambda opened: create_key(opened, asked.name, expires_at=expires_at, **asked.rights())
+    )
     if as_json:
         print_json({"key": key, **key_document(record)})
         return 0

@@ -8,7 +8,7 @@ from nexus_llm.serve import api_errors
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.engines.port import EngineFacts, EngineRequest
 from nexus_llm.serve.model_folder import ServedModel
-from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest, GenerationRequest
+from nexus_llm.serve.requests import AnyRequest, ChatRequest, CompletionRequest, EmbeddingRequest
 from nexus_llm.serve.text import AnswerWishes
 from nexus_llm.serve.tools.formats import CALLS_ALONE, CallFormat, format_of_template
 
@@ -69,7 +69,7 @@ def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
         frequency_penalty=request.frequency_penalty or 0.0,
         repetition_penalty=request.repetition_penalty or 1.0,
         logprobs=has_logprobs,
-        top_logprobs=_top_logprobs(request),
+        top_logprobs=(request.top_logprobs if isinstance(request, ChatRequest) else request.logprobs) or 0,
         prompt_logprobs=isinstance(request, CompletionRequest) and bool(request.echo) and has_logprobs,
         logit_bias=bias,
         adapter=request.model if request.model in model.adapters else None,
@@ -91,11 +91,9 @@ def answer_wishes(request: AnyRequest, spelled: CallFormat | None) -> AnswerWish
     )
 
 
-def wants_logprobs(request: GenerationRequest) -> bool:
+def wants_logprobs(request: ChatRequest | CompletionRequest) -> bool:
     """Whether log probabilities are asked for; a completion's `logprobs: 0` asks for those of its tokens."""
-    if isinstance(request, CompletionRequest):
-        return request.logprobs is not None
-    return isinstance(request, ChatRequest) and bool(request.logprobs)
+    return bool(request.logprobs) if isinstance(request, ChatRequest) else request.logprobs is not None
 
 
 def answer_tokens(request: AnyRequest, *, prompt_tokens: int, context_tokens: int, default: int) -> int:
@@ -121,12 +119,6 @@ def explain_refusal(request: AnyRequest) -> ApiError:
         return api_errors.invalid("The engine refuses these sampling settings.")
     message = f"Invalid schema at {param}: the engine cannot compile it: look at its patterns and references."
     return api_errors.invalid(message, param=param, code="invalid_json_schema")
-
-
-def _top_logprobs(request: GenerationRequest) -> int:
-    if isinstance(request, CompletionRequest):
-        return request.logprobs or 0
-    return (request.top_logprobs or 0) if isinstance(request, ChatRequest) else 0
 
 
 def _check_room(prompt_tokens: int, answer_tokens: int, context_tokens: int, param: str) -> None:

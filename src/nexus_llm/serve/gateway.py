@@ -26,6 +26,7 @@ from nexus_llm.serve.dialects.conversion import answer, errors_named
 from nexus_llm.serve.dialects.openai_responses_answer import ResponseWriter
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.edge import Edge
+from nexus_llm.serve.engine_requests import wants_logprobs
 from nexus_llm.serve.engines.port import EngineFacts
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.error_handlers import add_error_handlers
@@ -187,7 +188,7 @@ async def openai_answer(body: ChatRequest | CompletionRequest, generator: Genera
     writer = (ChatWriter if is_chat else CompletionWriter)(
         model=body.model,
         fingerprint=generation.model.fingerprint,
-        with_logprobs=bool(body.logprobs) if is_chat else body.logprobs is not None,
+        with_logprobs=wants_logprobs(body),
         include_usage=options.include_usage,
         usage_so_far=generation.usage if options.continuous_usage_stats else None,
     )

@@ -28,16 +28,8 @@ def add_admin_routes(app: FastAPI, access: Access) -> None:
     @app.post("/admin/keys", status_code=201)
     async def create(body: NewKey) -> dict[str, Any]:
         """A new key. It is told in this answer and never again."""
-        make = partial(
-            create_key,
-            access.database,
-            body.name,
-            limits=body.limits(),
-            models=tuple(body.models),
-            endpoints=tuple(body.endpoints),
-            expires_at=_checked("expires", partial(expiry, body.expires)),
-            is_admin=body.admin,
-        )
+        expires_at = _checked("expires", partial(expiry, body.expires))
+        make = partial(create_key, access.database, body.name, expires_at=expires_at, **body.rights())
         try:
             key, record = await access.in_thread(make)
         except NameTakenError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -38,9 +38,15 @@ class NewKey(Part):
     admin: bool = False
     """May use `/admin`."""
 
-    def limits(self) -> Limits:
+    def rights(self) -> dict[str, Any]:
+        """What `create_key` takes besides the name and the end."""
         budget = None if self.usd_per_month is None else max(1, round(self.usd_per_month * NANO_PER_USD))
-        return Limits(self.requests_per_minute, self.tokens_per_minute, budget)
+        return {
+            "limits": Limits(self.requests_per_minute, self.tokens_per_minute, budget),
+            "models": tuple(self.models),
+            "endpoints": tuple(self.endpoints),
+            "is_admin": self.admin,
+        }
 
 
 def expiry(given: str | None, *, now: float | None = None) -> int | None:
