@@ -59,6 +59,13 @@ def _tracking_server(call: Request, memory: Memory, moto: Moto) -> Answer:
     return json_answer(memory.get(key, {"TrackingServerArn": arn}))
 
 
+def _tags_of_tracking(call: Request, memory: Memory, moto: Moto) -> Answer:
+    arn = call.document["ResourceArn"]
+    if ":mlflow-tracking-server/" not in arn:
+        return moto(call)
+    return json_answer({"Tags": memory.get(("mlflow", arn.rpartition("/")[2]), {}).get("Tags", [])})
+
+
 def _recovery_points(call: Request, memory: Memory, moto: Moto) -> Answer:
     """One, in the vault that has some, until it is deleted."""
     if call.name.startswith("DELETE"):
@@ -74,6 +81,7 @@ STAND_INS = (
     Patch("glue", "BatchStopJobRun", "", (), _always({"Errors": []})),
     Patch("sagemaker", "Stop(Training|Processing|Transform)Job", "", (), _always({})),
     Patch("sagemaker", "(Create|Describe|Delete)MlflowTrackingServer", "", (), _tracking_server),
+    Patch("sagemaker", "ListTags", "", (), _tags_of_tracking),
     Patch("emr-serverless", r"DELETE /applications/[^/]+/jobruns/[^/]+", "", (), _always({"jobRunId": RUN})),
     Patch("backup", r"(GET|DELETE) /backup-vaults/[^/]+/recovery-points.*", "", (), _recovery_points),
     *OPERATING_STAND_INS,
