@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from data_artifacts import write_artifact
 from nexus_llm.cli import run_command
 from nexus_llm.cli.admin_token import AdminToken, admin_headers
 from nexus_llm.cli.console import SignalInterrupt
@@ -169,6 +170,29 @@ def test_an_option_that_would_do_nothing_there_is_refused(
     told = nexus("deploy", "m", "--to", place, option, "1", "--root", str(tmp_path))
     assert told.code == 2
     assert told.err.startswith(f"error: {option} does nothing with --to {place}\n  fix: leave it out")
+
+
+def test_without_credentials_two_lines_say_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nexus: Nexus
+) -> None:
+    pytest.importorskip("s3fs", reason="needs the aws extra")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "nobody"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    platform = tmp_path / "runs" / "aws" / "nexus-small"
+    platform.mkdir(parents=True)
+    (platform / "platform.json").write_text('{"region": "eu-central-1", "models_bucket": "models"}')
+    made = write_artifact(
+        tmp_path, "package", {}, files=lambda place: {"from": str(shutil.copytree(folder, place, dirs_exist_ok=True))}
+    )
+    words = ["--to", "sagemaker", "--endpoint", "chat", "--root", str(tmp_path), "--yes"]
+    told = nexus("deploy", str(made.folder), *words)
+    assert told.code == 1
+    what, fix = told.err.splitlines()
+    assert what.startswith("error: s3:PutObject of s3://models: AWS does not know who asks")
+    assert fix.startswith("  fix: renew the credentials")
 
 
 def test_the_token_is_for_its_user_alone_and_goes_with_the_server(

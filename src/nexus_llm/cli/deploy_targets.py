@@ -139,11 +139,15 @@ def _into_bucket(
     def stage(name: str) -> str:
         if name.startswith("s3://"):
             return name.rstrip("/")
+        from nexus_llm import storage
         from nexus_llm.artifacts import load
+        from nexus_llm.cloud.aws_errors import explained
         from nexus_llm.cloud.data_uploads import upload_artifact
 
         here.append(find_model(name, root=where.root).folder)
-        return upload_artifact(load(here[-1]), f"s3://{platform['models_bucket']}")
+        bucket = f"s3://{platform['models_bucket']}"
+        with explained("s3:PutObject", bucket), storage.explained(bucket):
+            return upload_artifact(load(here[-1]), bucket)
 
     def parity(rollout: Rollout, green: Door) -> Judgement:  # noqa: ARG001
         return judge_parity(here[-1], green) if here else Judgement("pass", "the package lies in S3 alone")

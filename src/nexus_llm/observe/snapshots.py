@@ -115,6 +115,7 @@ def burns(objective: str, looks: Sequence[Snapshot]) -> list[Burn]:
     """The burn rate over every window that the looks reach back to."""
     (promise,) = [one for one in OBJECTIVES if one.name == objective]
     found = []
+    looks = [*looks[:-1], worth_keeping(looks[-1])]
     for window, seconds in WINDOW_SECONDS.items():
         grown = over_window(looks, seconds)
         bad, total = (0.0, 0.0) if grown is None else counted(objective, grown)
