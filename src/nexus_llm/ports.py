@@ -186,8 +186,8 @@ class SilentTracker:
 
 
 class Completer(Protocol):
-    """A model that answers and judges text, wherever it runs. Both iterators keep the order of what they are given and
-    yield as soon as they can, so that a caller may store each result."""
+    """A model that answers and judges text, wherever it runs. Both iterators yield each result as soon as it is there,
+    in any order, so that a caller may store it."""
 
     def describe(self) -> CompleterFacts:
         """Who answers."""
