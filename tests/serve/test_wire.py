@@ -185,6 +185,10 @@ def test_json_mode_gives_an_object(wire_server: RunningServer) -> None:
         ({"properties": 5}, "properties"),
         ({"oneOf": [{"type": "string"}]}, "oneOf"),
         ({"allOf": [{"type": "string"}, {"maxLength": 3}]}, "allOf"),
+        # Their grammars would hold up every stream for seconds, or for ever.
+        ({"type": "string", "pattern": "^((a{1,300}){1,300}){1,300}$"}, "pattern"),
+        ({"type": "string", "pattern": "^(a|b|ab)*(a{0,5000}b{0,5000}){0,50}$"}, "pattern"),
+        ({"type": "object", "properties": {f"p{number}": True for number in range(301)}}, "properties"),
     ],
 )
 def test_a_schema_that_would_not_be_kept_is_refused_with_its_place(
