@@ -267,6 +267,23 @@ def test_what_cannot_be_loaded_is_turned_back_and_too_little_memory_is_said_befo
         rolled_out(server, folder, replace(plan, model=str(tiny_folder)), None, target(server, processes=processes))
 
 
+def test_a_loading_that_breaks_unforeseen_is_told_by_its_place_to_who_waits(echo_model: ServedModel) -> None:
+    async def breaks(_: Path) -> Lane:
+        raise OSError(24, "Too many open files", "secret-name")
+
+    async def failure() -> str | None:
+        both = lanes(echo_model)
+        both.keep("blue")
+        rollout = ModelRollout(both, load=breaks, drain_seconds=0)
+        rollout.begin_loading(Path())
+        await asyncio.sleep(0.1)
+        return rollout.failure
+
+    said = asyncio.run(failure()) or ""
+    assert said.startswith("OSError")
+    assert "secret" not in said
+
+
 def test_a_server_that_is_busy_is_not_called_absent() -> None:
     def late(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("", request=request)

@@ -21,6 +21,7 @@ from nexus_llm.serve.access.caller import current_caller
 from nexus_llm.serve.api_errors import ApiError
 from nexus_llm.serve.engines.supervisor import EngineState
 from nexus_llm.serve.lanes import Colour, Lane, Lanes
+from nexus_llm.serve.logs import place_of
 
 log = logging.getLogger("nexus_llm.serve.rollout")
 DRAIN_POLL_SECONDS = 0.05
@@ -57,8 +58,8 @@ class ModelRollout:
             self.failure = None
             try:
                 self.lanes.add_green(await self._load(folder))
-            except NexusError as error:
-                self.failure = error.what
+            except Exception as error:
+                self.failure = _reason(error)
                 raise
             self._begin(self._give_way(self.lanes.all[-1]))
             log.info("rollout.loaded", extra={"fingerprint": self.lanes.all[-1].model.fingerprint})
@@ -69,8 +70,8 @@ class ModelRollout:
         async def work() -> None:
             try:
                 await self.load(folder)
-            except NexusError as error:
-                log.error("rollout.load_failed", extra={"reason": error.what})
+            except Exception as error:  # noqa: BLE001 - whoever asked is gone, and looks at `document`
+                log.error("rollout.load_failed", extra={"reason": _reason(error)})
 
         self._begin(work())
 
@@ -192,3 +193,7 @@ def add_rollout_routes(app: FastAPI, rollout: ModelRollout, *, token: str | None
         else:
             rollout.lanes.share = body.share
         return rollout.document()
+
+
+def _reason(error: Exception) -> str:
+    return error.what if isinstance(error, NexusError) else place_of(error)

@@ -36,7 +36,7 @@ from nexus_llm.serve.access.tables import busy_hours, holds, meters, usage_days
 
 ANONYMOUS = "anonymous"
 """Stands for the key where keys are not required and none was sent."""
-LOST_AFTER_SECONDS = 6 * 3600  # no answer takes that long: whoever admitted it was killed
+LOST_AFTER_SECONDS = 25 * 3600  # longer than `serve.timeouts` lets an answer take: whoever admitted it was killed
 
 
 @dataclass(frozen=True, slots=True)
