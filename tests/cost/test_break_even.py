@@ -46,6 +46,11 @@ def test_payback_and_three_years_count_peoples_hours() -> None:
     assert break_even(free, "gpt-4", requests_per_month=1e5, upfront_usd=0).own_usd_per_month < month
 
 
+def test_batch_prices_are_what_self_hosting_is_held_against_where_the_table_has_them() -> None:
+    with pytest.raises(CostError, match="'gpt-4o-mini batch-output'"):  # the shipped list has none
+        break_even(planner(batch_prices=True), "gpt-4o-mini", requests_per_month=1e5, upfront_usd=0)
+
+
 def test_an_api_without_a_price_is_refused() -> None:
     with pytest.raises(CostError, match="gpt-99"):
         break_even(OWN, "gpt-99", requests_per_month=1e5, upfront_usd=0)

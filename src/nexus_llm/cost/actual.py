@@ -191,7 +191,7 @@ def _against(planner: Planner | None, total: float, used: Sequence[Used], days: 
     )
     staff = cost.staff_hours_per_month * cost.staff_usd_per_hour * months
     apis = {
-        api: monthly_bill(ApiUse(api, cost.cached_input_share), came, planner.table).usd * months
+        api: monthly_bill(ApiUse(api, cost.cached_input_share, cost.batch_prices), came, planner.table).usd * months
         for api in cost.compare_with
     }
     return found | {

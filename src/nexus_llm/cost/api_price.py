@@ -30,7 +30,7 @@ def monthly_bill(use: ApiUse, traffic: Traffic, table: PriceTable) -> Bill:
     if not 0 <= use.cached_input_share <= 1:
         raise CostError(f"a cached share of {use.cached_input_share} is none", fix="give a share from 0 to 1")
     if use.is_batch and use.cached_input_share:
-        raise CostError("a batch has no cached input", fix="set cached_input_share 0, or leave batch out")
+        raise CostError("a batch has no cached input", fix="set cost.cached_input_share 0, or cost.batch_prices false")
     tier = "batch-" if use.is_batch else _long_tier(use.model, traffic.input_tokens, table)
     millions = traffic.requests_per_month / 1e6
     parts = [

@@ -78,7 +78,7 @@ def break_even(planner: Planner, api: str, *, requests_per_month: float, upfront
     cost = planner.cost
     staff = cost.staff_hours_per_month * cost.staff_usd_per_hour
     upfront = upfront_usd + cost.staff_hours_to_build * cost.staff_usd_per_hour
-    use = ApiUse(api, cost.cached_input_share)
+    use = ApiUse(api, cost.cached_input_share, cost.batch_prices)
     api_bill = monthly_bill(use, replace(recipe_traffic(cost), requests_per_month=1.0), planner.table)
     api_each = api_bill.usd
     own = planner.scenario(requests_per_month).usd_per_month + staff

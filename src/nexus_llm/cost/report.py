@@ -209,7 +209,9 @@ def _curves(planner: Planner) -> tuple[Points, list[tuple[str, Points]]]:
     others: list[tuple[str, Points]] = []
     for api in cost.compare_with:
         each = monthly_bill(
-            ApiUse(api, cost.cached_input_share), replace(asked, requests_per_month=1.0), planner.table
+            ApiUse(api, cost.cached_input_share, cost.batch_prices),
+            replace(asked, requests_per_month=1.0),
+            planner.table,
         ).usd
         others.append((api, [(volume, each * volume) for volume in _VOLUMES]))
     return own, others

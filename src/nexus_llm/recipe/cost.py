@@ -123,6 +123,9 @@ class CostRecipe(Section):
     """API models, as litellm names them."""
     cached_input_share: Share = 0.0
     """Of the input tokens, that an API would bill as cached."""
+    batch_prices: bool = False
+    """Compare with the APIs' prices for batches, whose answers may take a day. The shipped list has none for answers:
+    `nexus cost refresh` first."""
     staff_hours_per_month: Annotated[float, Field(ge=0, le=10_000)] = 8
     """Of people who keep the service running. Your own number: nothing measured it."""
     staff_hours_to_build: Annotated[float, Field(ge=0, le=1e6)] = 80
