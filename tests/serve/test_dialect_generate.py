@@ -34,7 +34,7 @@ def test_generate_answers_with_the_two_fields_of_the_brief(echo_server: RunningS
 @pytest.mark.parametrize(
     ("change", "param"),
     [({"prompt": None}, "prompt"), ({"max_tokens": 0}, "max_tokens"), ({"top_p": 2}, "top_p"), ({"n": 2}, "n"),
-     ({"prompt": ""}, "prompt"), ({"max_tokens": 5_000}, "prompt"), ({"prompt": 3}, "prompt")],
+     ({"prompt": ""}, "prompt"), ({"max_tokens": 5_000}, "max_tokens"), ({"prompt": 3}, "prompt")],
 )  # fmt: skip
 def test_generate_names_a_wrong_field(echo_server: RunningServer, change: dict[str, Any], param: str) -> None:
     asked = {name: value for name, value in {"prompt": "abc", **change}.items() if value is not None}

@@ -98,7 +98,7 @@ def test_fields_without_effect_are_accepted(echo_server: RunningServer) -> None:
         ({"temperature": 3}, "temperature"),
         ({"stop": "x"}, "stop"),
         ({"metadata": {"a": "\ud800"}}, "metadata"),
-        ({"max_output_tokens": 9_999}, "input"),
+        ({"max_output_tokens": 9_999}, "max_output_tokens"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(echo_server: RunningServer, change: Any, param: str) -> None:
