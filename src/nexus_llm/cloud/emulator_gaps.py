@@ -21,7 +21,6 @@ class Gap:
 
 _LAUNCH_TEMPLATE = "moto lists the template's own tags among those of what it starts"
 _REFERENCED = "moto forgets the description of a rule whose other side is a security group"
-_CAPACITY_PROVIDER = "moto forgets its capacity provider, and Terraform makes a service with another one anew"
 GAPS = (
     Gap("1-platform", "aws_backup_plan", "tags_all", "moto keeps tags of backup plans, and gives none back"),
     Gap("1-platform", "aws_backup_vault", "tags_all", "moto keeps tags of vaults, and gives none back"),
@@ -35,7 +34,6 @@ GAPS = (
     Gap("1-platform", "aws_vpc_security_group_egress_rule", "description", _REFERENCED),
     Gap("1-platform", "aws_vpc_security_group_ingress_rule", "description", _REFERENCED),
     Gap("2-serving", "aws_appautoscaling_target", "tags_all", "moto forgets it"),
-    Gap("2-serving", "aws_ecs_service", "(delete/create)", _CAPACITY_PROVIDER),
     Gap("2-serving", "aws_rds_cluster", "scaling_configuration", "moto gives that of the oldest kind of cluster, too"),
     Gap("2-serving", "aws_rds_cluster_instance", "performance_insights_enabled", "moto forgets it"),
     Gap("2-serving", "aws_rds_cluster_instance", "performance_insights_kms_key_id", "moto forgets it"),
