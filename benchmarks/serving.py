@@ -6,8 +6,8 @@ The machine's speed drifts, so that nothing is compared that was not measured in
 
 - `gateway`: rounds of 32 streams (128 tokens in, 64 out) and of 100 (64 in, 32 out), alternately on the bare engine's
   own loop (`bare_engine.py`) and through gateway and HTTP; the same prompts in both, new ones each round. Two engines
-  are loaded, one works. From the same rounds: the gateway process's share of a core, and when in the whole round the
-  streams of 100 see their first token.
+  are loaded, one works, and the clients wait for a free core (`unhurried`). From the same rounds: the gateway process's
+  share of a core, and when in the whole round the streams of 100 see their first token.
 - `first-token`: one stream at a time, in turns: what the gateway adds to the time to the first token.
 - `engines`: OpenVINO and llama.cpp behind the same gateway at 1, 8 and 32 streams; single-stream decoding of the Q8_0
   file beside what the memory's bandwidth allows.
@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import os
 import random
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,12 +113,30 @@ def main() -> None:
 
 def gateway(settings: Settings, found: Found) -> None:
     """Gateway and engine against the engine alone."""
-    with bare_engine(settings.model) as bare, served(settings.model, options=settings.options) as server:
+    server_of = served(settings.model, options=settings.options)
+    with bare_engine(settings.model) as bare, server_of as server, unhurried():
         for load in (settings.many, settings.crowd):
             rounds = _pairs(bare, server, load, settings)
             _judge_gateway(load, rounds, found)
             if load is settings.crowd:
                 _judge_first_tokens(load, rounds, found)
+
+
+@contextlib.contextmanager
+def unhurried() -> Iterator[None]:
+    """This process takes a core when one is to be had, not at once (SCHED_BATCH; Linux, sched(7)).
+
+    Clients that wake for each token push an engine's thread aside a thousand times a round, which those on machines of
+    their own never do, and the bare engine has none.
+    """
+    if not hasattr(os, "SCHED_BATCH"):
+        yield
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _pairs(bare: BareEngine, server: Served, load: Load, settings: Settings) -> list[tuple[BareRound, Round]]:
@@ -221,8 +241,6 @@ def _decode_rates(server: Served, settings: Settings) -> list[float]:
 
 def read_bandwidth() -> float:
     """Bytes a second that all cores together read from memory: the best of five sums over 1 GiB."""
-    import os
-
     import numpy as np
 
     cores = len(os.sched_getaffinity(0))

@@ -213,6 +213,17 @@ def test_requests_a_minute_are_counted_and_told(open_gateway: StartGateway) -> N
     gateway.client(key).models.list()  # costs nothing
 
 
+def test_counting_tokens_is_a_request_that_costs_none(open_gateway: StartGateway) -> None:
+    gateway = open_gateway()
+    headers = {"authorization": f"Bearer {gateway.new_key(limits=Limits(requests_per_minute=2))}"}
+    body = {"model": "echo", "messages": QUESTION}
+    paths = ["/tokenize", "/v1/messages/count_tokens", "/tokenize"]
+    found = [httpx.post(f"{gateway.url}{path}", json=body, headers=headers) for path in paths]
+    assert [one.status_code for one in found] == [200, 200, 429]
+    used = gateway.usage(requests=2)
+    assert (used.prompt_tokens, used.completion_tokens) == (0, 0)
+
+
 def test_tokens_are_reserved_at_admission_and_corrected_at_the_end(open_gateway: StartGateway) -> None:
     gateway = open_gateway()
     key = gateway.new_key(limits=Limits(tokens_per_minute=500))

@@ -1,7 +1,8 @@
 """Fast engines against the reference: the same prompt, the same tokens, nearly the same log probabilities.
 
-The reference reads float32 weights, the others Q8_0. OpenVINO's tolerance is 1.7 times the mean difference that was
-measured for Q8_0 (0.095 a token); llama.cpp's is a first guess, to be replaced by a measurement on a quiet machine.
+The reference reads float32 weights, the others Q8_0, and llama.cpp makes eight bits of activations, too. Tolerances are
+1.5 to 1.7 times the mean difference that was measured: a token that was chosen, 0.095 by OpenVINO and 0.039 by
+llama.cpp; a token of a prompt, which may be an unlikely one, 0.093 by llama.cpp (AMD Zen 5, 2026-11-23).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nexus_llm.serve.model_folder import WEIGHTS
 
 QUESTIONS = ("What is the capital of France?", "Name three colours.", "How many legs has a spider?")
 MEAN_TOLERANCE = {"llama.cpp": 0.06, "openvino": 0.16}
+PROMPT_TOLERANCE = 0.16
 ANSWER_TOKENS = 12
 
 pytestmark = pytest.mark.lifecycle
@@ -86,4 +88,4 @@ def test_llama_cpp_scores_prompts_as_the_reference_does(
         pairs = zip(deltas[0].prompt_logprobs, expected[0].prompt_logprobs, strict=True)
         differences += [abs(one - other) for one, other in pairs]
     print("prompt", len(differences), sum(differences) / len(differences), max(differences))
-    assert sum(differences) / len(differences) < MEAN_TOLERANCE["llama.cpp"]
+    assert sum(differences) / len(differences) < PROMPT_TOLERANCE

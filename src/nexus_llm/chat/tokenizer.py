@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nexus_llm.chat.conversations import as_templates_take_it, map_strings, strings
+from nexus_llm.chat.streaming import TokenPieces
 from nexus_llm.chat.template import ChatTemplate, Tools, default_template
 from nexus_llm.chat.turns import assistant_spans, refuse_lost_tools, refuse_lost_words
 from nexus_llm.errors import ModelError
@@ -267,6 +268,13 @@ class ChatTokenizer:
     def decode(self, token_ids: Sequence[int], *, keep_control_tokens: bool = False) -> str:
         """The text of token ids."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=not keep_control_tokens)
+
+    @cached_property
+    def pieces(self) -> TokenPieces | None:
+        """Texts of single tokens, where a text is those of its tokens joined; None where neighbours matter."""
+        from tokenizers.decoders import ByteLevel
+
+        return TokenPieces(self.decode) if isinstance(self._tokenizer.decoder, ByteLevel) else None
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:

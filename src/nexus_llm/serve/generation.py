@@ -36,7 +36,7 @@ class Usage:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as `EngineDelta`
 class ChoiceDelta:
     """What is new in one of the answers of a request."""
 

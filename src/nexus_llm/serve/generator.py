@@ -141,12 +141,17 @@ class Generator:
         return generation
 
     async def prompt_token_ids(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
-        """Token ids of each of a request's prompts, control tokens included; the engine is not asked.
+        """Token ids of each of a request's prompts, control tokens included; the engine is not asked. It counts as a
+        request of its key, without tokens.
 
         Raises:
-            ApiError: the request is wrong, or for another model.
+            ApiError: the request is wrong, or for another model, or its key has reached a limit.
         """
         request, named = self._refuse(request)
+        caller = current_caller()
+        if caller is not None:
+            charge = await caller.reserve(model=request.model, prompt_tokens=0, completion_tokens=0)
+            charge.settle(prompt_tokens=0, completion_tokens=0, is_finished=True)
         return await self._encode(request, (named or self.lanes.live).model)
 
     def close(self) -> None:

@@ -6,10 +6,16 @@ left out, because OpenVINO GenAI does not tell it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from nexus_llm.serve.admission import Admission
@@ -21,6 +27,27 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 2, 3, 6, 12, 25, 30, 50, 100, 200)
 _TOKENS = tuple(factor * 10**power for power in range(6) for factor in (1, 2, 5))
 _PER_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
+
+
+class Histogram(Collector):
+    """A histogram of one label, which only the event loop's thread observes. The library's own locks twice, and looks
+    at bound after bound: for each token, a tenth of what it costs the gateway."""
+
+    def __init__(self, name: str, text: str, model_name: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._text, self._model_name, self._bounds = name, text, model_name, bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(self._name, self._text, labels=["model_name"])
+        ends = map(floatToGoString, (*self._bounds, math.inf))
+        buckets = list(zip(ends, accumulate(self._counts), strict=True))
+        family.add_metric([self._model_name], buckets, self._sum)
+        yield family
 
 
 class ServerMetrics:
@@ -114,7 +141,9 @@ class ServerMetrics:
         return Counter(name, text, ["model_name", *labels], registry=self._registry)
 
     def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, ["model_name"], buckets=bounds, registry=self._registry).labels(self._model_name)
+        histogram = Histogram(name, text, self._model_name, bounds)
+        self._registry.register(histogram)
+        return histogram
 
     def _gauge(self, name: str, text: str, source: Callable[[], float], **labels: str) -> None:
         gauge = Gauge(name, text, ["model_name", *labels], registry=self._registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nexus_llm.chat import ChatTokenizer, StreamDecoder
@@ -39,10 +39,10 @@ class AnsweredCall:
     """A JSON object as text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as `EngineDelta`
 class TextDelta:
     text: str
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: Sequence[TokenLogprob] = ()
     finish_reason: FinishReason | None = None
     calls: tuple[AnsweredCall, ...] = ()
     embedding: Sequence[float] = ()

@@ -33,6 +33,7 @@ log = logging.getLogger("nexus_llm.serve.engine")
 WARM_UP_TOKENS = 256  # 8 cache blocks of 32: enough to read the share that one block takes
 READING_SECONDS = 0.02  # how long a step waits for a prompt's reading where it has nothing else to do
 FEATURES: tuple[Feature, ...] = ("logprobs", "prompt_logprobs", "json_schema", "embeddings")
+FINISHES: dict[str, EngineFinish] = {"STOP": "stop", "LENGTH": "length"}
 CACHE_READ_SECONDS = 0.25  # how often the cache's fill is asked for; the answer costs 9 µs
 
 
@@ -117,7 +118,9 @@ class OpenVinoEngine:
         if self._handles or self._cancelled or not self._readings:
             self._pipeline.step()
             self._cancelled.clear()
-        for delta in [delta for delta in map(self._read, list(self._handles)) if delta is not None]:
+        for delta in [self._read(request_id, handle) for request_id, handle in self._handles.items()]:
+            if delta is None:
+                continue
             if delta.finish:
                 del self._handles[delta.id]
             reading = self._read_prompts.pop(delta.id, None) if self._read_prompts else None
@@ -128,21 +131,14 @@ class OpenVinoEngine:
             self._cache_share = self._pipeline.get_metrics().cache_usage / 100  # told in per cent
         return EngineStep(deltas, self._cache_share)
 
-    def _read(self, request_id: int) -> EngineDelta | None:
-        import openvino_genai
-
-        handle = self._handles[request_id]
-        outputs = list(handle.read().values()) if handle.can_read() else []
+    def _read(self, request_id: int, handle: Any) -> EngineDelta | None:
+        outputs = handle.read() if handle.can_read() else None
         if not outputs:
-            is_dropped = handle.get_status() == openvino_genai.GenerationStatus.IGNORED
+            is_dropped = handle.get_status().name == "IGNORED"
             return EngineDelta(request_id, [], [], "capacity") if is_dropped else None
-        (output,) = outputs
-        finish: EngineFinish | None = None
-        if output.finish_reason == openvino_genai.GenerationFinishReason.STOP:
-            finish = "stop"
-        elif output.finish_reason == openvino_genai.GenerationFinishReason.LENGTH:
-            finish = "length"
-        return EngineDelta(request_id, list(output.generated_ids), list(output.generated_log_probs), finish)
+        (output,) = outputs.values()
+        finish = FINISHES.get(output.finish_reason.name)
+        return EngineDelta(request_id, output.generated_ids, output.generated_log_probs, finish)
 
     def _finish_readings(self) -> list[EngineDelta]:
         """Deltas of the prompts that have been read and need no more; the others begin to be answered."""

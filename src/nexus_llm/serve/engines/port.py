@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -59,22 +60,22 @@ class EngineRequest:
         return self.prompt_logprobs and is_short and is_plain and self.repetition_penalty == 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making a frozen one costs four times as much, and there is one for each token
 class EngineDelta:
     id: int
     token_ids: list[int]
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: Sequence[float] = ()
     """One per token where the request asked for them, else empty."""
     finish: EngineFinish | None = None
     """Set on the last delta. `capacity`: there was no room for the sequence, so it was dropped. `refused`: the
     engine did not take the request at all."""
-    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    top_logprobs: Sequence[list[tuple[int, float]]] = ()
     """(token id, log probability) of the likeliest tokens at each place, likeliest first; empty unless asked for."""
-    prompt_logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: Sequence[float] = ()
     """Of the prompt's tokens from the second on, in the first delta of a request that asked for them."""
-    prompt_top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_top_logprobs: Sequence[list[tuple[int, float]]] = ()
     """(token id, log probability) of the likeliest tokens at the places of `prompt_logprobs`."""
-    embedding: list[float] = field(default_factory=list)
+    embedding: Sequence[float] = ()
     """The mean over the prompt's tokens of the hidden states that the output layer reads, not normalised."""
 
 

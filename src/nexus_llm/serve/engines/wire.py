@@ -11,6 +11,7 @@ JSON, because nothing that crosses a process border should be able to run code; 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -82,5 +83,5 @@ def _delta(*values: Any) -> EngineDelta:
     )
 
 
-def _pairs(places: list[Any]) -> list[list[tuple[int, float]]]:
+def _pairs(places: Sequence[Any]) -> list[list[tuple[int, float]]]:
     return [[(token, value) for token, value in place] for place in places]
