@@ -31,6 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 STREAMS, REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS = 8, 64, 128, 64
 STEP_SECONDS = 0.02
 CAPACITY = {"streamed": (64, 400, 64), "short": (64, 1_000, 1)}  # (at once, requests, output tokens)
+WORDS = " the way that people read and write about work and time in the world of today"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "NO_COLOR": "1"}
 COMPARED = ("output_tokens_per_second", "ttft_p50", "tpot_p50", "e2e_p50", "e2e_p95")
 
@@ -88,8 +89,6 @@ def _theirs(url: str, arguments: argparse.Namespace) -> dict[str, float]:
             "model": "fake",
             "request_format": "/v1/chat/completions",
         }
-        # Our gateway refuses vLLM's extension by name; GuideLLM leaves out what is null.
-        backend["extras"] = {"body": {"stream_options": {"include_usage": True, "continuous_usage_stats": None}}}
         data = {"kind": "synthetic_text", "prompt_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
         tokenizer = {"kind": "huggingface_auto", "model": str(arguments.model.absolute())}
         options = {
@@ -155,9 +154,9 @@ def _serve(model: Path, step_seconds: float) -> None:
 
     tokenizer = ChatTokenizer.load(model)
     served = ServedModel("fake", Path("none"), tokenizer, 8_192, (), SamplingDefaults(temperature=0.0), None)
-    with background_server(
-        served, EngineCommand("fake", {"step_seconds": step_seconds}), recipe=ServeRecipe()
-    ) as background:
+    # Words, since both wait for the first text: the engine's own echo begins with a control token, which has none.
+    settings = {"step_seconds": step_seconds, "script": tokenizer.encode_text(WORDS)}
+    with background_server(served, EngineCommand("fake", settings), recipe=ServeRecipe()) as background:
         print(background.url, flush=True)
         sys.stdin.read()
 
@@ -187,7 +186,33 @@ def _write(
     }
     stem = f"load_test_agreement_{platform.machine()}-{os.cpu_count()}-cores_{result['date']}"
     (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{stem}.md").write_text(_page(result))
     print(json.dumps(result, indent=2))
+
+
+def _page(result: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines = [
+        f"# `nexus bench` beside GuideLLM, {result['date']}",
+        "",
+        f"{result['hardware']}; {versions}. {result['load']}; {len(result['ours'])} rounds in turns on one server. "
+        f"Ratios are medians of ours ÷ GuideLLM's. {result['note']}",
+        "",
+        "| what | ours ÷ GuideLLM |",
+        "|---|---:|",
+        *(f"| {name} | {ratio} |" for name, ratio in result["median_ratio_ours_to_guidellm"].items()),
+        "",
+        "| our client, all answers | a second of its own processor time | share of a core |",
+        "|---|---:|---:|",
+        *(
+            f"| {name} | {one['tokens_per_client_cpu_second']} tokens | {one['client_core_share']} |"
+            for name, one in result["client_capacity"].items()
+        ),
+        "",
+        "Written by `benchmarks/load_test_agreement.py`, which says how it measures. Pieces that come several to a "
+        "read cost the client less than one read a piece.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _guidellm_version(arguments: argparse.Namespace) -> str:
