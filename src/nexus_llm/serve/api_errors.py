@@ -50,6 +50,7 @@ def model_not_found(asked: str, served: str) -> ApiError:
 
 
 def context_length_exceeded(*, prompt_tokens: int, max_tokens: int, context_tokens: int, param: str) -> ApiError:
+    """400: prompt and answer together are longer than the model's context; `param` is what to shorten."""
     message = (
         f"This model's context is {context_tokens} tokens, but {prompt_tokens + max_tokens} are asked for: "
         f"{prompt_tokens} in the prompt and {max_tokens} for the answer. Shorten one of them."

@@ -78,6 +78,7 @@ def engine_request(request: AnyRequest, model: ServedModel) -> EngineRequest:
 
 
 def answer_wishes(request: AnyRequest, spelled: CallFormat | None) -> AnswerWishes:
+    """What the request wants of its answer's text; `spelled` is how its tools are called, where it has some."""
     if isinstance(request, EmbeddingRequest):
         return AnswerWishes()
     return AnswerWishes(

@@ -18,6 +18,8 @@ EXPECTED_ERRORS = (ApiError, RequestValidationError, HTTPException)
 
 
 def add_error_handlers(app: FastAPI) -> None:
+    """Every error leaves as the API's own document: `EXPECTED_ERRORS` explained, any other as a bare 500."""
+
     async def expected(request: Request, error: Exception) -> Response:
         return explained(error, request)
 
@@ -30,6 +32,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def explained(error: Exception, request: Request) -> Response:
+    """The response to one of `EXPECTED_ERRORS`."""
     if isinstance(error, HTTPException):
         return error_response(_http_error(error, request), request)
     if isinstance(error, RequestValidationError):

@@ -42,6 +42,8 @@ class TokenizeAnswer(BaseModel):
 
 
 def add_tokenize_route(app: FastAPI, generator: Generator) -> None:
+    """`POST /tokenize`."""
+
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> TokenizeAnswer:
         """Token ids of a conversation or a text."""

@@ -35,6 +35,11 @@ async def events(response: httpx.Response) -> AsyncIterator[str]:
 
 
 async def read_answer(response: httpx.Response, *, limit_bytes: int = MAX_ANSWER_BYTES) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: 502, it is longer than `limit_bytes`.
+    """
     content = b""
     async for piece in response.aiter_bytes():
         content += piece

@@ -19,6 +19,8 @@ Filter = Annotated[str | None, Query(max_length=200)]
 
 
 def add_admin_routes(app: FastAPI, access: Access) -> None:
+    """`/admin`: keys are made, listed and revoked, and usage is read."""
+
     @app.get("/admin/keys")
     async def keys() -> dict[str, Any]:
         """All keys, revoked ones too."""

@@ -77,6 +77,7 @@ def current_caller() -> Caller | None:
 
 @contextmanager
 def calling(caller: Caller) -> Iterator[None]:
+    """The block works for `caller`, and so do tasks that begin in it."""
     token = _CURRENT.set(caller)
     try:
         yield

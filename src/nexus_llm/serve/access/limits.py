@@ -152,6 +152,7 @@ def at_time(meter: Meter, now: float) -> Meter:
 
 
 def standing(meter: Meter, limits: Limits, now: float) -> Standing:
+    """What is left of each limit at `now` (seconds since 1970), and the seconds until all of it is back."""
     meter = at_time(meter, now)
     reset = math.ceil(_free_at(meter.seconds[-1]) - now) if meter.seconds else 0
 

@@ -53,6 +53,7 @@ Invocation = Annotated[
 
 
 def create_sagemaker_app(generator: Generator) -> Edge:
+    """What a container answers on SageMaker: `/ping` and `/invocations`."""
     # SageMaker passes its caller's content type on, which is often missing.
     app = FastAPI(
         title="Nexus LLM on SageMaker", docs_url=None, redoc_url=None, openapi_url=None, strict_content_type=False

@@ -71,6 +71,7 @@ def vllm_arguments(
 
 
 def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, Any]:
+    """The request as a body of vLLM's `/v1/completions`, with token ids in and out."""
     body: dict[str, Any] = {
         "model": request.adapter or served_name,
         "prompt": request.token_ids,

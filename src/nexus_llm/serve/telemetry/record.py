@@ -163,6 +163,7 @@ def current_record() -> RequestRecord:
 
 @contextmanager
 def recording(record: RequestRecord) -> Iterator[None]:
+    """What works on the request inside of the block finds `record` by `current_record`."""
     token = _CURRENT.set(record)
     try:
         yield
