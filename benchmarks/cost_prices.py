@@ -58,14 +58,15 @@ SERVICES = {
     "emrs.vcpu_h": ("emr-serverless", "vcpu", "vCPU-hour", 1),
     "emrs.gb_h": ("emr-serverless", "memory", "GB-hour", 1),
 }
-# What the snapshot has not: read in Infracost's test goldens, as the rest of kind IC (wafv2_web_acl_test.golden,
-# rds_cluster_instance_test.golden, read 2026-11). A request is priced by the thousand like S3's.
+# What the snapshot has not: read in Infracost's test goldens, as the rest of kind IC (those of wafv2_web_acl,
+# rds_cluster_instance and rds_cluster, read 2026-11). A request is priced by the thousand like S3's.
 GOLDENS = (
     ("waf", "web-acl", "month", 5),
     ("waf", "rule", "month", 1),
     ("waf", "requests", "thousand requests", 0.0006),
     ("aurora", "serverless-v2", "ACU-hour", 0.12),
     ("aurora", "storage", "GB-month", 0.1),
+    ("aurora", "io", "thousand requests", 0.0002),
 )
 # Kind of source in the snapshot → (source, date, licence).
 KINDS = {

@@ -61,7 +61,7 @@ def test_a_preflight_without_credentials_is_one_document_and_exit_code_6(capsys:
 def test_a_budget_that_is_too_small_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_command(["aws", "preflight", str(DOMAIN), "--region", "us-east-1", "--budget", "100"]) == 6
     out, err = capsys.readouterr()
-    assert "fail    price: 838.85 USD a month planned; needed: at most 100.00 USD a month" in out
+    assert "fail    price: 942.49 USD a month planned; needed: at most 100.00 USD a month" in out
     assert out.count("repair the failed checks above") == 1
     assert err.startswith("error: ")
     assert "credentials; " in err

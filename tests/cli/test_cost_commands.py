@@ -152,7 +152,7 @@ def test_a_report_of_usage_is_held_against_the_plan_without_asking_aws(capsys: p
     )
     assert nexus("cost", "actual", "--cur", "cur.csv", "--recipe", str(DOMAIN), "--quick", "--json") == 0
     found = document(capsys)
-    assert (found["usd"], found["planned_usd_per_month"]) == (30.0, 838.85)
+    assert (found["usd"], found["planned_usd_per_month"]) == (30.0, 942.49)
     assert nexus("cost", "actual") == 2  # Cost Explorer costs money: only with --yes
     assert nexus("cost", "actual", "--cur", "cur.csv", "--tag", "project=nexus") == 2  # would tell everybody's bill
 

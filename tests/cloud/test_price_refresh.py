@@ -16,6 +16,7 @@ from nexus_llm.cost.actual import explorer_rows
 from nexus_llm.cost.hardware import machines
 from nexus_llm.cost.prices.offers import (
     EC2_RULES,
+    RDS_RULES,
     RULES,
     OfferRule,
     missing_prices,
@@ -83,7 +84,7 @@ def test_refused_credentials_are_told_with_the_call() -> None:
         PriceSources(no_network, lambda *_: client, TODAY).machines([], "us-east-1")
 
 
-# A region's files, as AWS lays them out: one JSON a service, and EC2's as CSV.
+# A region's files, as AWS lays them out: one JSON a service, and EC2's and RDS's as CSV.
 
 FRANKFURT = "eu-central-1"
 MACHINES = sorted(machines())
@@ -132,12 +133,24 @@ def ec2_file(*, region: str = FRANKFURT, factor: float = 1.1) -> str:
     return "\n".join([*head, *(",".join(f'"{cell}"' for cell in row) for row in rows)]) + "\n"
 
 
+def rds_file() -> str:
+    """Aurora's rows with dearer ones beside them, in other columns than EC2's."""
+    columns = ("SKU", "TermType", "PricePerUnit", "Currency", "Database Engine", "Region Code", "usageType")
+    rows = [("1", "OnDemand", "0.3", "USD", "Any", FRANKFURT, "EUC1-Aurora:ServerlessV2IOOptimizedUsage")]
+    for rule in RDS_RULES:
+        usd = SHIPPED.lookup(rule.service, rule.sku, "us-east-1").usd * 1.1 / rule.factor
+        rows.append(("2", "OnDemand", f"{usd:.12f}", "USD", "Any", FRANKFURT, f"EUC1-{usage_of(rule)}"))
+    head = ['"Publication Date","2026-11-20T00:00:00Z"', ",".join(columns)]
+    return "\n".join([*head, *(",".join(f'"{cell}"' for cell in row) for row in rows)]) + "\n"
+
+
 def laid_out(server: LyingServer) -> PriceSources:
     """A server with all of Frankfurt's files, and sources that ask it instead of AWS."""
     codes = {rule.service_code for rule in (*RULES, training_rule("x"))}
     for code in codes:
         server.add(f"/{code}/current/{FRANKFURT}/index.json", json.dumps(offer_file(code)).encode())
     server.add(f"/AmazonEC2/current/{FRANKFURT}/index.csv", ec2_file().encode())
+    server.add(f"/AmazonRDS/current/{FRANKFURT}/index.csv", rds_file().encode())
     return PriceSources(
         lambda url: fetch(url.replace(OFFERS, server.url)),
         no_client,

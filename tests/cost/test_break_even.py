@@ -40,7 +40,7 @@ def test_payback_and_three_years_count_peoples_hours() -> None:
     assert found.own_usd_3_years == pytest.approx(7000 + 36 * month)
     assert found.api_usd_3_years == pytest.approx(36 * 3300)
     assert found.payback_days == pytest.approx(7000 / (3300 - month) * 730 / 24)
-    assert found.words.endswith("it costs 1,439 USD instead of 3,300; the 7,000 USD upfront are back after 115 days.")
+    assert found.words.endswith("it costs 1,542 USD instead of 3,300; the 7,000 USD upfront are back after 122 days.")
     assert {price.sku for price in found.prices} == {"gpt-4 input", "gpt-4 output"}
     free = planner(staff_hours_per_month=0, staff_hours_to_build=0)
     assert break_even(free, "gpt-4", requests_per_month=1e5, upfront_usd=0).own_usd_per_month < month

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from nexus_llm.errors import CostError, RecipeError
 from nexus_llm.recipe import CostRecipe, load_recipe
 
 PRICING = Pricing(SHIPPED, "us-east-1")
-DOMAIN = Path(__file__).parents[2] / "recipes" / "domain-8b-sagemaker.yaml"
+ROOT = Path(__file__).parents[2]
+DOMAIN, INFRA = ROOT / "recipes" / "domain-8b-sagemaker.yaml", ROOT / "infra"
 SHARED = planner()  # remembers capacities between examples
 
 
@@ -40,6 +42,12 @@ def test_the_bill_equals_an_invoice_that_was_made_by_hand_to_the_cent() -> None:
         "gateway tasks, memory": 6.49,  # 2 x 1 x 730 x 0.004445
         "load balancer": 16.43,  # 730 x 0.0225
         "load balancer capacity": 0.62,  # 78 GB / 730 h = 0.10685 LCU; x 730 x 0.008
+        "firewall": 5.00,
+        "firewall rules": 4.00,  # 4 x 1.00
+        "firewall requests": 0.60,  # 1M
+        "database of keys": 87.60,  # 2 x 0.5 x 730 x 0.12
+        "database storage": 1.00,  # 10 x 0.10
+        "database accesses": 0.80,  # 4M x 0.20 / 1M
         "NAT gateways": 65.70,  # 2 x 730 x 0.045
         "NAT data": 0.90,  # 20 x 0.045
         "interface endpoints": 73.00,  # 5 x 2 x 730 x 0.01
@@ -48,7 +56,8 @@ def test_the_bill_equals_an_invoice_that_was_made_by_hand_to_the_cent() -> None:
         "S3 storage": 2.30,  # 100 x 0.023
         "ECR images": 1.50,  # 15 x 0.10
         "CloudWatch metrics": 6.00,  # 20 x 0.30
-        "CloudWatch alarms": 1.00,  # 10 x 0.10
+        "CloudWatch alarms": 3.90,  # 39 x 0.10
+        "CloudWatch composite alarms": 3.00,  # 6 x 0.50
         "CloudWatch dashboards": 3.00,
         "CloudWatch logs, taken in": 1.00,  # 2 GB x 0.50
         "CloudWatch logs, kept": 0.06,  # 2 GB x 0.03
@@ -58,7 +67,30 @@ def test_the_bill_equals_an_invoice_that_was_made_by_hand_to_the_cent() -> None:
         "data between zones": 1.56,  # 2 x 78 GB x 0.01
     }  # 75 GB out: the first 100 are free
     assert {line.name: cents(line.usd) for line in bill.lines} == by_hand
-    assert cents(bill.usd) == 1417.57
+    assert cents(bill.usd) == 1522.47
+
+
+def test_the_bill_has_what_the_terraform_of_a_product_with_users_makes() -> None:
+    page = (INFRA / "environments/standard/README.md").read_text()  # written from its Terraform plan; a test holds it
+    stands = dict.fromkeys(("firewall", "database", "alarms", "composite", "dashboard"), 0.0)
+    for what, usd in re.findall(r"^\| [12]-\w+ \| (.+?) \| \d+ \| ([\d.]+) \|$", page, re.MULTILINE):
+        for name in [one for one in stands if re.match(rf"(aws_cloudwatch_)?{one}", what)]:
+            stands[name] += float(usd)
+    usual = surroundings_bill(Traffic(1, 1, 1), 1, CostRecipe(), PRICING)
+    planned = {line.name: cents(line.usd) for line in usual.lines}
+    assert stands == {
+        "firewall": planned["firewall"] + planned["firewall rules"],
+        "database": planned["database of keys"],
+        "alarms": planned["CloudWatch alarms"],
+        "composite": planned["CloudWatch composite alarms"],
+        "dashboard": planned["CloudWatch dashboards"],
+    }
+    one = surroundings_bill(Traffic(1, 1, 1), 1, cost_recipe(service__database_instances=1), PRICING)
+    assert cents(usual.usd - one.usd) == 43.80
+    none = surroundings_bill(
+        Traffic(1, 1, 1), 1, cost_recipe(service__database_instances=0, service__load_balancer=False), PRICING
+    )
+    assert not [line.name for line in none.lines if line.name.startswith(("database", "firewall"))]
 
 
 @settings(max_examples=60)
@@ -196,9 +228,9 @@ def test_the_shipped_8b_recipe_is_planned_offline_and_its_plan_does_not_move() -
     rows = [(row["requests_per_month"], row["usd_per_month"], row["machines"], row["machine"], row["precision"])
             for row in document["scenarios"]]  # fmt: skip
     assert rows == [
-        (1e5, 838.85, 2, "g6.xlarge", "bfloat16"),
-        (1e6, 841.81, 2, "g6.xlarge", "float8"),
-        (1e7, 1310.22, 6, "g6.xlarge", "float8"),  # at the busiest hour: they follow the day
+        (1e5, 942.49, 2, "g6.xlarge", "bfloat16"),
+        (1e6, 946.71, 2, "g6.xlarge", "float8"),
+        (1e7, 1427.72, 6, "g6.xlarge", "float8"),  # at the busiest hour: they follow the day
     ]
     assert document["scenarios"][0]["throughput_provenance"] == "roofline"
     assert document["training"]["usd"] == 98.13
@@ -210,7 +242,7 @@ def test_amounts_are_also_told_in_another_currency() -> None:
     recipe = load_recipe(DOMAIN, overrides=("cost.currency=EUR", "cost.currency_per_usd=0.9"))
     plan = plan_recipe(recipe, planner_for(recipe, SHIPPED, SHARED.capacity), capacity_model="closed form")
     row = as_document(plan, today=TODAY)["scenarios"][0]
-    assert row["in_currency_per_month"] == cents(838.8486 * 0.9)
+    assert row["in_currency_per_month"] == cents(942.48858 * 0.9)
     with pytest.raises(RecipeError, match="currency_per_usd is missing"):
         load_recipe(DOMAIN, overrides=("cost.currency=EUR",))
 

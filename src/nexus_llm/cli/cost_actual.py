@@ -106,7 +106,7 @@ def _fetched(what: str, region: str) -> list[Any]:
     progress, names = console_progress(), sorted(machines())
 
     def lines(url: str) -> Iterator[str]:
-        progress.start("EC2's price list", total=None, unit="bytes")
+        progress.start("EC2's and RDS's price lists", total=None, unit="bytes")
         yield from fetch_lines(url, progress.advance)
         progress.finish()
 

@@ -18,6 +18,7 @@ from nexus_llm.cost.prices.offers import (
     litellm_prices,
     offer_prices,
     product_prices,
+    rds_prices,
     savings_prices,
     spot_price,
     training_rule,
@@ -52,7 +53,9 @@ class PriceSources:
             offer = _parsed(self.fetch(f"{OFFERS}/{code}/current/{region}/index.json"), code)
             found += offer_prices(offer, rules, region=region, today=self.today)
         lines = self.fetch_lines(f"{OFFERS}/AmazonEC2/current/{region}/index.csv")
-        return found + ec2_prices(lines, names, region=region, today=self.today)
+        found += ec2_prices(lines, names, region=region, today=self.today)
+        lines = self.fetch_lines(f"{OFFERS}/AmazonRDS/current/{region}/index.csv")
+        return found + rds_prices(lines, region=region, today=self.today)
 
     def interfaces(self) -> list[Price]:
         """API prices from litellm's public list."""

@@ -135,7 +135,8 @@ def option_words(scenario: Scenario) -> str:
 def _ground(table: PriceTable, capacity: CapacityModel) -> Ground:
     name, model = model_size(MODEL)
     cost = CostRecipe(scaling=ScalingRecipe())
-    alone = cost.service.model_copy(update={"availability_zones": 1, "nat_gateways": 1, "interface_endpoints": 0})
+    least = {"availability_zones": 1, "nat_gateways": 1, "interface_endpoints": 0, "database_instances": 0}
+    alone = cost.service.model_copy(update=least)
     lean = cost.model_copy(update={"spare_machines": 0, "service": alone})
     objective = cost.objective.model_copy(update={"e2e_seconds": 2.0, "tpot_seconds": None, "ttft_seconds": None})
     whole = cost.model_copy(update={"objective": objective})

@@ -221,4 +221,4 @@ def _budget(ground: Ground) -> Claim:
 
 def _least(lean: Scenario) -> str:
     spare = "" if lean.best.spare_machines else ", no spare"
-    return f"{option_words(lean)} in one zone, no endpoints{spare}"
+    return f"{option_words(lean)} in one zone, no database of keys, no endpoints{spare}"

@@ -16,7 +16,7 @@ from nexus_llm.cost.quantities import LatencyObjective
 from nexus_llm.cost.sensitivity import Change, sensitivity
 from nexus_llm.cost.service_bill import Pricing
 from nexus_llm.cost.shapes import model_size
-from nexus_llm.cost.training import SpotTrace, TrainingPlan, training_plan
+from nexus_llm.cost.training import INTERRUPTIONS_PER_HOUR, SpotTrace, TrainingPlan, training_plan
 from nexus_llm.errors import CostError
 from nexus_llm.recipe import CostRecipe, Recipe
 
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from nexus_llm.cost.capacity.autoscale import Scaled
 
 
-LEFT_OUT = (
-    "not on the bill: tax, support, people's hours, and an environment's own database of keys and firewall "
-    "(nexus cost diff prices its Terraform plan)"
-)
+LEFT_OUT = "not on the bill: tax, support, people's hours, and what watches a whole account (GuardDuty, Config)"
 
 
 @dataclass(frozen=True)
@@ -238,7 +235,11 @@ def _notes(option: Option) -> list[str]:
     found = []
     if option.purchase == "spot":
         price = next(price for price in option.bill.prices if price.service == "ec2")
-        found.append(f"spot machines go with two minutes' notice; {price.source} ({price.as_of})")
+        found.append(
+            f"spot machines go with two minutes' notice; {price.source} ({price.as_of}). Days and trainings are "
+            f"planned with {INTERRUPTIONS_PER_HOUR:g} interruptions an hour and machine, as scarce V100s had in 2023: "
+            "another source than the advisor's, and the worse one"
+        )
     if option.step_time.provenance != "measured":
         found.append(f"the throughput was not measured by us: {option.step_time.provenance}, {option.step_time.source}")
     if option.precision != "bfloat16":

@@ -19,6 +19,10 @@ LCU_NEW_CONNECTIONS, LCU_ACTIVE_CONNECTIONS, LCU_GB_PER_HOUR = 25.0, 3000.0, 1.0
 REQUEST_BYTES_PER_TOKEN = 6.0  # of prompts, as JSON; assumed
 LOGGED_AT_ONCE = 100.0  # requests whose logs and usage go into one encrypted write; assumed
 LOG_MONTHS = 1.0  # kept
+FIREWALL_RULES = 4  # infra/modules/serving-firewall: three managed groups and a rate; a group costs as much as a rule
+DATABASE_LEAST_UNITS = 0.5  # Aurora capacity units of an instance while little is asked: infra/modules/serving-database
+DATABASE_GB = 10.0  # the least that Aurora allots; a day, key and model is one row
+DATABASE_ACCESSES_PER_REQUEST = 4.0  # of its storage: a request is admitted and settled, two pages each; assumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,12 @@ def surroundings_bill(traffic: Traffic, e2e_seconds: float, cost: CostRecipe, pr
         line("ECR images", "ecr", "storage", service.images_gb, Unit.GB_MONTH),
         line("CloudWatch metrics", "cloudwatch", "metric", service.metrics, Unit.MONTH),
         line("CloudWatch alarms", "cloudwatch", "alarm", service.alarms, Unit.MONTH),
+        line("CloudWatch composite alarms", "cloudwatch", "composite-alarm", service.composite_alarms, Unit.MONTH),
         line("CloudWatch dashboards", "cloudwatch", "dashboard", service.dashboards, Unit.MONTH),
         line("KMS keys", "kms", "key", service.kms_keys, Unit.MONTH),
         line("secrets", "secrets-manager", "secret", service.secrets, Unit.MONTH),
         *_load_balancer(traffic, e2e_seconds, cost, pricing),
+        *_database(traffic, cost, pricing),
         *_per_request(traffic, cost, pricing),
     ]
     return _without_nothing(lines)
@@ -109,6 +115,22 @@ def _load_balancer(traffic: Traffic, e2e_seconds: float, cost: CostRecipe, prici
     return [
         pricing.line("load balancer", "alb", "hour", HOURS_PER_MONTH, Unit.HOUR),
         pricing.line("load balancer capacity", "alb", "lcu", capacity_units * HOURS_PER_MONTH, Unit.LCU_HOUR),
+        pricing.line("firewall", "waf", "web-acl", 1, Unit.MONTH),
+        pricing.line("firewall rules", "waf", "rule", FIREWALL_RULES, Unit.MONTH),
+        pricing.line("firewall requests", "waf", "requests", traffic.requests_per_month / 1000, Unit.THOUSAND_REQUESTS),
+    ]
+
+
+def _database(traffic: Traffic, cost: CostRecipe, pricing: Pricing) -> list[BillLine]:
+    instances = cost.service.database_instances
+    if not instances:
+        return []
+    units = instances * DATABASE_LEAST_UNITS * HOURS_PER_MONTH
+    accesses = traffic.requests_per_month / 1000 * DATABASE_ACCESSES_PER_REQUEST
+    return [
+        pricing.line("database of keys", "aurora", "serverless-v2", units, Unit.ACU_HOUR),
+        pricing.line("database storage", "aurora", "storage", DATABASE_GB, Unit.GB_MONTH),
+        pricing.line("database accesses", "aurora", "io", accesses, Unit.THOUSAND_REQUESTS),
     ]
 
 

@@ -47,6 +47,10 @@ class ServiceRecipe(Section):
     nat_gateways: Annotated[int, Field(ge=0, le=6)] = 2
     nat_gb: Annotated[float, Field(ge=0)] = 20
     """Through them in a month: images, packages."""
+    """With the firewall in front of it, as `infra/` makes them."""
+    database_instances: Annotated[int, Field(ge=0, le=3)] = 2
+    """PostgreSQL for keys, limits and usage: Aurora at its smallest capacity. 2 as in environment `standard`, one of
+    them in another zone; `small` has 1. 0: none, and the API is open to whoever reaches it."""
     interface_endpoints: Annotated[int, Field(ge=0, le=50)] = 5
     """In every zone: ecr.api, ecr.dkr, logs, monitoring, secretsmanager."""
     disk_gb: Annotated[float, Field(ge=0)] = 100
@@ -57,7 +61,9 @@ class ServiceRecipe(Section):
     """In ECR."""
     log_bytes_per_request: Annotated[float, Field(ge=0)] = 2_000
     metrics: Annotated[int, Field(ge=0)] = 20
-    alarms: Annotated[int, Field(ge=0)] = 10
+    alarms: Annotated[int, Field(ge=0)] = 39
+    """As environment `standard` has them; so are the composite ones."""
+    composite_alarms: Annotated[int, Field(ge=0)] = 6
     dashboards: Annotated[int, Field(ge=0)] = 1
     kms_keys: Annotated[int, Field(ge=0)] = 2
     secrets: Annotated[int, Field(ge=0)] = 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -25,8 +25,8 @@ MIN_SHARE_KEPT = 0.5  # of a service's rows in the same region: fewer are half a
 # Rows that any published price replaces, whatever their day: they are not published themselves.
 _STAND_INS = ("derived", "assumed", "on-demand x", "AWS list price from memory", "AWS list price as several")
 _SECONDS_PER_YEAR = 31_536_000
-_EC2_COLUMNS = {"TermType", "PricePerUnit", "Currency", "Region Code", "usageType", "Operating System", "Tenancy",
-                "CapacityStatus", "Pre Installed S/W"}  # fmt: skip
+_COLUMNS = {"TermType", "PricePerUnit", "Currency", "Region Code", "usageType"}
+_PLAIN = {"Operating System": "Linux", "Tenancy": "Shared", "CapacityStatus": "Used", "Pre Installed S/W": "NA"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,20 @@ RULES = (
     OfferRule("AWSSecretsManager", r"AWSSecretsManager-Secrets", "secrets-manager", "secret", Unit.MONTH),
     OfferRule("AmazonECR", r"TimedStorage-ByteHrs", "ecr", "storage", Unit.GB_MONTH),
     OfferRule("AWSGlue", r"ETL-DPU-Hour", "glue", "dpu", Unit.DPU_HOUR),
+    OfferRule("awswaf", r"WebACLV2", "waf", "web-acl", Unit.MONTH),
+    OfferRule("awswaf", r"RuleV2", "waf", "rule", Unit.MONTH),
+    OfferRule("awswaf", r"RequestV2-Tier1", "waf", "requests", Unit.THOUSAND_REQUESTS, 1000),
 )
-# These lie in EC2's own list, which is hundreds of megabytes: read line by line, or asked of the Pricing API.
+# EC2's and RDS's own lists are hundreds of megabytes: read line by line, or (EC2's) asked of the Pricing API.
 EC2_RULES = (
     OfferRule("AmazonEC2", r"NatGateway-Hours", "nat", "hour", Unit.HOUR),
     OfferRule("AmazonEC2", r"NatGateway-Bytes", "nat", "data", Unit.GB),
     OfferRule("AmazonEC2", r"EBS:VolumeUsage\.gp3", "ebs", "gp3", Unit.GB_MONTH),
+)
+RDS_RULES = (
+    OfferRule("AmazonRDS", r"Aurora:ServerlessV2Usage", "aurora", "serverless-v2", Unit.ACU_HOUR),
+    OfferRule("AmazonRDS", r"Aurora:StorageUsage", "aurora", "storage", Unit.GB_MONTH),
+    OfferRule("AmazonRDS", r"Aurora:StorageIOUsage", "aurora", "io", Unit.THOUSAND_REQUESTS, 1000),
 )
 
 
@@ -117,32 +125,48 @@ def ec2_prices(lines: Iterable[str], machines: Iterable[str], *, region: str, to
     Raises:
         CostError: the file is cut off, of another format, or another region's.
     """
-    when, rows = _csv_rows(lines, today)
-    wanted = {f"BoxUsage:{name}": (f"{name} on-demand", "ec2", Unit.HOUR) for name in machines}
-    wanted |= {rule.usage.replace("\\", ""): (rule.sku, rule.service, rule.unit) for rule in EC2_RULES}
-    plain = {"Operating System": "Linux", "Tenancy": "Shared", "CapacityStatus": "Used", "Pre Installed S/W": "NA"}
+    wanted = [OfferRule("AmazonEC2", f"BoxUsage:{name}", "ec2", f"{name} on-demand", Unit.HOUR) for name in machines]
+    return _listed(lines, [*wanted, *EC2_RULES], _COLUMNS | _PLAIN.keys(), region=region, today=today)
+
+
+def rds_prices(lines: Iterable[str], *, region: str, today: date) -> list[Price]:
+    """Aurora's capacity, storage and accesses, from RDS's offer file as CSV.
+
+    Raises:
+        CostError: as `ec2_prices`.
+    """
+    return _listed(lines, RDS_RULES, _COLUMNS, region=region, today=today)
+
+
+def _listed(
+    lines: Iterable[str], rules: Sequence[OfferRule], columns: Set[str], *, region: str, today: date
+) -> list[Price]:
+    code, wanted = rules[-1].service_code, {rule.usage.replace("\\", ""): rule for rule in rules}
+    when, rows = _csv_rows(lines, code, columns, today)
     found: dict[str, Price] = {}
     for row in rows:
-        usage = re.sub(r"^[A-Z0-9]+-(?=BoxUsage|NatGateway|EBS)", "", row["usageType"])
+        usage = re.sub(r"^[A-Z0-9]+-(?=BoxUsage|NatGateway|EBS|Aurora)", "", row["usageType"])
         if row["TermType"] != "OnDemand" or usage not in wanted or usage in found:
             continue
-        if usage.startswith("BoxUsage") and any(row[name] != value for name, value in plain.items()):
+        if usage.startswith("BoxUsage") and any(row[name] != value for name, value in _PLAIN.items()):
             continue
         if row["Region Code"] not in ("", region):
             raise CostError(
-                f"EC2's offer file is of {row['Region Code']}, not of {region}",
+                f"the offer file of {code} is of {row['Region Code']}, not of {region}",
                 fix="the table in use stays; check --region, and what stands between you and AWS",
             )
         if row["Currency"] == "USD" and (usd := float(row["PricePerUnit"])) > 0:
-            sku, service, unit = wanted[usage]
-            found[usage] = Price(service, sku, region, unit, usd, "AWS price list AmazonEC2", when, AWS_LICENCE)
+            rule, source = wanted[usage], f"AWS price list {code}"
+            found[usage] = Price(
+                rule.service, rule.sku, region, rule.unit, usd * rule.factor, source, when, AWS_LICENCE
+            )
     return list(found.values())
 
 
 def missing_prices(found: Iterable[Price], machines: Iterable[str]) -> list[str]:
     """`service sku` of what a plan needs or may choose and a region's files did not hold."""
     have = {(price.service, price.sku) for price in found}
-    asked = [(rule.service, rule.sku) for rule in (*RULES, *EC2_RULES)]
+    asked = [(rule.service, rule.sku) for rule in (*RULES, *EC2_RULES, *RDS_RULES)]
     asked += [("ec2", f"{name} on-demand") for name in machines]
     return sorted(f"{service} {sku}" for service, sku in asked if (service, sku) not in have)
 
@@ -235,7 +259,7 @@ def updated(table: PriceTable, found: list[Price]) -> PriceTable:
     return PriceTable.parse(table.updated(fresh).as_csv(), place="the refreshed table")
 
 
-def _csv_rows(lines: Iterable[str], today: date) -> tuple[date, Iterator[dict[str, str]]]:
+def _csv_rows(lines: Iterable[str], code: str, columns: Set[str], today: date) -> tuple[date, Iterator[dict[str, str]]]:
     """The day of a price list as CSV, and its rows by the names of the columns that are looked at."""
     cells = csv.reader(lines)
     when: date | None = None
@@ -246,15 +270,17 @@ def _csv_rows(lines: Iterable[str], today: date) -> tuple[date, Iterator[dict[st
             break
     else:
         head = []
-    if when is None or not set(head) >= _EC2_COLUMNS:
-        raise CostError("EC2's offer file is cut off, or of another format", fix="refresh again later")
+    if when is None or not set(head) >= columns:
+        raise CostError(f"the offer file of {code} is cut off, or of another format", fix="refresh again later")
 
-    places = {name: head.index(name) for name in sorted(_EC2_COLUMNS)}
+    places = {name: head.index(name) for name in sorted(columns)}
 
     def rows() -> Iterator[dict[str, str]]:
         for row in cells:
             if len(row) != len(head):
-                raise CostError(f"EC2's offer file is cut off after {cells.line_num} lines", fix="refresh again later")
+                raise CostError(
+                    f"the offer file of {code} is cut off after {cells.line_num} lines", fix="refresh again later"
+                )
             yield {name: row[place] for name, place in places.items()}
 
     return when, rows()
