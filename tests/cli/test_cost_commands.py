@@ -90,6 +90,35 @@ def test_what_was_measured_on_a_machine_takes_the_place_of_its_roofline(capsys: 
     assert nexus(*words, "--measured", "g6.xlrge=here.json") == 1  # no such machine
 
 
+def test_a_trace_says_when_and_how_much_users_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    head = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    one = [*FEW, "--set", "cost.traffic.trace=asked.csv", "--set", "cost.objective.ttft_seconds=0.5", "--json"]
+    for second, code in (("{:02}", 0), ("00", 1)):  # one a second; or sixty at the same moment, of whom the last waits
+        rows = [f"2026-11-01 00:{n // 60:02}:{second.format(n % 60)},{200 + n % 7},{50 + n % 5}\n" for n in range(600)]
+        Path("asked.csv").write_text(head + "".join(rows))
+        few = ["--set", "cost.machines=[g6.xlarge]", *[word for word in one if word != "--quick"]]
+        assert nexus("cost", "plan", str(DOMAIN), *few) == code
+        out, err = capsys.readouterr()
+        if code:
+            assert "no machine keeps the objective; nearest is g6.xlarge" in err
+            continue
+        found = json.loads(out)
+        assert found["capacity_model"].endswith("; arrivals and lengths of asked.csv, 600 requests of 203 + 52 tokens")
+        (row,) = found["scenarios"]
+        assert (row["requests_per_month"], round(row["input_tokens"]), row["output_tokens"]) == (1e5, 203, 52)
+    assert nexus("cost", "plan", str(DOMAIN), *one) == 0
+    assert document(capsys)["capacity_model"].endswith("; mean lengths of asked.csv, 600 requests of 203 + 52 tokens")
+    for broken, what in (
+        ("2026-11-01,3\n", "asked.csv:2 is no request"),
+        (rows[0], "has 1 request(s) within 0 seconds"),
+    ):
+        Path("asked.csv").write_text(head + broken)
+        assert nexus("cost", "plan", str(DOMAIN), *one) == 1
+        error = capsys.readouterr().err.splitlines()
+        assert what in error[-2]
+        assert error[-1].startswith("  fix: ")
+
+
 def test_quality_that_was_measured_stands_beside_the_price(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     row = {"name": "domain", "base_perplexity": 9.0, "tuned_perplexity": 10.0, "verdict": "fail"}
     report = {"base": "llama", "gate": {"verdict": "fail", "comparisons": [row]}}
@@ -114,6 +143,8 @@ def test_quality_that_was_measured_stands_beside_the_price(capsys: pytest.Captur
         (["--set", "cost.machines=[p5.4xlarge]", "--set", "cost.purchases=[spot]"], 1, "has no price as spot"),
         (["--run", "nowhere"], 2, "nowhere is no evaluated run"),
         (["--prices", "nowhere.csv"], 1, "nowhere.csv cannot be read"),
+        (["--set", "cost.traffic.trace=nowhere.csv"], 1, "nowhere.csv cannot be read"),
+        (["--set", f"cost.traffic.trace={DOMAIN}"], 1, "yaml:1 is neither the header TIMESTAMP"),
     ],
 )
 def test_bad_input_ends_in_two_lines(

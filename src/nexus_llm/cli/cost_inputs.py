@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from nexus_llm.errors import CostError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nexus_llm.cost.capacity.simulate import Demand
     from nexus_llm.cost.plan import CapacityModel, Planner
     from nexus_llm.cost.prices import PriceTable
     from nexus_llm.cost.quantities import EngineLimits, StepTime
@@ -38,10 +40,11 @@ Measured = Annotated[
     typer.Option("--measured", help="What nexus cost calibrate --out found on a machine.", metavar="MACHINE=FILE"),
 ]
 
+MOST_TRACE_ROWS = 100_000
 _FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 
-def capacity_model(*, is_quick: bool) -> tuple[CapacityModel, str]:
+def capacity_model(*, is_quick: bool, trace: Demand | None = None) -> tuple[CapacityModel, str]:
     """How much one replica can take, and what to call that figure. The one place that chooses it."""
     if is_quick:
         from nexus_llm.cost.closed_form import closed_form_capacity
@@ -49,7 +52,7 @@ def capacity_model(*, is_quick: bool) -> tuple[CapacityModel, str]:
         return closed_form_capacity, "closed form, no queue simulated"
     from nexus_llm.cost.simulated import REQUESTS, simulated_capacity
 
-    return simulated_capacity, f"simulated, {REQUESTS:,} requests of each load"
+    return partial(simulated_capacity, trace=trace), f"simulated, {REQUESTS:,} requests of each load"
 
 
 def price_file() -> Path:
@@ -70,14 +73,54 @@ def planner(recipe: Recipe, table: PriceTable, *, is_quick: bool, measured: Sequ
     """The recipe's planner and the name of its capacity model. `measured` are machines with their calibrations."""
     from nexus_llm.cost.recipe_plan import planner_for
 
-    chosen, name = capacity_model(is_quick=is_quick)
+    trace = _trace(recipe.cost.traffic.trace)
+    chosen, name = capacity_model(is_quick=is_quick, trace=trace)
+    if trace is not None:
+        recipe, told = _of_trace(recipe, trace)
+        name += f"; {'mean lengths' if is_quick else 'arrivals and lengths'} of {told}"
     found = planner_for(recipe, table, chosen, config=_config(recipe.cost.model_config_path))
     found.measured = dict(_measured(one) for one in measured)
     if not is_quick and recipe.cost.scaling is not None:
         from nexus_llm.cost.simulated import simulated_day
 
-        found.day_model = simulated_day
+        found.day_model = partial(simulated_day, trace=trace)
     return found, name
+
+
+def _trace(path: str | None) -> Demand | None:
+    """The requests of the recipe's trace.
+
+    Raises:
+        DataError: it cannot be read, or a row of it is none.
+        CostError: it has no rate.
+    """
+    if path is None:
+        return None
+    import numpy as np
+
+    from nexus_llm.cost.capacity.arrivals import recorded
+    from nexus_llm.serve.bench.trace import read_trace
+
+    rows = read_trace(Path(path), limit=MOST_TRACE_ROWS)
+    if len(rows) < 2 or rows[-1].at_seconds <= 0:
+        raise CostError(
+            f"cost.traffic.trace: {path} has {len(rows)} request(s) within 0 seconds, so no rate",
+            fix="give a longer piece of the trace",
+        )
+    found = [(row.at_seconds, row.input_tokens, row.output_tokens) for row in rows]
+    arrived, given, said = (np.array(column) for column in zip(*found, strict=True))
+    return recorded(arrived, given, said)
+
+
+def _of_trace(recipe: Recipe, trace: Demand) -> tuple[Recipe, str]:
+    """The recipe with the trace's mean lengths, and what the trace is."""
+    means = {name: float(getattr(trace, name).mean()) for name in ("input_tokens", "output_tokens")}
+    traffic = recipe.cost.traffic.model_copy(update=means)
+    words = (
+        f"{Path(recipe.cost.traffic.trace or '').name}, {len(trace):,} requests of {means['input_tokens']:,.0f} + "
+        f"{means['output_tokens']:,.0f} tokens"
+    )
+    return recipe.model_copy(update={"cost": recipe.cost.model_copy(update={"traffic": traffic})}), words
 
 
 def _measured(given: str) -> tuple[str, tuple[StepTime, EngineLimits]]:

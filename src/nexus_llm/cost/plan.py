@@ -285,7 +285,8 @@ class Planner:
 
 def recipe_traffic(cost: CostRecipe) -> Traffic:
     """The recipe's traffic."""
-    return Traffic(**dict(cost.traffic))
+    asked = cost.traffic
+    return Traffic(asked.requests_per_month, asked.input_tokens, asked.output_tokens, asked.peak_ratio)
 
 
 def recipe_objective(cost: CostRecipe) -> LatencyObjective:
@@ -300,7 +301,7 @@ def _missed(found: list[tuple[Machine, Precision, LoadPoint]], objective: Latenc
     told = ", ".join(f"{name}_seconds {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
     raised = " ".join(f"--set cost.objective.{name}_seconds={_above(seconds)}" for name, _, seconds in missed)
     return CostError(
-        f"no machine keeps the objective; nearest is {place.name}, {precision}: {told} (p95, one request alone)",
+        f"no machine keeps the objective; nearest is {place.name}, {precision}: {told} (p95 at the lightest load)",
         fix=f"{raised}, shorter answers, a smaller model, or other cost.machines",
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 from nexus_llm.cost.capacity.arrivals import hourly
 from nexus_llm.cost.capacity.autoscale import Scaled, ScalingPolicy, autoscale
 from nexus_llm.cost.capacity.search import capacity, that_fit
+from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.day import hourly_rates
 from nexus_llm.cost.plan import Option
 from nexus_llm.cost.quantities import (
@@ -24,16 +25,29 @@ REQUESTS = 4_000  # of each load that is tried: a fifth of the default, for a pl
 
 
 def simulated_capacity(
-    step_time: StepTime, limits: EngineLimits, traffic: Traffic, objective: LatencyObjective, seed: int
+    step_time: StepTime,
+    limits: EngineLimits,
+    traffic: Traffic,
+    objective: LatencyObjective,
+    seed: int,
+    *,
+    trace: Demand | None = None,
 ) -> ReplicaCapacity:
-    """See `nexus_llm.cost.plan.CapacityModel`."""
-    return capacity(step_time, limits, traffic, objective, seed=seed, requests=REQUESTS)
+    """See `nexus_llm.cost.plan.CapacityModel`. With a trace its arrivals and lengths."""
+    return capacity(step_time, limits, traffic, objective, seed=seed, trace=trace, requests=REQUESTS)
 
 
 def simulated_day(
-    option: Option, limits: EngineLimits, traffic: Traffic, scaling: ScalingRecipe, seed: int
+    option: Option,
+    limits: EngineLimits,
+    traffic: Traffic,
+    scaling: ScalingRecipe,
+    seed: int,
+    *,
+    trace: Demand | None = None,
 ) -> Scaled | None:
-    """See `nexus_llm.cost.plan.DayModel`. None where a day has too many requests, or a machine several engines."""
+    """See `nexus_llm.cost.plan.DayModel`; with a trace its lengths. None where a day has too many requests, or where a
+    machine has several engines."""
     rates, _ = hourly_rates(traffic, scaling)
     per_hour = np.array(rates) * 3600
     each = option.capacity_requests_per_second / (option.machines - option.spare_machines)
@@ -48,5 +62,5 @@ def simulated_day(
         scale_in_cooldown_seconds=scaling.scale_in_cooldown_seconds,
     )
     interrupted = INTERRUPTIONS_PER_HOUR if option.purchase == "spot" else 0.0
-    demand = that_fit(hourly(per_hour, traffic, seed=seed), limits)
+    demand = that_fit(hourly(per_hour, traffic, trace=trace, seed=seed), limits)
     return autoscale(demand, option.step_time, limits, policy, interruptions_per_hour=interrupted, seed=seed)

@@ -22,6 +22,9 @@ class TrafficRecipe(Section):
     """Mean tokens of an answer."""
     peak_ratio: Annotated[float, Field(ge=1, le=730)] = 3.0
     """Arrivals of the busiest hour over the month's mean: machines are bought for that hour. 730: all in one hour."""
+    trace: str | None = None
+    """An Azure or Mooncake trace, as `nexus bench --trace` plays it: its arrivals, played as fast as each load needs,
+    and its lengths stand for Poisson's and for `input_tokens` and `output_tokens`."""
 
 
 class ObjectiveRecipe(Section):
@@ -44,13 +47,13 @@ class ServiceRecipe(Section):
     gateway_vcpu: Annotated[float, Field(ge=0.25, le=16)] = 0.5
     gateway_gb: Annotated[float, Field(ge=0.5, le=120)] = 1.0
     load_balancer: bool = True
-    nat_gateways: Annotated[int, Field(ge=0, le=6)] = 2
-    nat_gb: Annotated[float, Field(ge=0)] = 20
-    """Through them in a month: images, packages."""
     """With the firewall in front of it, as `infra/` makes them."""
     database_instances: Annotated[int, Field(ge=0, le=3)] = 2
     """PostgreSQL for keys, limits and usage: Aurora at its smallest capacity. 2 as in environment `standard`, one of
     them in another zone; `small` has 1. 0: none, and the API is open to whoever reaches it."""
+    nat_gateways: Annotated[int, Field(ge=0, le=6)] = 2
+    nat_gb: Annotated[float, Field(ge=0)] = 20
+    """Through them in a month: images, packages."""
     interface_endpoints: Annotated[int, Field(ge=0, le=50)] = 5
     """In every zone: ecr.api, ecr.dkr, logs, monitoring, secretsmanager."""
     disk_gb: Annotated[float, Field(ge=0)] = 100

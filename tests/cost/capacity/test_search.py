@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nexus_llm.cost.capacity.arrivals import LengthSpread, month, poisson, recorded
+from nexus_llm.cost.capacity.arrivals import LengthSpread, hourly, month, poisson, recorded, replayed
 from nexus_llm.cost.capacity.calibrate import non_negative_least_squares
 from nexus_llm.cost.capacity.search import capacity, saturated_requests_per_second
 from nexus_llm.cost.capacity.simulate import simulate
@@ -60,6 +60,25 @@ def test_what_an_empty_replica_misses_no_load_keeps_and_what_it_gives_is_told() 
     assert found(LatencyObjective(ttft_seconds=5.0, tpot_seconds=0.04)).at_objective.requests_per_second > 0
     small = replace(LIMITS, kv_cache_tokens=200)
     assert capacity(STEP, small, CHAT, LatencyObjective(), seed=1, requests=500).at_objective.requests_per_second == 0
+
+
+def test_a_trace_s_own_arrivals_and_lengths_are_what_is_tried() -> None:
+    drawn = poisson(1.0, 3_000, CHAT, seed=1)
+    objective = LatencyObjective(ttft_seconds=0.3)
+    calm, crowded = (
+        capacity(STEP, LIMITS, CHAT, objective, seed=1, trace=trace).at_objective
+        for trace in (drawn, replace(drawn, arrived_seconds=np.floor(drawn.arrived_seconds / 30) * 30))
+    )
+    # Poisson's own draw as a trace is Poisson, but for the rate, which is now that of the sample.
+    assert calm.requests_per_second == pytest.approx(found(objective).at_objective.requests_per_second, rel=0.05)
+    assert 0 < crowded.requests_per_second < 0.5 * calm.requests_per_second  # thirty come at the same moment
+    played = replayed(drawn, 4.0, replace(CHAT, input_tokens=2 * drawn.input_tokens.mean()))
+    assert (len(played) - 1) / played.arrived_seconds[-1] == pytest.approx(4.0)
+    assert played.input_tokens.mean() == pytest.approx(2 * drawn.input_tokens.mean(), rel=0.01)
+    day = hourly(
+        np.full(24, 500.0), CHAT, trace=recorded(np.arange(2.0), np.array([100, 300]), np.array([90, 30])), seed=0
+    )
+    assert {*zip(day.input_tokens.tolist(), day.output_tokens.tolist(), strict=True)} == {(100, 90), (300, 30)}
 
 
 def test_saturation_is_what_the_steps_allow() -> None:

@@ -37,12 +37,24 @@ def month(traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) ->
     return hourly(traffic.requests_per_month * shape / shape.sum(), traffic, spread=spread, seed=seed)
 
 
-def hourly(requests_per_hour: Floats, traffic: Traffic, *, spread: LengthSpread | None = None, seed: int) -> Demand:
-    """Hours with so many requests on average, Poisson within; lengths are those of `traffic`."""
+def hourly(
+    requests_per_hour: Floats,
+    traffic: Traffic,
+    *,
+    spread: LengthSpread | None = None,
+    trace: Demand | None = None,
+    seed: int,
+) -> Demand:
+    """Hours with so many requests on average, Poisson within; lengths are those of `traffic`, or drawn from a trace's
+    requests and scaled to it."""
     source = np.random.default_rng(seed)
     counts = source.poisson(requests_per_hour)
     hours = np.repeat(np.arange(len(counts)), counts)
     arrived = np.sort(hours + source.random(len(hours))) * 3600.0
+    if trace is not None:
+        given, said = _of_mean(trace, traffic)
+        drawn = source.integers(len(trace), size=len(arrived))
+        return Demand(arrived, given[drawn], said[drawn])
     return Demand(arrived, *_lengths(len(arrived), traffic, spread or LengthSpread(), source))
 
 
@@ -66,6 +78,24 @@ def recorded(arrived_seconds: Floats, input_tokens: Counts, output_tokens: Count
     order = np.argsort(arrived_seconds, kind="stable")
     moved = (arrived_seconds[order] - arrived_seconds[order[0]]) / speed if len(order) else arrived_seconds
     return Demand(moved, np.maximum(input_tokens[order], 1), np.maximum(output_tokens[order], 1))
+
+
+def replayed(trace: Demand, rate_per_second: float, traffic: Traffic) -> Demand:
+    """A trace played so fast that on average so many come a second, its lengths scaled to the means of `traffic`."""
+    seconds = float(trace.arrived_seconds[-1] - trace.arrived_seconds[0])
+    return recorded(
+        trace.arrived_seconds, *_of_mean(trace, traffic), speed=rate_per_second * seconds / (len(trace) - 1)
+    )
+
+
+def _of_mean(trace: Demand, traffic: Traffic) -> tuple[Counts, Counts]:
+    """(prompts, answers) of a trace with the means of `traffic`."""
+
+    def scaled(tokens: Counts, mean: float) -> Counts:
+        found: Counts = np.maximum(np.rint(tokens * (mean / tokens.mean())), 1).astype(np.int64)
+        return found
+
+    return scaled(trace.input_tokens, traffic.input_tokens), scaled(trace.output_tokens, traffic.output_tokens)
 
 
 def _lengths(count: int, traffic: Traffic, spread: LengthSpread, source: np.random.Generator) -> tuple[Counts, Counts]:

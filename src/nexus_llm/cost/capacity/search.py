@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nexus_llm.cost.capacity.arrivals import LengthSpread, poisson
+from nexus_llm.cost.capacity.arrivals import LengthSpread, poisson, replayed
 from nexus_llm.cost.capacity.simulate import Demand, simulate
 from nexus_llm.cost.quantities import (
     EngineLimits,
@@ -31,15 +31,26 @@ class _Offered:
     step_time: StepTime
     limits: EngineLimits
     spread: LengthSpread | None
+    trace: Demand | None
     requests: int
     seed: int
 
     def demand(self, rate_per_second: float) -> Demand:
+        if self.trace is not None:
+            return that_fit(replayed(self.trace, rate_per_second, self.traffic), self.limits)
         drawn = poisson(rate_per_second, self.requests, self.traffic, spread=self.spread, seed=self.seed)
         return that_fit(drawn, self.limits)
 
+    def alone(self, rate_per_second: float) -> LoadPoint:
+        """At a rate at which no two requests meet: evenly spaced, for some of a trace come at the same moment."""
+        one = self.demand(1.0)
+        return self._point(replace(one, arrived_seconds=np.arange(len(one)) / rate_per_second), rate_per_second)
+
     def at(self, rate_per_second: float) -> LoadPoint:
-        found = simulate(self.demand(rate_per_second), self.step_time, self.limits).load_point()
+        return self._point(self.demand(rate_per_second), rate_per_second)
+
+    def _point(self, demand: Demand, rate_per_second: float) -> LoadPoint:
+        found = simulate(demand, self.step_time, self.limits).load_point()
         # The rate that was asked for: the one that came out scatters with the sample.
         tokens = found.output_tokens_per_second / found.requests_per_second
         return replace(found, requests_per_second=rate_per_second, output_tokens_per_second=rate_per_second * tokens)
@@ -53,20 +64,21 @@ def capacity(
     *,
     seed: int,
     spread: LengthSpread | None = None,
+    trace: Demand | None = None,
     requests: int = REQUESTS,
 ) -> ReplicaCapacity:
-    """The largest Poisson load whose 95th percentiles keep the objective, within 0.5 % of saturation.
+    """The largest load, Poisson or a trace's, whose 95th percentiles keep the objective, within 0.5 % of saturation.
 
     The same seed draws the same lengths and the same gaps, scaled, for every load that is tried, so the answer does not
     scatter. Without any objective it is 95 % of saturation. Lengths above what the cache holds are cut. Where one
-    request alone misses the objective, or a mean one does not fit, it is none.
+    request alone misses the objective, a mean one does not fit, or a trace's crowds are late at every rate, it is none.
 
     Raises:
         UsageError: limits that cannot be.
     """
-    offered = _Offered(traffic, step_time, limits, spread, requests, seed)
+    offered = _Offered(traffic, step_time, limits, spread, trace, requests, seed)
     saturation = saturated_requests_per_second(offered.demand(1.0), step_time, limits)
-    alone = offered.at(_calm_rate(offered))
+    alone = offered.alone(_calm_rate(offered))
     if objective.missed(alone) or traffic.input_tokens + traffic.output_tokens > limits.kv_cache_tokens:
         return ReplicaCapacity(alone.as_none, step_time)
     low, best, high = 0.0, alone, STABLE_SHARE * saturation
@@ -80,6 +92,8 @@ def capacity(
             high = middle
         else:
             low, best = middle, point
+    if trace is not None and low == 0.0:  # the last one that was tried was the lightest
+        best = point.as_none
     return ReplicaCapacity(best, step_time)
 
 

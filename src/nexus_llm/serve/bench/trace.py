@@ -41,7 +41,8 @@ def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRow]:
             rows = list(itertools.islice(_rows(path, lines), limit))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read ({type(error).__name__})", fix="--trace takes a CSV or JSON lines file"
+            f"{path} cannot be read ({type(error).__name__})",
+            fix="give a trace in Azure's CSV format or in Mooncake's JSON lines",
         ) from error
     start = min((row.at_seconds for row in rows), default=0.0)
     moved = [TraceRow(row.at_seconds - start, row.input_tokens, row.output_tokens, row.blocks) for row in rows]
