@@ -197,12 +197,18 @@ def kv_cache_bytes(model: Shape, *, tokens: int) -> int:
 
 
 def training_flops_per_token(
-    model: Shape, *, context_tokens: float, trained_adapter_parameters: int | None = None, checkpointing: bool = False
+    model: Shape,
+    *,
+    context_tokens: float,
+    trained_adapter_parameters: int | None = None,
+    checkpointing: bool = False,
+    with_reference: bool = False,
 ) -> float:
     """Floating-point operations that one token costs in training: forward; as much again for the gradients of what
     flows through; and 2 for every weight that learns: all, or only the adapters when their number is given.
 
     With `checkpointing` the layers run forward twice; counted so, it is hardware's work and not the model's.
+    `with_reference`: the frozen base model reads every token as well, as in DPO.
 
     >>> llama_3_1_8b = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
     >>> round(training_flops_per_token(llama_3_1_8b, context_tokens=0) / 8.03e9, 2)   # 6, but for the embedding
@@ -214,6 +220,7 @@ def training_flops_per_token(
     head = model.vocabulary * model.channels
     learned = weights if trained_adapter_parameters is None else adapters
     again = forward - 2.0 * head if checkpointing else 0.0
+    again += 2.0 * weights + attention if with_reference else 0.0
     # The backward pass of attention is two products for each of the forward pass's.
     return forward + again + 2.0 * (weights + adapters) + 2.0 * learned + 2.0 * attention
 

@@ -65,6 +65,18 @@ def test_the_8b_recipe_s_training_is_what_a_sheet_of_paper_gives() -> None:
     assert cents(found.usd) == cents(hours * 21.957642 * 1.15 * 0.33) == 98.13
 
 
+def test_preferences_cost_one_more_reading_of_every_token_by_the_frozen_base() -> None:
+    ddp = {"strategy": "ddp", "num_processes": 8}
+    pairs, text = (
+        training_plan(recipe(objective=name, distributed=ddp), MODEL, SHIPPED, region="us-east-1")
+        for name in ("dpo", "sft")
+    )
+    forward = 2 * 7_504_658_432 + 4 * 32 * 4_096 * 1_024  # weights, attention over half a row
+    assert pairs.tokens == text.tokens
+    seconds = (pairs.work_hours - text.work_hours) * 3600
+    assert seconds == pytest.approx(text.tokens * forward / (8 * 312e12 * 0.4))
+
+
 def test_spot_costs_less_although_work_is_repeated() -> None:
     spot = training_plan(recipe(sagemaker=JOB | {"spot": True}), MODEL, SHIPPED, region="us-east-1")
     sure = training_plan(recipe(), MODEL, SHIPPED, region="us-east-1")

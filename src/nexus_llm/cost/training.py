@@ -197,7 +197,7 @@ def read_traces(folder: Path) -> tuple[SpotTrace, ...]:
 def _interrupted(work_hours: float, saved_hours: float, traces: Sequence[SpotTrace]) -> tuple[Interrupted, str]:
     if not traces:
         found = expected_interruptions(work_hours, saved_every_hours=saved_hours)
-        return found, f"{INTERRUPTIONS_PER_HOUR:g} interruptions an hour, as V100 machines had in 2023"
+        return found, f"{INTERRUPTIONS_PER_HOUR:g} interruptions an hour, as scarce V100 machines had in 2023"
     runs = [replayed(trace, work_hours, saved_every_hours=saved_hours) for trace in traces]
     ended = [run for run in runs if run is not None]
     if not ended:
@@ -220,4 +220,5 @@ def _flops_per_token(train: TrainRecipe, model: Shape) -> float:
         context_tokens=train.max_length / 2,
         trained_adapter_parameters=adapters,
         checkpointing=train.gradient_checkpointing,
+        with_reference=train.objective == "dpo",  # adapters: at every step; all weights: once before, at most as much
     )
