@@ -71,7 +71,8 @@ def test_a_trace_s_own_arrivals_and_lengths_are_what_is_tried() -> None:
     )
     # Poisson's own draw as a trace is Poisson, but for the rate, which is now that of the sample.
     assert calm.requests_per_second == pytest.approx(found(objective).at_objective.requests_per_second, rel=0.05)
-    assert 0 < crowded.requests_per_second < 0.5 * calm.requests_per_second  # thirty come at the same moment
+    assert crowded.requests_per_second == 0  # thirty come at the same moment: at no rate is the last one in time
+    assert crowded.ttft.p95 > 0.3
     played = replayed(drawn, 4.0, replace(CHAT, input_tokens=2 * drawn.input_tokens.mean()))
     assert (len(played) - 1) / played.arrived_seconds[-1] == pytest.approx(4.0)
     assert played.input_tokens.mean() == pytest.approx(2 * drawn.input_tokens.mean(), rel=0.01)
