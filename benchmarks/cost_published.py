@@ -6,6 +6,11 @@
 mean time to first token and per output token of closed loops, by card, engine, tensor parallelism, prompt and answer
 length. Fitted are times per output token only: the published times to the first contain the rush at a test's start.
 The rows themselves are not kept here; the result holds what was fitted.
+
+`tried` is what other forms of the step time would give: in steady state without a simulation, with a time for each
+prompt whatever its length, with the card's bandwidth as the least that weights and cache cost. Each is fitted to either
+half and predicts the other: a form that helps one half, or one card, only is no better. A card that misses the target
+is told row by row.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from nexus_llm.cost.capacity.calibrate import FittedEngine, Observed, fit_engine, predict
+from nexus_llm.cost.capacity.calibrate import FittedEngine, Observed, fit_engine, non_negative_least_squares, predict
 from nexus_llm.cost.capacity.simulate import Demand
 from nexus_llm.cost.quantities import EngineLimits
 
@@ -34,6 +39,8 @@ PLACES = 6
 """Requests of a simulated loop, over its concurrency."""
 TARGET = 0.10
 FEWEST_ROWS = 8
+FORMS = ("as now", "and a time a prompt", "not below the bandwidth", "both")
+BYTES_PER_SECOND = {"h100_sxm": 3.35e12, "h200_sxm": 4.8e12}  # NVIDIA's data sheets
 
 
 def main() -> None:
@@ -90,8 +97,51 @@ def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
         "fitted_mean_error_share": _round(float(np.mean(errors(rows[0::2], fitted)))),
         "held_out_mean_error_share": _round(float(np.mean(held_out))),
         "held_out_largest_error_share": _round(float(max(held_out))),
+        "tried": {form: [_round(one) for one in tried(name, rows, form)] for form in FORMS},
+        **(_row_by_row(rows, fitted) if np.mean(held_out) > TARGET else {}),
         "source": SOURCE,
     }
+
+
+def _row_by_row(rows: list[dict[str, str]], fitted: FittedEngine) -> dict[str, Any]:
+    """Each row with its error; the first, third, … were fitted."""
+    told = [float(np.mean(predict(observed(row), fitted.step_time, fitted.limits).tpot)) for row in rows]
+    return {
+        "columns": ["prompt tokens", "answer tokens", "at once", "ms a token", "predicted, over it - 1"],
+        "rows": [
+            [*(int(row[one]) for one in ("isl", "osl", "concurrency")), _round(ms), _round(1000 * seconds / ms - 1)]
+            for row, seconds in zip(rows, told, strict=True)
+            for ms in [float(row["silicon_tpot_ms"])]
+        ],
+    }
+
+
+def tried(name: tuple[str, ...], rows: list[dict[str, str]], form: str) -> tuple[float, float]:
+    """Mean error of the second half fitted to the first, and of the first fitted to the second, in steady state: each
+    step prefills what the answers that end make room for."""
+    system, _, _, _, precision, cards = name
+    bandwidth = BYTES_PER_SECOND[system] * float(cards)
+    least = np.zeros(5)
+    if form in FORMS[2:]:
+        least[0] = 8.03e9 * (1 if precision == "fp8" else 2) / bandwidth * 1000
+        least[3] = 131_072 / bandwidth * 1000  # of cache a token: 32 layers x 8 heads x 128 x 2 values of 2 bytes
+    has_prompts = form in FORMS[1::2]
+
+    def columns(half: list[dict[str, str]]) -> tuple[Any, Any]:
+        found = []
+        for row in half:
+            given, said, count = int(row["isl"]), int(row["osl"]), int(row["concurrency"])
+            begun = count / said  # prompts a step
+            found.append([1, begun * given, count, count * (given + said / 2), begun * has_prompts])
+        return np.array(found, float), np.array([float(row["silicon_tpot_ms"]) for row in half])
+
+    def error(fitted_to: list[dict[str, str]], other: list[dict[str, str]]) -> float:
+        terms, told = columns(fitted_to)
+        numbers = least + non_negative_least_squares(terms / told[:, None], 1 - terms @ least / told)
+        terms, told = columns(other)
+        return float(np.mean(np.abs(terms @ numbers / told - 1)))
+
+    return error(rows[0::2], rows[1::2]), error(rows[1::2], rows[0::2])
 
 
 def fit(rows: list[dict[str, str]]) -> FittedEngine:

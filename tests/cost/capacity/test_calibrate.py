@@ -116,3 +116,5 @@ def test_points_to_fit_and_to_predict_are_measured_in_turns() -> None:
     calibrate(watched, replace(SMALL, repeats=2), TRUE_LIMITS, given=("max_batched_tokens",), source="a test")
     one_round = ["saturation"] + ["open"] * 4 + ["fitted", "held_out"] * 9
     assert [test.kind for test in tests] == one_round * 2
+    # No share of the load is always measured right after the full one.
+    assert [test.load_share for test in tests if test.load_share] == [0.95, 0.8, 0.6, 0.3, 0.8, 0.6, 0.3, 0.95]

@@ -230,8 +230,9 @@ def _round(
 ) -> list[tuple[LoadTest, Observed]]:
     """Every point once, with what was measured.
 
-    The open loops follow the saturated server at once: their rates are shares of its. Points to fit are between those
-    to predict, so that a drift of the machine favours neither half.
+    The open loops follow the saturated server at once: their rates are shares of its. Each round begins with another
+    one, so that no share always has the same place after full load. Points to fit are between those to predict, so
+    that a drift of the machine favours neither half.
     """
     found: list[tuple[LoadTest, Observed]] = []
 
@@ -242,7 +243,9 @@ def _round(
         return one
 
     saturation = measured(experiment.saturated()).statistics()["requests_per_second"]
-    for share in sorted(experiment.load_shares, reverse=True):
+    shares = sorted(experiment.load_shares, reverse=True)
+    first = number % max(1, len(shares))
+    for share in shares[first:] + shares[:first]:
         measured(experiment.open(share, saturation))
     for pair in itertools.zip_longest(*experiment.grid()):
         for test in filter(None, pair):
