@@ -92,6 +92,7 @@ def test_what_was_measured_on_a_machine_takes_the_place_of_its_roofline(capsys: 
 
 def test_a_trace_says_when_and_how_much_users_ask(capsys: pytest.CaptureFixture[str]) -> None:
     head = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    told = "lengths of asked.csv, 600 requests of 203 + 52 tokens each"
     one = [*FEW, "--set", "cost.traffic.trace=asked.csv", "--set", "cost.objective.ttft_seconds=0.5", "--json"]
     for second, code in (("{:02}", 0), ("00", 1)):  # one a second; or sixty at the same moment, of whom the last waits
         rows = [f"2026-11-01 00:{n // 60:02}:{second.format(n % 60)},{200 + n % 7},{50 + n % 5}\n" for n in range(600)]
@@ -103,11 +104,11 @@ def test_a_trace_says_when_and_how_much_users_ask(capsys: pytest.CaptureFixture[
             assert "no machine keeps the objective; nearest is g6.xlarge" in err
             continue
         found = json.loads(out)
-        assert found["capacity_model"].endswith("; arrivals and lengths of asked.csv, 600 requests of 203 + 52 tokens")
+        assert found["capacity_model"].endswith(f"; arrivals and {told}")
         (row,) = found["scenarios"]
         assert (row["requests_per_month"], round(row["input_tokens"]), row["output_tokens"]) == (1e5, 203, 52)
     assert nexus("cost", "plan", str(DOMAIN), *one) == 0
-    assert document(capsys)["capacity_model"].endswith("; mean lengths of asked.csv, 600 requests of 203 + 52 tokens")
+    assert document(capsys)["capacity_model"].endswith(f"; mean {told}")
     for broken, what in (
         ("2026-11-01,3\n", "asked.csv:2 is no request"),
         (rows[0], "has 1 request(s) within 0 seconds"),

@@ -52,7 +52,8 @@ def capacity_model(*, is_quick: bool, trace: Demand | None = None) -> tuple[Capa
         return closed_form_capacity, "closed form, no queue simulated"
     from nexus_llm.cost.simulated import REQUESTS, simulated_capacity
 
-    return partial(simulated_capacity, trace=trace), f"simulated, {REQUESTS:,} requests of each load"
+    name = "simulated" if trace is not None else f"simulated, {REQUESTS:,} requests of each load"
+    return partial(simulated_capacity, trace=trace), name
 
 
 def price_file() -> Path:
@@ -77,7 +78,7 @@ def planner(recipe: Recipe, table: PriceTable, *, is_quick: bool, measured: Sequ
     chosen, name = capacity_model(is_quick=is_quick, trace=trace)
     if trace is not None:
         recipe, told = _of_trace(recipe, trace)
-        name += f"; {'mean lengths' if is_quick else 'arrivals and lengths'} of {told}"
+        name += f"; {'mean lengths' if is_quick else 'arrivals and lengths'} of {told} each"
     found = planner_for(recipe, table, chosen, config=_config(recipe.cost.model_config_path))
     found.measured = dict(_measured(one) for one in measured)
     if not is_quick and recipe.cost.scaling is not None:

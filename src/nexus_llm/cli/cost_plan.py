@@ -149,8 +149,8 @@ def _print_scenario(scenario: dict[str, Any], told: set[str]) -> None:
     from nexus_llm.cost.report import large_lines, latency_words, option_words
 
     print(
-        f"\n{scenario['requests_per_month']:,.0f} requests a month, {scenario['input_tokens']:g} tokens in and "
-        f"{scenario['output_tokens']:g} out"
+        f"\n{scenario['requests_per_month']:,.0f} requests a month, {round(scenario['input_tokens'], 1):g} tokens in "
+        f"and {round(scenario['output_tokens'], 1):g} out"
     )
     busiest = scenario["requests_per_month"] / SECONDS_PER_MONTH * scenario["peak_ratio"]
     print(
