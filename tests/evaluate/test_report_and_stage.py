@@ -14,15 +14,16 @@ import pytest
 
 from nexus_llm.artifacts import Artifact
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.errors import DataError
+from nexus_llm.errors import DataError, NexusError, TryAgainError
 from nexus_llm.evaluate.comparison import Comparison
 from nexus_llm.evaluate.contamination import Contamination
 from nexus_llm.evaluate.gate import corrected, gate_json, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.junit import junit_xml
 from nexus_llm.evaluate.named_tasks import run_named
+from nexus_llm.evaluate.perplexity import score
 from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
-from nexus_llm.evaluate.results import ItemResult, TaskResult, read_result
+from nexus_llm.evaluate.results import ItemResult, TaskResult, read_result, write_result
 from nexus_llm.evaluate.stage import STAGE, evaluate_stage
 from nexus_llm.ports import Completer, Ports, ScriptedCompleter
 from nexus_llm.recipe import GateRecipe, Recipe, TaskRule
@@ -235,6 +236,44 @@ def test_what_an_interrupted_run_has_read_is_not_read_again(inputs: dict[str, Ar
     assert resumed.id == whole.id
 
 
+class StopsAfter:
+    """Lets so many questions pass and asks to stop from then on."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def requested(self) -> str | None:
+        self.left -= 1
+        return "SIGINT" if self.left < 0 else None
+
+
+def test_a_run_that_was_stopped_while_it_scored_reads_no_batch_twice_and_ends_the_same(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs the [eval] extra")
+    whole = run_stage(STAGE, recipe(), inputs, tmp_path / "whole")
+    read: list[str] = []
+
+    def noted(model: Any, documents: Any) -> Any:
+        read.extend(one.id for one in documents)
+        return score(model, documents)
+
+    monkeypatch.setattr("nexus_llm.evaluate.stage.score", noted)
+    with pytest.raises(TryAgainError, match=r"stopped by SIGINT after [1-9]"):
+        run_stage(STAGE, recipe(), inputs, tmp_path / "cut", Ports(interrupt=StopsAfter(1)))
+    assert 0 < len(read) < 76
+    resumed = run_stage(STAGE, recipe(), inputs, tmp_path / "cut")
+    assert resumed.id == whole.id
+    assert len(read) == 2 * 76 == 2 * len(set(read))
+
+
+def test_what_a_model_says_is_read_again_whatever_signs_it_holds(tmp_path: Path) -> None:
+    said = "one\u2028two\u0085three\x1cfour\rfive\nsix"
+    given = replace(result("m", 1), items=(ItemResult("1", {"accuracy": 1.0}, answer=said),))
+    write_result(tmp_path, given)
+    assert read_result(tmp_path).items == given.items
+
+
 QUIZ = """
 task: quiz
 prompt: "{{ id }}?"
@@ -302,6 +341,61 @@ def test_only_the_files_that_are_read_decide_what_an_evaluation_is_called(tmp_pa
         tmp_path / "questions.jsonl",
     ]
     assert list(found) == ["general text", *map(str, read)]
+
+
+def tasks_below(folder: Path, **changes: Any) -> Recipe:
+    """A recipe with PIQA, of four rows of 100 characters, and a quiz of 32 items."""
+    (folder / "piqa").mkdir()
+    (folder / "piqa/validation.jsonl").write_text(("x" * 99 + "\n") * 4)
+    rows = "".join(f"  - {{id: q{place}, target: yes}}\n" for place in range(32))
+    (folder / "quiz.yaml").write_text(QUIZ + rows)
+    named = {"benchmarks": ["piqa"], "datasets": str(folder), "tasks": [str(folder / "quiz.yaml")]}
+    return recipe(**named | changes)
+
+
+def test_a_plan_counts_the_tasks_of_both_models(tmp_path: Path) -> None:
+    texts = recipe()
+    both = tasks_below(tmp_path)
+    alone = otherwise(both, benchmarks=())
+    # 32 answers of at most 256 tokens in two batches, at 20 steps a second; two models.
+    assert STAGE.estimate(alone).seconds - STAGE.estimate(texts).seconds == pytest.approx(2 * 2 * 256 / 20, rel=0.02)
+    of_piqa = [
+        STAGE.estimate(otherwise(both, benchmark_items=items)).seconds - STAGE.estimate(alone).seconds
+        for items in (None, 2, 1_000)
+    ]
+    assert of_piqa == [pytest.approx(2 * characters / 4 / 850) for characters in (400, 200, 400)]
+    hub = STAGE.estimate(otherwise(both, benchmarks=("gsm8k",), datasets=None, benchmark_items=32))
+    assert hub.seconds - STAGE.estimate(alone).seconds == pytest.approx(2 * (32 * 100 / 850 + 2 * 256 / 20))
+
+
+def otherwise(given: Recipe, **changes: Any) -> Recipe:
+    return given.model_copy(update={"evaluate": given.evaluate.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"benchmarks": ["piqqa"]}, "holds no set of piqqa"),
+        ({"gate": {"tasks": {"piqqa": {"min_score": 0.5}}}}, r"nothing measured piqqa \(measured: piqa, quiz\)"),
+        ({"tasks": ["quiz.yaml", "quiz.yaml"]}, "a task of the name quiz stands in"),
+        ({"tasks": ["judged.yaml"]}, "the task judged needs a judge"),
+        ({"tasks": ["broken.yaml"]}, "the item has no 'target'"),
+        ({"tasks": ["piqa.yaml"]}, "two tasks are called piqa"),
+    ],
+)
+def test_what_is_wrong_with_tasks_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = "  - {id: q1, target: yes}\n"
+    for name, text in {
+        "judged": QUIZ.replace("quiz", "judged").replace("exact", "judge") + row,
+        "broken": QUIZ + "  - {id: q1}\n",
+        "piqa": QUIZ.replace("quiz", "piqa") + row,
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(NexusError, match=complaint):
+        STAGE.outside_inputs(tasks_below(tmp_path, **changes), Ports())
 
 
 def test_the_recipes_benchmarks_are_run_from_its_folder_of_data(

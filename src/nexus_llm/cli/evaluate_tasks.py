@@ -57,11 +57,9 @@ def tasks(
         return _plan(files, limit=limit, seed=seed, as_json=as_json)
     if model is None:
         raise UsageError("nobody is named who shall answer", fix="--model with a run, a folder, a name or a URL")
-    from nexus_llm.evaluate.domain_tasks import Drawing, run_tasks
-    from nexus_llm.evaluate.task_file import load_task
+    from nexus_llm.evaluate.domain_tasks import Drawing, read_tasks, run_tasks
 
-    for path in files:
-        load_task(path)  # before a model is loaded
+    read_tasks(files, has_judge=judge is not None)  # before a model is loaded
     with contextlib.ExitStack() as stack:
         ask = partial(opened, precision=precision, root=root, engine=engine, key_variable=key_variable)
         completer = stack.enter_context(ask(model, served=served))
@@ -77,11 +75,10 @@ def tasks(
 
 def _plan(files: list[Path], *, limit: int | None, seed: int, as_json: bool) -> int:
     """Reads and checks the files; asks nobody."""
-    from nexus_llm.evaluate.task_file import load_task
+    from nexus_llm.evaluate.domain_tasks import read_tasks
 
     rows = []
-    for path in files:
-        task = load_task(path)
+    for task in read_tasks(files, has_judge=True):
         drawn = task.drawn(limit, seed)
         scorer = task.definition.scorer
         rows.append({"task": task.definition.task, "scorer": scorer.type, "items": len(drawn), "of": len(task.items)})

@@ -48,6 +48,21 @@ def run_tasks(
         RecipeError, EvaluationError: a file is wrong, two tasks share a name, one needs a judge, or see `answers_to`.
         TryAgainError: somebody asked to stop.
     """
+    tasks = read_tasks(paths, has_judge=judge is not None)
+    summaries = []
+    for task in tasks:
+        result, answers = run_task(task, completer, folder, ports, drawing=drawing or Drawing(), judge=judge)
+        write_result(folder / result.task, result)
+        summaries.append(summary_of(result, answers, usd_per_hour=usd_per_hour))
+    return summaries
+
+
+def read_tasks(paths: Sequence[Path], *, has_judge: bool) -> list[Task]:
+    """The tasks in the YAML files `paths`.
+
+    Raises:
+        RecipeError, EvaluationError: a file is wrong, two tasks share a name, or one needs a judge and there is none.
+    """
     tasks = [load_task(path) for path in paths]
     places: dict[str, Path] = {}
     for path, task in zip(paths, tasks, strict=True):
@@ -55,14 +70,11 @@ def run_tasks(
         if name in places:
             raise EvaluationError(f"{path}: a task of the name {name} stands in {places[name]} too", fix="rename one")
         places[name] = path
-        if isinstance(task.definition.scorer, JudgeScorer) and judge is None:
-            raise EvaluationError(f"{path}: the task {name} needs a judge", fix="name one: --judge MODEL")
-    summaries = []
-    for task in tasks:
-        result, answers = run_task(task, completer, folder, ports, drawing=drawing or Drawing(), judge=judge)
-        write_result(folder / result.task, result)
-        summaries.append(summary_of(result, answers, usd_per_hour=usd_per_hour))
-    return summaries
+        if isinstance(task.definition.scorer, JudgeScorer) and not has_judge:
+            raise EvaluationError(
+                f"{path}: the task {name} needs a judge", fix="name one: nexus evaluate tasks FILE --judge MODEL"
+            )
+    return tasks
 
 
 def run_task(

@@ -84,11 +84,7 @@ def judge_tasks(
         EvaluationError: a rule is about a task that was not measured, or the two results cannot be compared.
     """
     by_name = {tuned.task: (base, tuned) for base, tuned in results}
-    if missing := sorted(gate.tasks.keys() - by_name.keys()):
-        raise EvaluationError(
-            f"gate.tasks: nothing measured {', '.join(missing)} (measured: {', '.join(sorted(by_name)) or 'no task'})",
-            fix="name it in evaluate.benchmarks or evaluate.tasks, or take the rule away",
-        )
+    require_measured(gate, by_name)
     judged = []
     for name, rule in sorted(gate.tasks.items()):
         base, tuned = by_name[name]
@@ -99,6 +95,19 @@ def judge_tasks(
             limit = {"max_regression": -value or 0.0, "min_improvement": value}.get(kind, 0.0)
             judged.append(judge_task(compared, limit, max_error_share=gate.max_error_share))
     return judged
+
+
+def require_measured(gate: GateRecipe, tasks: Iterable[str]) -> None:
+    """Does nothing where each rule is about one of the tasks.
+
+    Raises:
+        EvaluationError: one is not.
+    """
+    if missing := sorted(gate.tasks.keys() - set(tasks)):
+        raise EvaluationError(
+            f"gate.tasks: nothing measured {', '.join(missing)} (measured: {', '.join(sorted(tasks)) or 'no task'})",
+            fix="name it in evaluate.benchmarks or evaluate.tasks, or take the rule away",
+        )
 
 
 def corrected(judged: Sequence[GatedComparison], *, confidence: float) -> tuple[GatedComparison, ...]:

@@ -46,7 +46,7 @@ class LocalSplit:
 
 @cache
 def mapping() -> dict[str, Any]:
-    """`local_sets.yaml`: `sets`, `groups`, `scored_groups`, `only_generated` and `needs`."""
+    """`local_sets.yaml`: `sets`, `groups`, `scored_groups`, `answer_tokens`, `only_generated` and `needs`."""
     text = resources.files("nexus_llm.evaluate").joinpath(_MAPPING).read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
     return found
@@ -122,14 +122,38 @@ def files_of(names: Sequence[str], folder: Path) -> list[Path]:
     """The files in the folder of data sets that belong to the tasks that the names stand for, whatever their split.
 
     Raises:
-        DataError, UsageError: see `tasks_of`.
+        DataError, UsageError: a task has none; or see `tasks_of`.
     """
     found: set[Path] = set()
     for task in tasks_of(names, folder)[0]:
         plain = [one for one in (folder / task).glob("*") if one.suffix in _ENDINGS]
         described = [path for split in _described(task)[0] for path in split_of(task, split, folder).files]
-        found |= {one for one in (*plain, *described) if one.is_file()}
+        here = {one for one in (*plain, *described) if one.is_file()}
+        if not here:
+            raise DataError(
+                f"{folder} holds no set of {task}",
+                fix=f"put it there: {split_of(task, 'test', folder).files[0]} (docs/evaluation-benchmarks.md)",
+            )
+        found |= here
     return sorted(found)
+
+
+def size_of(task: str, folder: Path) -> tuple[int, int]:
+    """About how many items, and characters, the part of a set has that a model is asked; 0 where it is not here."""
+    splits = ("test", "validation", *_described(task)[0], *(one.stem for one in (folder / task).glob("*")))
+    found = next((one for one in (split_of(task, split, folder) for split in splits) if one.missing is None), None)
+    items, characters = 0, 0
+    for path in found.files if found else ():
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            about = parquet.read_metadata(path)
+            groups = [about.row_group(number) for number in range(about.num_row_groups)]
+            items, characters = items + about.num_rows, characters + sum(one.total_byte_size for one in groups)
+        else:
+            text = path.read_bytes()
+            items, characters = items + text.count(b"\n"), characters + len(text)
+    return items, characters
 
 
 def _is_here(task: str, folder: Path) -> bool:

@@ -8,7 +8,7 @@ comparison are read in the same batches, so what rounding does to one it does to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 # Tokens of one forward pass, padding counted: 2,048 × 49,152 logits in bfloat16 are 200 MB.
-_BATCH_TOKENS = 2_048
+BATCH_TOKENS = 2_048
 # Rows of logits that are widened to float32 at once: 128 × 49,152 × 4 bytes = 25 MB.
 _LOGIT_ROWS = 128
 # Digits kept of a score: float noise between two runs of one machine must not change an artifact.
@@ -61,10 +61,8 @@ def load_model(folder: Path, *, precision: str = "bfloat16") -> Any:
     return model.eval()
 
 
-def score(
-    model: Any, documents: Sequence[TokenizedDocument], *, advance: Callable[[int], None] = lambda _: None
-) -> list[DocumentScore]:
-    """One score a document, in the order given. `advance` is told how many tokens were just read.
+def score(model: Any, documents: Sequence[TokenizedDocument]) -> list[DocumentScore]:
+    """One score a document, in the order given.
 
     What stands before `first_scored` is not counted: at least the first token, which has no context.
 
@@ -72,10 +70,9 @@ def score(
         ModelError: the model predicts values that are no numbers.
     """
     losses: dict[int, float] = {}
-    for batch in batches([len(one.token_ids) for one in documents], max_tokens=_BATCH_TOKENS):
+    for batch in batches([len(one.token_ids) for one in documents], max_tokens=BATCH_TOKENS):
         chosen = [documents[index] for index in batch]
         losses.update(zip(batch, _negative_log_likelihoods(model, chosen), strict=True))
-        advance(sum(len(one.token_ids) for one in chosen))
     for index, loss in losses.items():
         if not math.isfinite(loss):
             raise ModelError(

@@ -111,6 +111,12 @@ def write_result(folder: Path, result: TaskResult) -> None:
     storage.write_atomically(folder / RESULT_FILE, text.encode())
 
 
+def rows_in(file: Path) -> list[Any]:
+    """The rows of a jsonl file that was written here. Only newlines end a row: what a model says may hold U+2028 or
+    U+0085, at which `str.splitlines` would cut."""
+    return [json.loads(line) for line in file.read_bytes().splitlines()]
+
+
 def read_result(folder: Path) -> TaskResult:
     """The result in `folder`.
 
@@ -119,8 +125,7 @@ def read_result(folder: Path) -> TaskResult:
     """
     try:
         values = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        lines = (folder / ITEMS_FILE).read_text(encoding="utf-8").splitlines()
-        items = tuple(ItemResult(**json.loads(line)) for line in lines)
+        items = tuple(ItemResult(**row) for row in rows_in(folder / ITEMS_FILE))
         count = values.pop("count")
         result = TaskResult(**{**values, "completer": CompleterFacts(**values["completer"]), "items": items})
     except (OSError, ValueError, TypeError, KeyError) as error:

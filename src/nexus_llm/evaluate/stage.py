@@ -17,22 +17,20 @@ import polars as pl
 from nexus_llm import storage
 from nexus_llm.artifacts import Artifact, Draft, Estimate, Stage, file_sha256
 from nexus_llm.chat import ChatTokenizer
-from nexus_llm.errors import DataError, EvaluationError, TryAgainError
+from nexus_llm.errors import DataError, TryAgainError
 from nexus_llm.evaluate.comparison import compare
 from nexus_llm.evaluate.contamination import Contamination, Overlaps
 from nexus_llm.evaluate.gate import GatedComparison, corrected, judge_domain, judge_general, judge_tasks
 from nexus_llm.evaluate.general import general_files, read_general
 from nexus_llm.evaluate.in_process import InProcessCompleter
-from nexus_llm.evaluate.named_tasks import files_read, open_model, run_named
-from nexus_llm.evaluate.perplexity import TokenizedDocument, score
+from nexus_llm.evaluate.named_tasks import files_read, open_model, run_named, seconds, task_seconds
+from nexus_llm.evaluate.perplexity import BATCH_TOKENS, TokenizedDocument, batches, score
 from nexus_llm.evaluate.report import PairedScore, Report, report_html, report_json, task_report
-from nexus_llm.evaluate.results import TaskResult, TaskRun, read_result, write_result
+from nexus_llm.evaluate.results import TaskResult, TaskRun, read_result, rows_in, write_result
 from nexus_llm.ports import Completer, Ports
 from nexus_llm.recipe import EvaluateRecipe, Recipe
 from nexus_llm.records import DocumentScore, Question, Sample
 
-# SmolLM2-135M read 850 tokens a second in bfloat16 on 2 cores of an AMD EPYC, 2026-11.
-_TOKENS_PER_SECOND = 850
 _GENERAL_TOKENS = 8_100
 _MEMORY_BYTES = 1_500 * 2**20
 _NEEDS = ("model", "data", "package")
@@ -162,9 +160,8 @@ def _measured_before(folder: Path) -> _Measured:
     if (folder / _OVERLAPS).exists():
         overlaps = json.loads((folder / _OVERLAPS).read_text(encoding="utf-8"))
     tuned = sorted((folder / "tasks" / "tuned").glob("*"))
-    rows = (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
     return _Measured(
-        scores=tuple(PairedScore(**json.loads(row)) for row in rows),
+        scores=tuple(PairedScore(**row) for row in rows_in(folder / "scores.jsonl")),
         samples=tuple(Sample(**one) for one in json.loads((folder / "samples.json").read_text(encoding="utf-8"))),
         tasks=[(read_result(folder / "tasks" / "base" / one.name), read_result(one)) for one in tuned],
         overlaps={task: Contamination(**one) for task, one in overlaps.items()},
@@ -173,10 +170,9 @@ def _measured_before(folder: Path) -> _Measured:
 
 def _estimate(recipe: Recipe) -> Estimate:
     wanted = recipe.evaluate
-    tokens = 2 * (wanted.domain_documents * wanted.max_tokens_per_document + _GENERAL_TOKENS)
-    # Prompts are answered together, 16 at a time, at about 20 steps a second.
-    steps = 2 * wanted.max_new_tokens * -(-len(wanted.prompts) // 16)
-    return Estimate(seconds=10 + tokens / _TOKENS_PER_SECOND + steps / 20, memory_bytes=_MEMORY_BYTES)
+    tokens = wanted.domain_documents * wanted.max_tokens_per_document + _GENERAL_TOKENS
+    one = seconds(tokens=tokens, questions=len(wanted.prompts), new_tokens=wanted.max_new_tokens)
+    return Estimate(seconds=10 + 2 * (one + task_seconds(wanted)), memory_bytes=_MEMORY_BYTES)
 
 
 def _domain_documents(
@@ -250,12 +246,10 @@ def _reading(
     kept = work / f"{name}.json"
     if kept.exists():
         return _reading_from(json.loads(kept.read_text(encoding="utf-8")))
-    if reason := ports.interrupt.requested():
-        raise TryAgainError(f"stopped by {reason} before scoring the {name} model", fix="run the same command again")
     completer = InProcessCompleter.load(folder, precision="bfloat16")
     everything = [*domain, *general]
     ports.progress.start(f"scoring {name}", total=sum(len(one.token_ids) for one in everything), unit="tokens")
-    scores = score(completer.model, everything, advance=ports.progress.advance)
+    scores = _scores(completer.model, everything, work / f"{name}-scores.json", ports)
     ports.progress.finish(f"{len(everything)} documents")
     ports.progress.start(f"asking {name}", total=len(recipe.prompts), unit="prompts")
     answered: dict[str, str] = {}
@@ -268,6 +262,21 @@ def _reading(
     reading = _Reading(scores[: len(domain)], scores[len(domain) :], [answered[one] for one in recipe.prompts])
     storage.write_atomically(kept, json.dumps(asdict(reading), ensure_ascii=False).encode())
     return reading
+
+
+def _scores(model: Any, documents: Sequence[TokenizedDocument], kept: Path, ports: Ports) -> list[DocumentScore]:
+    """One score a document. Each batch is kept: what is read after a stop stands in the batch where it would have stood
+    without one, and so has the same rounding."""
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for batch in batches([len(one.token_ids) for one in documents], max_tokens=BATCH_TOKENS):
+        if reason := ports.interrupt.requested():
+            raise TryAgainError(f"stopped by {reason} after {len(found)} documents", fix="run the same command again")
+        if str(batch[0]) not in found:
+            read = score(model, [documents[index] for index in batch])
+            found |= {str(index): asdict(one) for index, one in zip(batch, read, strict=True)}
+            storage.write_atomically(kept, json.dumps(found).encode())
+        ports.progress.advance(sum(len(documents[index].token_ids) for index in batch))
+    return [DocumentScore(**found[str(index)]) for index in range(len(documents))]
 
 
 def _question(prompt: str, max_new_tokens: int) -> Question:
@@ -303,7 +312,7 @@ def _task_runs(
     """(base, tuned) of every task that the recipe names, by name.
 
     Raises:
-        EvaluationError: two tasks have one name, or a task cannot be measured.
+        EvaluationError: a task cannot be measured.
     """
     found: dict[str, dict[str, TaskRun]] = {"base": {}, "tuned": {}}
     wanted = recipe.evaluate
@@ -311,8 +320,6 @@ def _task_runs(
     for name, kind, title in sides if wanted.benchmarks or wanted.tasks else ():
         completer = open_model(inputs[kind].folder, title)
         for run in run_named(completer, wanted, work / name, ports):
-            if run.result.task in found[name]:
-                raise EvaluationError(f"two tasks are called {run.result.task}", fix="give each a name of its own")
             found[name][run.result.task] = run
         del completer
         gc.collect()  # as above
