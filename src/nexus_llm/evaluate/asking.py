@@ -40,7 +40,9 @@ def answers_to(questions: Sequence[Question], completer: Completer, kept: Path, 
         EvaluationError: `kept` belongs to other questions; or see `Completer.generate`.
         TryAgainError: somebody asked to stop.
     """
-    return _all(questions, completer.generate, lambda row: Answer(**row), kept, ports, "asking", _QUESTIONS)
+    return _all(
+        questions, completer.generate, lambda row: Answer(**row), kept, ports, ("asking", "questions"), _QUESTIONS
+    )
 
 
 def likelihoods_of(
@@ -48,7 +50,9 @@ def likelihoods_of(
 ) -> list[Likelihood]:
     """The likelihood of every continuation, in order; likewise."""
     ask = completer.log_likelihood
-    return _all(continuations, ask, lambda row: Likelihood(**row), kept, ports, "log-likelihood", _CONTINUATIONS)
+    return _all(
+        continuations, ask, lambda row: Likelihood(**row), kept, ports, ("reading", "continuations"), _CONTINUATIONS
+    )
 
 
 def scores_of(
@@ -58,7 +62,7 @@ def scores_of(
     ports: Ports,
 ) -> list[DocumentScore]:
     """The score of every document by a model in this process, in order; likewise."""
-    return _all(documents, score, lambda row: DocumentScore(**row), kept, ports, "perplexity", _QUESTIONS)
+    return _all(documents, score, lambda row: DocumentScore(**row), kept, ports, ("reading", "windows"), _QUESTIONS)
 
 
 def _all(
@@ -67,9 +71,10 @@ def _all(
     read: Callable[[dict[str, Any]], Got],
     kept: Path,
     ports: Ports,
-    label: str,
+    words: tuple[str, str],
     at_once: int,
 ) -> list[Got]:
+    label, unit = f"{words[0]} {kept.parent.name}", words[1]
     found = {one.id: one for one in _kept(kept, read)}
     if len({one.id for one in given}) != len(given):
         raise EvaluationError(f"{label}: two items have the same id", fix="give each item an id of its own")
@@ -77,20 +82,20 @@ def _all(
         raise EvaluationError(
             f"{kept} holds answers to other items", fix=f"delete {kept.parent}, or give another --out"
         )
-    ports.progress.start(label, total=len(given), unit="items")
+    ports.progress.start(label, total=len(given), unit=unit)
     ports.progress.advance(len(found))
     kept.parent.mkdir(parents=True, exist_ok=True)
     rest = iter([one for one in given if one.id not in found])
     with kept.open("a", encoding="utf-8") as lines:
         while batch := list(islice(rest, at_once)):
             if reason := ports.interrupt.requested():
-                raise TryAgainError(f"stopped by {reason} after {len(found)} items", fix="run the same command again")
+                raise TryAgainError(f"stopped by {reason} after {len(found)} {unit}", fix="run the same command again")
             for one in ask(batch):
                 lines.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
                 lines.flush()
                 found[one.id] = one
                 ports.progress.advance(1)
-    ports.progress.finish(f"{len(found)} items")
+    ports.progress.finish(f"{len(found)} {unit}")
     return [found[one.id] for one in given]
 
 
