@@ -122,6 +122,8 @@ class Answer:
     """Why there is no answer, with `finish_reason` error: an item is counted, never skipped."""
     cut_tokens: int = 0
     """Tokens of the prompt left out at its start because the context of the model is shorter."""
+    at_once: int = 1
+    """Answers that were made side by side, this one counted: what each takes of its machine's time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nexus_llm.errors import EvaluationError
+from nexus_llm.errors import EvaluationError, TryAgainError
 from nexus_llm.evaluate.asking import answers_to, likelihoods_of
 from nexus_llm.evaluate.results import ItemResult, TaskResult, read_result, write_result
 from nexus_llm.ports import Ports, ScriptedCompleter
@@ -42,6 +42,26 @@ def test_a_run_that_was_stopped_goes_on_after_the_last_whole_answer(tmp_path: Pa
     answers = answers_to(QUESTIONS, again, kept, Ports())
     assert [one.text for one in answers] == [f"answer {number}" for number in range(5)]
     assert again.asked == ["2", "3", "4"]
+
+
+def test_who_wishes_to_stop_waits_for_one_batch_and_loses_none_of_it(tmp_path: Path) -> None:
+    wishes: list[str] = []
+
+    class Batches(ScriptedCompleter):
+        def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
+            for one in questions:
+                if one.id == "3":
+                    wishes.append("SIGINT")
+                yield Answer(one.id, "said", "stop", at_once=2)
+
+    class Interrupt:
+        def requested(self) -> str | None:
+            return next(iter(wishes), None)
+
+    kept = tmp_path / "answers.jsonl"
+    with pytest.raises(TryAgainError, match="stopped by SIGINT after 4 questions"):
+        answers_to(QUESTIONS, Batches(), kept, Ports(interrupt=Interrupt()))
+    assert len(kept.read_text().splitlines()) == 4
 
 
 def test_answers_to_other_items_are_not_taken(tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def test_an_answer_ends_at_a_stop_string_and_is_the_same_in_any_batch(completer:
     assert [one.text for one in together] == [one.text for one in alone]
     assert {one.finish_reason for one in together} <= {"stop", "length"}
     assert all(0 < (one.first_token_seconds or 0) < one.seconds for one in together)
+    assert [one.at_once for one in together] == [4] * 4
     first = together[0].text
     stop = first[len(first) // 2 : len(first) // 2 + 3]
     (stopped,) = completer.generate([Question("1", text=texts[0], max_new_tokens=24, stop=("<never>", stop))])

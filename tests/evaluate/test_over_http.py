@@ -77,6 +77,7 @@ def test_as_many_are_asked_at_once_as_may_be() -> None:
     assert {one.id: one.text for one in found} == {str(number): f"said {number}" for number in range(8)}
     assert completer.describe().context_tokens == 512
     assert (found[0].finish_reason, found[0].prompt_tokens, found[0].tokens) == ("stop", 3, 2)
+    assert {one.at_once for one in found} == {4}
 
 
 def test_a_silent_request_holds_back_no_other_answer() -> None:

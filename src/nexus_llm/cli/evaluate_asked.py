@@ -159,6 +159,7 @@ def _counts(one: Summary) -> str:
 def _speed(one: Summary) -> str:
     assert one.speed is not None
     parts = [f"{one.speed.tokens_per_second:.1f} tokens/s as one who asks sees it"]
+    parts += [f"{one.speed.machine_tokens_per_second:.0f} of all side by side"]
     if one.speed.first_token_seconds is not None:
         parts.append(f"first token after {one.speed.first_token_seconds:.2f} s")
     if one.speed.usd_per_million_tokens is not None:

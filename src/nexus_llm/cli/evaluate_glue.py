@@ -161,9 +161,9 @@ def _show_plan(works: list[_Work], model: str, seed: int, *, as_json: bool) -> i
         seconds = sum(stage.estimate(recipe).seconds for stage in stages(until="package"))
         seconds += len(work.validation) / _ANSWERS_PER_SECOND
         counts: dict[str, Any] = {"train_rows": len(work.train), "items": len(work.validation), "epochs": work.epochs}
-        plan = {"steps": recipe.train.max_steps, "estimated_hours": round(seconds / 3600, 1)}
+        plan = {"steps": recipe.train.max_steps, "estimated_hours": round(seconds / 3600, 2)}
         rows.append({"task": work.task.name} | counts | plan)
-    hours = round(sum(row["estimated_hours"] for row in rows), 1)
+    hours = round(sum(row["estimated_hours"] for row in rows), 2)
     if as_json:
         print_json({"model": model, "tasks": rows, "estimated_hours": hours})
         return 0
@@ -180,6 +180,7 @@ def _measured(work: _Work, model: str, seed: int, root: Path, openings: Ports) -
     """Trains one task and asks its validation rows; what is made already is taken as it is."""
     from nexus_llm.evaluate.glue import glue_score, scores
 
+    print(f"{work.task.name} …", file=sys.stderr, flush=True)
     made = _trained(work, model, seed, root, openings)
     folder = root / "runs" / f"glue-{work.task.name}" / "validation" / made.id
     result = _asked(work, made, folder, openings)

@@ -17,7 +17,7 @@ from nexus_llm.records import Answer, CompleterFacts, Continuation, DocumentScor
 
 Given = TypeVar("Given", Question, Continuation, TokenizedDocument)
 Got = TypeVar("Got", Answer, Likelihood, DocumentScore)
-# Asked at once: enough to fill an engine's batch, few enough to notice a Ctrl-C.
+# Given at once: enough to fill any engine's batch.
 _QUESTIONS = 64
 # More of them, since those that begin alike are read together.
 _CONTINUATIONS = 256
@@ -88,15 +88,21 @@ def _all(
     rest = iter([one for one in given if one.id not in found])
     with kept.open("a", encoding="utf-8") as lines:
         while batch := list(islice(rest, at_once)):
-            if reason := ports.interrupt.requested():
-                raise TryAgainError(f"stopped by {reason} after {len(found)} {unit}", fix="run the same command again")
-            for one in ask(batch):
+            _stop_where_asked(ports, f"{len(found)} {unit}")
+            for made, one in enumerate(ask(batch), start=1):
                 lines.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
                 lines.flush()
                 found[one.id] = one
                 ports.progress.advance(1)
+                if made % getattr(one, "at_once", at_once) == 0:  # not before those are kept that were made with it
+                    _stop_where_asked(ports, f"{len(found)} {unit}")
     ports.progress.finish(f"{len(found)} {unit}")
     return [found[one.id] for one in given]
+
+
+def _stop_where_asked(ports: Ports, made: str) -> None:
+    if reason := ports.interrupt.requested():
+        raise TryAgainError(f"stopped by {reason} after {made}", fix="run the same command again")
 
 
 def _kept(path: Path, read: Callable[[dict[str, Any]], Got]) -> list[Got]:

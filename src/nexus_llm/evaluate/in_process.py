@@ -196,6 +196,7 @@ class InProcessCompleter:
                     first_token_seconds=first_at - started,
                     error="the model predicts NaN" if has_nan else None,
                     cut_tokens=prompt.cut,
+                    at_once=len(prompts),
                 )
             )
         return answers

@@ -71,7 +71,8 @@ class HttpCompleter:
 
     def generate(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """One answer a question, as they come. `seconds` is from the request to the whole answer."""
-        return self._in_parallel(self._answer, questions)
+        at_once = min(self._limits.concurrency, len(questions))
+        return self._in_parallel(lambda one: replace(self._answer(one), at_once=at_once), questions)
 
     def log_likelihood(self, continuations: Sequence[Continuation]) -> Iterator[Likelihood]:
         """One likelihood a continuation, as they come."""
