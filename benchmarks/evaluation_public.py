@@ -5,8 +5,9 @@
 
 Each round is one `nexus evaluate benchmarks` of the ordinary command line: the same command goes on where it was
 stopped. `--tuned` is a run of the quickstart, or its package. With `--limit` only a set's first items are asked (a
-quarter of that of GSM8K, IFEval, HumanEval and each subject of MMLU), and the result says so. What changed from base to
-tuned is told item for item by `nexus evaluate compare`, corrected (Holm) for all sets. IFEval needs NLTK's `punkt_tab`.
+quarter of that of GSM8K and each subject of MMLU), and the result says so. What changed from base to tuned is told item
+for item by `nexus evaluate compare`, corrected (Holm) for all sets. IFEval, which takes longer than all of these
+together, has a result of its own, `evaluation_ifeval_*.json`; HumanEval's answers are not scored here.
 
 PUBLISHED holds what others measured, each with its source and how it was asked; a difference in the prompt, the number
 of examples or the data is named in `explained`, because it moves small models by more than most tuning does.
@@ -36,12 +37,9 @@ ROUNDS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     (SETS, (), 1),
     ("mmlu", ("--few-shot", "5"), 4),
     ("gsm8k", (), 4),
-    ("ifeval", ("--chat",), 4),
-    ("humaneval", (), 4),
 )
 _SLERP = "lm-eval baseline in the card of lldois/SmolLM2-135M-Reasoning-SLERP-Champion, 0-shot, read 2026-11"
 _MOBILE = "table in the card of facebook/MobileLLM-R1-140M, 0-shot pass@1, read 2026-11"
-_MAKERS = "the model's makers as the notes of xezpeleta/Idaztian v1.2.1 quote them, read 2026-11"
 _GAUNTLET = "theirs the whole set, ours the first items of llm-foundry's copy, which has the hub's in another order"
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "hellaswag": [
@@ -57,16 +55,11 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"metric": "exact_match,flexible-extract", "value": 0.024, "source": _MOBILE,
          "explained": "theirs without examples, and not with this harness"},
     ],
-    "ifeval": [
-        {"metric": "inst_level_strict_acc", "value": 0.299, "source": _MAKERS,
-         "explained": "theirs all 541 prompts, and which of IFEval's four shares it is is not said there"},
-    ],
 }  # fmt: skip
 # What a number means that looks wrong.
 REMARKS = {
     "triviaqa": "Running text, no chat template: an instruction-tuned model mostly ends its turn at once, and nothing "
     "is no answer.",
-    "humaneval": "`answered` is the share of answers with a text; nobody runs them. Running text too, and most end at once.",
     "boolq": "llm-foundry's copy lacks the title before each passage; both models say no to nearly every question.",
     "mrpc": "Both models say no to every pair; F1 counts those that are called the same.",
     "cola": "Both models give the same answer to every sentence, so that there is no correlation.",

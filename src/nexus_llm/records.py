@@ -166,3 +166,5 @@ class CompleterFacts:
     context_tokens: int | None = None
     weights_sha256: str | None = None
     """Of the model's manifest, else of its files: tells it from an earlier one of the same name. None for a server."""
+    address: str | None = None
+    """Of a server whose weights nobody knows: two servers often give their models the same name."""

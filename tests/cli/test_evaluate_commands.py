@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from nexus_llm.cli import evaluate_measures, evaluate_tasks
+from nexus_llm.cli import evaluate_measures, evaluate_tasks, run_command
 from nexus_llm.cli.evaluate_asked import tell
 from nexus_llm.errors import NexusError
 from nexus_llm.evaluate.summary import Summary
@@ -43,6 +44,14 @@ def test_files_are_checked_without_asking_anybody(tmp_path: Path, capsys: pytest
     assert caught.value.exit_code == 2
 
 
+def test_no_command_shows_the_bars_of_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "x")  # so that it is put back
+    monkeypatch.delenv("TQDM_DISABLE")
+    (tmp_path / "capitals.yaml").write_text(TASK)
+    assert run_command(["evaluate", "tasks", str(tmp_path / "capitals.yaml"), "--dry-run"]) == 0
+    assert os.environ["TQDM_DISABLE"] == "1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -70,9 +79,9 @@ def test_perplexity_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_numbers_that_are_none_are_told_as_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nothing = Summary("t", "exact", items=2, errors=2, cut_items=0, few_shot=0)
+    nothing = Summary("t", "exact", items=2, errors=2, most_frequent_error="status 429", cut_items=0, few_shot=0)
     facts = CompleterFacts(model="m", road="scripted")
     tell([nothing], facts, tmp_path, as_json=True)
     assert json.loads(capsys.readouterr().out)["results"][0]["scores"] == {}
     tell([nothing], facts, tmp_path, as_json=False)
-    assert "t: exact not known, 0 of 2 items scored, 2 without an answer" in capsys.readouterr().out
+    assert "t: exact not known, 0 of 2 items scored, 2 without an answer (status 429)" in capsys.readouterr().out

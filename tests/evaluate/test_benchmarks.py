@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from nexus_llm import weights
 from nexus_llm.cli import run_command
 from nexus_llm.errors import DataError, EvaluationError, UsageError
 from nexus_llm.evaluate.benchmarks import BenchmarkWishes, run_task
@@ -184,6 +187,13 @@ def test_a_label_outside_the_choices_is_an_error_of_its_item(sets: Path, tasks: 
     result = run("cb", tasks, Likes(), tmp_path, tmp_path / "out").result
     assert result.items[0].error is None
     assert result.items[1].error == "the label 7 is none of its 3 choices"
+    # The harness takes COPA's second choice for whatever is not 0.
+    write_rows(
+        tmp_path / "copa/validation.jsonl",
+        [{"premise": "It ran.", "question": "cause", "choice1": "A", "choice2": "B", "label": n} for n in (1, 7)],
+    )
+    copa = run("copa", tasks, Likes(), tmp_path, tmp_path / "copa-out").result
+    assert [one.error for one in copa.items] == [None, "the label 7 is none of its 2 choices"]
     assert summary_of(result).errors == 1
 
 
@@ -284,6 +294,28 @@ def test_a_killed_evaluation_goes_on_behind_the_last_pass_of_the_model(
     assert (after[: len(whole)], len(after)) == (whole, 256)
     found, wanted = ((tmp_path / name / "hellaswag/items.jsonl").read_text() for name in ("killed", "whole"))
     assert found == wanted
+
+
+def test_a_task_of_which_no_item_was_answered_has_a_line_that_says_why(
+    sets: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    good = weights.Weights.open(model)
+    shapes = {name: good.shape(name) for name in good.names}
+    nan = 0x7FC0  # in bfloat16
+    weights.write_bfloat16(broken / weights.SINGLE_FILE, shapes, lambda name: np.full(shapes[name], nan, np.uint16))
+    words = ["evaluate", "benchmarks", str(broken), "--tasks", "winogrande", "--datasets", str(sets)]
+    assert run_command([*words, "--out", str(tmp_path / "out")]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("winogrande")]
+    assert line.split()[1:4] == ["5", "not", "known"]
+    assert line.endswith("5 without an answer (the model predicts nan)")
+
+
+def test_a_misspelt_task_is_told_what_is_near_it(tasks: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="helaswag is no task") as caught:
+        tasks.load("helaswag", folder=tmp_path, few_shot=None)
+    assert "hellaswag" in caught.value.fix
 
 
 def test_the_command_measures_a_folder_and_goes_on_where_it_was(

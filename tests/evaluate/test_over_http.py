@@ -7,13 +7,16 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from nexus_llm.errors import EvaluationError, UsageError
+from nexus_llm.evaluate.asking import answers_to, kept_file
 from nexus_llm.evaluate.over_http import HttpCompleter, HttpLimits, http_completer
+from nexus_llm.ports import Ports
 from nexus_llm.records import Continuation, Question
 
 Respond = Callable[[dict[str, Any]], httpx.Response]
@@ -63,6 +66,18 @@ PAIR = Continuation("1", "one two ", "three four")
 
 def ask(number: str) -> Question:
     return Question(number, messages=({"role": "user", "content": number},), stop=("<end>",))
+
+
+def test_servers_that_call_their_models_alike_are_told_apart_unless_their_weights_are_known(tmp_path: Path) -> None:
+    models = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [{"id": "default"}]}))
+
+    def kept(url: str, weights: str | None = None) -> Path:
+        with http_completer(url, transport=models, weights_sha256=weights) as completer:
+            return kept_file(tmp_path, completer.describe(), [ask("1")])
+
+    assert kept("http://one:8000") == kept("http://one:8000/v1/")
+    assert len({kept("http://one:8000"), kept("http://one:8001"), kept("http://one:8000/two")}) == 3
+    assert kept("http://one:8000", "abc") == kept("http://one:8001", "abc") != kept("http://one:8001", "abd")
 
 
 def test_as_many_are_asked_at_once_as_may_be() -> None:
@@ -147,6 +162,28 @@ def test_a_stream_that_breaks_is_an_error_and_never_half_an_answer(events: Any, 
         (found,) = completer.generate([ask("1")])
     assert (found.text, found.finish_reason) == ("", "error")
     assert why in str(found.error)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"choices": ["x"]}, {"choices": [{"message": "x"}]}, {"choices": [{"message": {"tool_calls": ["f"]}}]}, ["x"], {}],
+)
+def test_a_document_of_another_shape_is_an_error_of_its_item(document: Any) -> None:
+    with served(lambda _: httpx.Response(200, json=document)) as completer:
+        (found,) = completer.generate([ask("1")])
+    assert found.error == "the answer is no completion"
+
+
+def test_log_probabilities_of_another_shape_are_an_error_of_their_item() -> None:
+    with served(lambda body: echo(body, token_logprobs=7)) as completer:
+        (found,) = completer.log_likelihood([PAIR])
+    assert found.error == "the answer is no completion"
+
+
+def test_halves_of_a_sign_are_joined_and_one_alone_can_be_stored(tmp_path: Path) -> None:
+    with served(lambda _: streamed(delta(content="a \ud83d"), delta(content="\ude00 b \ud83d"), OVER)) as completer:
+        (found,) = answers_to([ask("1")], completer, tmp_path / "answers.jsonl", Ports())
+    assert found.text == "a 😀 b \ufffd"
 
 
 def test_a_server_that_counts_no_streamed_tokens_is_asked_without() -> None:

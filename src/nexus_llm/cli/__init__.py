@@ -5,6 +5,7 @@ Nothing heavy is imported here: `nexus --help` answers in a fraction of a second
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """The exit code of one command line; every error is printed here and nowhere else."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars beside ours; read when they are imported
     as_json = "--json" in arguments
     try:
         result = app(list(arguments), prog_name="nexus", standalone_mode=False)

@@ -150,7 +150,7 @@ def _number(score: Score | None) -> str:
 
 def _counts(one: Summary) -> str:
     parts = [f"{one.items - one.errors} of {one.items} items scored"]
-    parts += [f"{one.errors} without an answer"] if one.errors else []
+    parts += [f"{one.errors} without an answer ({one.most_frequent_error})"] if one.errors else []
     parts += [f"{one.cut_answers} answers cut at max_new_tokens"] if one.cut_answers else []
     parts += [f"{one.cut_items} items cut to the context"] if one.cut_items else []
     return ", ".join(parts)

@@ -14,7 +14,16 @@ import typer
 
 from nexus_llm.cli.console import print_json
 from nexus_llm.cli.data_artifact import data_artifact
-from nexus_llm.cli.evaluate_asked import IN_PROCESS, Engine, KeyVariable, Precision, Served, checked, opened
+from nexus_llm.cli.evaluate_asked import (
+    IN_PROCESS,
+    Engine,
+    KeyVariable,
+    Precision,
+    Served,
+    checked,
+    opened,
+    without_nan,
+)
 from nexus_llm.cli.options import AsJson, Root, ports, workspace
 from nexus_llm.errors import MissingExtraError, UsageError
 
@@ -97,7 +106,6 @@ def _prepare(*, is_offline: bool) -> None:
     """Before the harness is imported, which reads these once: nothing is fetched that nobody asked for."""
     if importlib.util.find_spec("lm_eval") is None:
         raise MissingExtraError.for_extra("eval", "lm_eval")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # its bars beside ours
     if is_offline:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
@@ -125,6 +133,7 @@ def _tell(
     }
     import json
 
+    document = without_nan(document)
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_atomically(folder / _FILE, text.encode())
     if as_json:
@@ -134,12 +143,14 @@ def _tell(
     for one, overlap, sets in [*((one, overlap, 0) for one, overlap in rows), *((one, None, n) for one, n in together)]:
         notes = [f"{sets} sets"] if sets else []
         notes += [f"{one.few_shot}-shot"] if one.few_shot else []
-        notes += [f"{one.errors} without an answer"] if one.errors else []
+        notes += [f"{one.errors} without an answer ({one.most_frequent_error})"] if one.errors else []
         notes += [f"{one.cut_items} cut"] if one.cut_items else []
         notes += [_overlap(overlap)] if overlap else []
         for metric, score in one.scores.items():
             margin = f"{1.96 * score.standard_error:9.4f}" if score.standard_error is not None else f"{'':>9}"
             print(f"{one.task:<34} {one.items:>6}  {metric:<28} {score.value:>8.4f} {margin}  {', '.join(notes)}")
+        if not one.scores:
+            print(f"{one.task:<34} {one.items:>6}  {'not known':<28} {'':>8} {'':>9}  {', '.join(notes)}")
     print(f"\nitem by item  {folder}")
 
 

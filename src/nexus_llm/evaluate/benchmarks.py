@@ -176,6 +176,10 @@ def _bad_label(task: Any, row: Mapping[str, Any]) -> str | None:
     for one in gold if isinstance(gold, list) else [gold]:
         if not (one in choices if isinstance(one, str) else 0 <= int(one) < len(choices)):
             return f"the label {one!r} is none of its {len(choices)} choices"
+    # Some tasks take their last choice for any label that they do not know; some count from 1.
+    raw = row["doc"].get("label")
+    if isinstance(raw, int) and not 0 <= raw <= len(choices):
+        return f"the label {raw} is none of its {len(choices)} choices"
     return None
 
 

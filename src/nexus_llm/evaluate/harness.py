@@ -7,6 +7,7 @@ files, the rows are ours. Imported where it is needed and nowhere else: it takes
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib.util
 import json
 import logging
@@ -120,7 +121,7 @@ class HarnessTasks:
     def _config(self, name: str) -> dict[str, Any]:
         entry = self._index.get(name)
         if entry is None or entry.yaml_path is None:
-            near = ", ".join(sorted(one for one in self._index if one.startswith(name[:4]))[:8])
+            near = ", ".join(difflib.get_close_matches(name, self._index, 8))
             raise UsageError(
                 f"{name} is no task of lm-evaluation-harness", fix=f"near it: {near or 'lm-eval ls tasks'}"
             )

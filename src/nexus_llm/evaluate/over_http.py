@@ -105,7 +105,8 @@ class HttpCompleter:
                 found = self._ask("chat/completions", body | {"messages": list(question.messages)})
             else:
                 found = self._ask("completions", body | {"prompt": question.text})
-            return _answer(question, found, started=started)
+            with _no_completion():
+                return _answer(question, found, started=started)
         except _ItemError as error:
             seconds = time.monotonic() - started
             return Answer(question.id, "", "error", seconds=seconds, error=str(error))
@@ -118,7 +119,8 @@ class HttpCompleter:
             if not bare:
                 raise _ItemError("the context is empty, and the server cannot be told where the text begins")
             found = self._ask("completions", body | {"echo": True, "logprobs": 1})
-            values, is_greedy = _behind(found, len(text))
+            with _no_completion():
+                values, is_greedy = _behind(found, len(text))
         except _ItemError as error:
             return Likelihood(one.id, math.nan, 0, False, error=str(error))
         return Likelihood(one.id, sum(values), tokens=len(values), is_greedy=is_greedy)
@@ -169,12 +171,19 @@ class HttpCompleter:
             if body.get("echo") and ("logprobs" in words or "echo" in words):
                 raise _no_log_probabilities(words)
             raise _ItemError(f"status {response.status_code}: {words}")
-        try:
+        with _no_completion():
             found = response.json()
             found["choices"][0]
-        except (ValueError, LookupError, TypeError) as error:
-            raise _ItemError("the answer is no completion") from error
         return cast(dict[str, Any], found)
+
+
+@contextlib.contextmanager
+def _no_completion() -> Iterator[None]:
+    """What breaks while a server's document is read is told of its item."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _ItemError("the answer is no completion") from error
 
 
 @contextlib.contextmanager
@@ -201,7 +210,8 @@ def http_completer(
     headers = {"authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(limits.timeout_seconds, connect=10.0)
     with httpx.Client(base_url=base, headers=headers, timeout=timeout, transport=transport) as client:
-        facts = replace(_facts(client, model), weights_sha256=weights_sha256)
+        # A server of our own has another port each time, and its weights tell it from others.
+        facts = replace(_facts(client, model), weights_sha256=weights_sha256, address=None if weights_sha256 else base)
         yield HttpCompleter(client, facts, limits, sleep=sleep)
 
 
@@ -228,9 +238,18 @@ def _facts(client: httpx.Client, model: str | None) -> CompleterFacts:
 def _answer(question: Question, found: dict[str, Any], *, started: float) -> Answer:
     choice, usage = found["choices"][0], found.get("usage") or {}
     message = choice.get("message") or {}
-    text, was_stopped = cut_at(str(message.get("content") or choice.get("text") or ""), question.stop)
+    text, was_stopped = cut_at(_whole(str(message.get("content") or choice.get("text") or "")), question.stop)
     calls = tuple(
-        cast(ToolCall, {"type": "function", "function": one["function"], "id": str(one.get("id", ""))})
+        cast(
+            ToolCall,
+            {
+                "type": "function",
+                "function": {
+                    name: _whole(value) if isinstance(value, str) else value for name, value in one["function"].items()
+                },
+                "id": _whole(str(one.get("id", ""))),
+            },
+        )
         for one in message.get("tool_calls") or ()
     )
     first = found.get(FIRST_PIECE_AT)
@@ -245,6 +264,12 @@ def _answer(question: Question, found: dict[str, Any], *, started: float) -> Ans
         seconds=time.monotonic() - started,
         first_token_seconds=None if first is None else first - started,
     )
+
+
+def _whole(text: str) -> str:
+    """The text with the halves of a sign joined that came in two pieces; a half alone, which no file could hold, is
+    replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _behind(found: dict[str, Any], characters: int) -> tuple[list[float], bool]:

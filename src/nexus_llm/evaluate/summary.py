@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -47,6 +48,7 @@ class Summary:
     items: int
     errors: int
     """Items without a score; each says why in items.jsonl."""
+    most_frequent_error: str | None
     cut_items: int
     """Items whose beginning did not fit into the model's context."""
     few_shot: int
@@ -66,6 +68,7 @@ class Summary:
 def summary_of(result: TaskResult, answers: Sequence[Answer] = (), *, usd_per_hour: float | None = None) -> Summary:
     """The few numbers of a result and the answers that it stands on (none where likelihoods do)."""
     scores = {name: Score(value) for name, value in sorted(result.aggregates.items())}
+    errors = [one.error for one in result.items if one.error is not None]
     for name in sorted({one for item in result.items for one in item.scores}):
         values = [item.scores[name] for item in result.items if name in item.scores]
         spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -75,7 +78,8 @@ def summary_of(result: TaskResult, answers: Sequence[Answer] = (), *, usd_per_ho
         result.task,
         result.metric,
         items=len(result.items),
-        errors=sum(one.error is not None for one in result.items),
+        errors=len(errors),
+        most_frequent_error=Counter(errors).most_common(1)[0][0] if errors else None,
         cut_items=sum(one.cut_tokens > 0 for one in result.items),
         few_shot=result.few_shot,
         scores=scores,

@@ -27,7 +27,7 @@ from nexus_llm.records import Message, Question
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_FIX = "see docs/evaluation-tasks.md for an example"
+_FIX = "a copy of the example in docs/evaluation-tasks.md"
 
 
 class TaskDefinition(Section):
