@@ -185,8 +185,8 @@ def hear_preflight(account: Account, folder: Path) -> Iterator[dict[str, Any]]:
 
 def hear_down(account: Account, folder: Path) -> Iterator[dict[str, Any]]:  # noqa: ARG001 - as the others
     """Rows of calls of the role `up` beside terraform's: zones are looked up, holders emptied, leftovers searched."""
-    from nexus_llm.cloud.emptying import Holder, emptied
-    from nexus_llm.cloud.leftovers import rescan
+    from nexus_llm.cloud.emptying import LAST_SNAPSHOT, Holder, emptied
+    from nexus_llm.cloud.leftovers import last_snapshot, rescan
     from nexus_llm.cloud.stack_life import first_zones, regional_clients
     from nexus_llm.cost.prices import PriceTable
     from nexus_llm.cost.service_bill import Pricing
@@ -202,6 +202,9 @@ def hear_down(account: Account, folder: Path) -> Iterator[dict[str, Any]]:  # no
     sagemaker.create_model_package_group(ModelPackageGroupName=f"{NAME}-models")
     sagemaker.create_model_package(ModelPackageGroupName=f"{NAME}-models", ModelPackageDescription="one")
     _client(account, "backup").create_backup_vault(BackupVaultName=VAULT)
+    rds, keys = _client(account, "rds"), {"DBClusterIdentifier": f"{NAME}-keys"}
+    rds.create_db_cluster(**keys, Engine="aurora-postgresql", MasterUsername="nexus", MasterUserPassword="not-a-secret")
+    rds.create_db_cluster_snapshot(**keys, DBClusterSnapshotIdentifier=last_snapshot(NAME))
     tags = [{"Key": "platform", "Value": NAME}]
     _client(account, "kms").create_key(Tags=[{"TagKey": one["Key"], "TagValue": one["Value"]} for one in tags])
     _client(account, "ecs").create_cluster(clusterName=NAME)
@@ -209,6 +212,7 @@ def hear_down(account: Account, folder: Path) -> Iterator[dict[str, Any]]:  # no
     _client(account, "glue").create_job(Name="nexus-data-demo", Role=role("glue"), Command=command, Tags=owner)
     account.calls.clear()
     holders = {"bucket": bucket, "repository": repository, "model group": f"{NAME}-models", "vault": VAULT}
+    holders[LAST_SNAPSHOT] = last_snapshot(NAME)
     with surroundings(account.environment()):
         first_zones(REGION, count=2)
         for kind, name in holders.items():

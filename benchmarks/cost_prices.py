@@ -67,6 +67,7 @@ GOLDENS = (
     ("aurora", "serverless-v2", "ACU-hour", 0.12),
     ("aurora", "storage", "GB-month", 0.1),
     ("aurora", "io", "thousand requests", 0.0002),
+    ("aurora", "backup-storage", "GB-month", 0.021),
 )
 # Kind of source in the snapshot → (source, date, licence).
 KINDS = {

@@ -74,6 +74,7 @@ _OF_A_VERSION = {"s3:DeleteObject": "s3:DeleteObjectVersion", "s3:GetObject": "s
 # Decrypt to read and to complete a multipart upload); the reference lists PutKeyPolicy as a dependent of CreateKey.
 _ALSO: Mapping[str, tuple[str, ...]] = {
     "kms:CreateKey": ("kms:PutKeyPolicy",),
+    "rds:DeleteDBCluster": ("rds:CreateDBClusterSnapshot",),  # the last one: its dependent action in the reference
     "s3:GetObject": ("kms:Decrypt",),
     "s3:GetObjectVersion": ("kms:Decrypt",),
     "s3:PutObject": ("kms:Decrypt", "kms:GenerateDataKey"),
@@ -119,6 +120,7 @@ _FILLED_BY: Mapping[str, tuple[str, ...]] = {
     "BucketName": ("Bucket",),
     "ClusterName": ("Cluster", "Clusters", "ClusterName"),
     "ClusterParameterGroupName": ("DBClusterParameterGroupName",),
+    "ClusterSnapshotName": ("DBClusterSnapshotIdentifier", "FinalDBSnapshotIdentifier"),
     "DbClusterInstanceName": ("DBClusterIdentifier",),
     "DbInstanceName": ("DBInstanceIdentifier",),
     "GroupFriendlyName": ("AutoScalingGroupName",),
@@ -256,8 +258,9 @@ def resources(action: str, call: Call, reference: Reference, *, account: str) ->
 
 def _also(action: str, call: Call, reference: Reference, account: str) -> Iterator[Need]:
     for further in _ALSO.get(action, ()):
+        about = call if action.startswith("rds:") else Call("", "", call.region, ())
         condition = ("kms:ViaService", f"s3.{call.region}.amazonaws.com") if action.startswith("s3:") else ("", "")
-        for arn in resources(further, Call("", "", call.region, ()), reference, account=account):
+        for arn in resources(further, about, reference, account=account):
             yield Need(further, arn, condition)
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from nexus_llm.cloud.emptying import Holder, emptied, holders, refuse_data
-from nexus_llm.cloud.leftovers import rescan
+from nexus_llm.cloud.leftovers import last_snapshot, rescan
+from nexus_llm.cloud.taking_down import TakingDown
+from nexus_llm.cloud.terraform import Planned
 from nexus_llm.cost.money import Unit
 from nexus_llm.cost.prices import PriceTable
 from nexus_llm.cost.service_bill import Pricing
+from nexus_llm.deploy.stack import STAGES, Deployment, Stage
 from nexus_llm.errors import DeploymentError
+
+if TYPE_CHECKING:
+    from nexus_llm.cloud.stack_life import StackLife
+    from nexus_llm.deploy.receipt import Receipt
 
 REGION = "us-east-1"
 PRICING = Pricing(PriceTable.shipped(), REGION)
@@ -48,11 +56,14 @@ def test_only_what_the_plan_destroys_can_be_emptied_each_in_its_own_region() -> 
         ("aws_ecr_repository", {"name": "train", "arn": "arn:aws:ecr:eu-central-1:123456789012:repository/train"}),
         ("aws_backup_vault", {"name": "v", "arn": "arn:aws:backup:eu-west-1:123456789012:backup-vault:v"}),
         ("aws_sns_topic", {"name": "t"}),
+        ("aws_rds_cluster", {"final_snapshot_identifier": "keys-final", "arn": "arn:aws:rds:eu-central-1:1:cluster:k"}),
+        ("aws_rds_cluster", {"final_snapshot_identifier": None, "arn": "arn:aws:rds:eu-central-1:1:cluster:m"}),
     )
     kept = {"type": "aws_s3_bucket", "change": {"actions": ["update"], "before": {"bucket": "kept"}}}
     plan["resource_changes"].append(kept)
     assert holders(plan, region="eu-central-1") == [
         Holder("bucket", "copy", "eu-west-1"),
+        Holder("last snapshot", "keys-final", "eu-central-1"),
         Holder("repository", "train", "eu-central-1"),
         Holder("vault", "v", "eu-west-1"),
     ]
@@ -188,4 +199,89 @@ def test_a_service_that_refuses_to_answer_is_named_and_the_others_are_asked(clie
     assert [one.split(":")[1] for one in found.not_asked] == [
         "DescribeDBInstances in us-east-1",
         "DescribeDBClusters in us-east-1",
+        "DescribeDBClusterSnapshots in us-east-1",
     ]
+
+
+class ServingAlone:
+    """A platform of one database, whose Terraform destroys as modules/serving-database does."""
+
+    def __init__(self, clients: Any) -> None:
+        self.deployment = Deployment("nexus-small", "small", "123456789012", REGION, (f"{REGION}a",))
+        self.rds = clients("rds", REGION)
+        tags = [{"Key": "platform", "Value": "nexus-small"}]
+        self.rds.create_db_cluster(
+            DBClusterIdentifier="nexus-small-keys", Engine="aurora-postgresql", MasterUsername="nexus",
+            MasterUserPassword="not-a-secret", Tags=tags, CopyTagsToSnapshot=True,
+        )  # fmt: skip
+
+    def kept(self) -> list[Stage]:
+        return [STAGES[2]]
+
+    def addresses(self, stage: Stage) -> list[str]:
+        return [one["DBClusterIdentifier"] for one in self.rds.describe_db_clusters()["DBClusters"]]
+
+    def plan(self, stage: Stage, *, destroy: bool) -> Planned:
+        cluster = {
+            "final_snapshot_identifier": last_snapshot("nexus-small"),
+            "arn": f"arn:aws:rds:{REGION}:1:cluster:k",
+        }
+        return Planned(Path(), destroys(("aws_rds_cluster", cluster)))
+
+    def apply(self, stage: Stage, planned: Planned) -> None:
+        last = {"SkipFinalSnapshot": False, "FinalDBSnapshotIdentifier": last_snapshot("nexus-small")}
+        self.rds.delete_db_cluster(DBClusterIdentifier="nexus-small-keys", **last)
+        for one in self.rds.describe_db_cluster_snapshots(SnapshotType="automated")["DBClusterSnapshots"]:
+            moto_keeps = one["DBClusterSnapshotIdentifier"]
+            self.rds.delete_db_cluster_snapshot(DBClusterSnapshotIdentifier=moto_keeps)
+
+
+def taken_down(life: ServingAlone, clients: Any, *, may_delete_data: bool) -> Receipt:
+    work = TakingDown(cast("StackLife", life), clients, may_delete_data=may_delete_data)
+    return work.run(work.plan(()), pricing=PRICING)
+
+
+def test_the_databases_last_snapshot_is_kept_with_its_price_until_its_data_may_go(clients: Any) -> None:
+    life = ServingAlone(clients)
+    (kept,) = taken_down(life, clients, may_delete_data=False).left
+    assert (kept.kind, kept.id.rpartition(":")[2]) == ("database snapshot", "nexus-small-keys-final")
+    assert kept.usd_per_hour == pytest.approx(0.021 / 730)  # 1 GiB
+    assert "kept while its key is: --yes-delete-data deletes it" in kept.note
+
+    # The same command with the word for it, when all else is gone.
+    receipt = taken_down(life, clients, may_delete_data=True)
+    assert (receipt.left, receipt.not_asked) == ([], [])
+    assert "last snapshot nexus-small-keys-final: 1 deleted" in receipt.lines()
+    assert life.rds.describe_db_cluster_snapshots()["DBClusterSnapshots"] == []
+
+
+def test_a_snapshot_of_an_earlier_life_stops_a_second_end_before_it_begins_or_goes_with_it(clients: Any) -> None:
+    taken_down(ServingAlone(clients), clients, may_delete_data=False)
+    life = ServingAlone(clients)
+    with pytest.raises(DeploymentError, match="last snapshot nexus-small-keys-final: data in it would be lost"):
+        taken_down(life, clients, may_delete_data=False)
+    assert life.addresses(STAGES[2])  # nothing was destroyed
+    receipt = taken_down(life, clients, may_delete_data=True)
+    assert (receipt.left, receipt.emptied) == ([], {"last snapshot nexus-small-keys-final": 2})
+
+
+def test_a_snapshot_that_may_not_be_deleted_is_left_and_the_receipt_names_the_action(clients: Any) -> None:
+    from botocore.exceptions import ClientError
+
+    class Refusing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(clients("rds", REGION), name)
+
+        def delete_db_cluster_snapshot(self, **_: Any) -> Any:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DeleteDBClusterSnapshot")
+
+    life = ServingAlone(clients)
+    receipt = taken_down(life, lambda service, region: Refusing() if service == "rds" else clients(service, region),
+                         may_delete_data=True)  # fmt: skip
+    assert [one.kind for one in receipt.left] == ["database snapshot"]
+    assert "not allowed: rds:DeleteDBClusterSnapshot" in receipt.not_asked[0]
+
+
+def test_the_last_snapshot_is_called_as_terraform_calls_it() -> None:
+    module = (Path(__file__).parents[2] / "infra/modules/serving-database/database.tf").read_text(encoding="utf-8")
+    assert f'final_snapshot_identifier       = "{last_snapshot("${var.platform.name}")}"' in module

@@ -101,3 +101,61 @@ def test_an_alarm_of_alarms_is_kept_and_given_back() -> None:
         assert "<AlarmActions><member>topic</member></AlarmActions>" in told
         ask("DeleteAlarms", **named)
         assert "page" not in ask("DescribeAlarms", **named)
+
+
+def test_a_service_keeps_who_gives_it_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("moto", reason="needs the extra: pip install 'nexus-llm-platform[rehearse]'")
+    import boto3
+
+    from nexus_llm.cloud.emulator import running_emulator
+
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    given: dict[str, Any] = {
+        "capacityProviderStrategy": [{"capacityProvider": "FARGATE", "weight": 1, "base": 0}],
+        "healthCheckGracePeriodSeconds": 600,
+        "enableECSManagedTags": True,
+        "availabilityZoneRebalancing": "DISABLED",
+    }
+    with running_emulator() as emulator:
+        for name, value in emulator.environment.items():
+            monkeypatch.setenv(name, value)
+        ecs = boto3.session.Session().client("ecs")
+        ecs.create_cluster(clusterName="c")
+        image = {"name": "gateway", "image": "i:1", "memory": 128}
+        ecs.register_task_definition(family="f", containerDefinitions=[image])
+        made = {"cluster": "c", "taskDefinition": "f", "desiredCount": 1}
+        ecs.create_service(**made, serviceName="kept", **given)
+        ecs.create_service(**made, serviceName="plain", launchType="EC2")
+        ecs.update_service(cluster="c", service="kept", healthCheckGracePeriodSeconds=60)
+        kept, plain = ecs.describe_services(cluster="c", services=["kept", "plain"])["services"]
+        assert {name: kept[name] for name in given} == given | {"healthCheckGracePeriodSeconds": 60}
+        assert "launchType" not in kept
+        assert (plain["launchType"], plain.get("capacityProviderStrategy", [])) == ("EC2", [])
+        ecs.delete_service(cluster="c", service="kept", force=True)
+        made_anew = ecs.create_service(**made, serviceName="kept", launchType="EC2")["service"]
+        assert made_anew["launchType"] == "EC2"
+
+
+def test_automatic_snapshots_go_with_their_cluster_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("moto", reason="needs the extra: pip install 'nexus-llm-platform[rehearse]'")
+    import boto3
+
+    from nexus_llm.cloud.emulator import running_emulator
+
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    with running_emulator() as emulator:
+        for name, value in emulator.environment.items():
+            monkeypatch.setenv(name, value)
+        rds = boto3.session.Session().client("rds")
+        for name in ("keys", "others"):
+            rds.create_db_cluster(
+                DBClusterIdentifier=name, Engine="aurora-postgresql", MasterUsername="n", MasterUserPassword="12345678"
+            )
+        before = rds.describe_db_cluster_snapshots(SnapshotType="automated")["DBClusterSnapshots"]
+        assert {one["DBClusterIdentifier"] for one in before} == {"keys", "others"}
+        rds.delete_db_cluster(DBClusterIdentifier="keys", FinalDBSnapshotIdentifier="keys-final")
+        left = rds.describe_db_cluster_snapshots()["DBClusterSnapshots"]
+        assert {(one["DBClusterIdentifier"], one["SnapshotType"]) for one in left} == {
+            ("keys", "manual"),
+            ("others", "automated"),
+        }

@@ -159,7 +159,11 @@ def down(
     stage: Stages = [],  # noqa: B006
     variables: Variables = [],  # noqa: B006
     yes_delete_data: Annotated[
-        bool, typer.Option("--yes-delete-data", help="Delete what buckets, repositories, vaults, model groups hold.")
+        bool,
+        typer.Option(
+            "--yes-delete-data",
+            help="Delete what buckets, repositories, vaults, model groups hold, and the database's last snapshot.",
+        ),
     ] = False,
     prices: Prices = None,
     root: Root = Path(),

@@ -1,6 +1,7 @@
 """What has to be empty before AWS lets it go: buckets with all versions, repositories, vaults, groups of models.
 
-What there is comes from the plan that destroys it, so nothing else can be emptied by mistake.
+What there is comes from the plan that destroys it, so nothing else can be emptied by mistake. A database has to leave a
+last snapshot, and cannot where an earlier one has that name.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from nexus_llm.errors import DeploymentError
 
 Clients = Callable[[str, str], Any]
 """Service and region → boto3's client."""
+LAST_SNAPSHOT = "last snapshot"
 _KINDS = {
     "aws_s3_bucket": ("bucket", "bucket"),
     "aws_ecr_repository": ("repository", "name"),
     "aws_backup_vault": ("vault", "name"),
     "aws_sagemaker_model_package_group": ("model group", "model_package_group_name"),
+    "aws_rds_cluster": (LAST_SNAPSHOT, "final_snapshot_identifier"),
 }
 _Request = tuple[str, str, str, str, Callable[[Any], list[Any]]]
 """Service, paginator, its argument for the name, IAM's action, and what a page holds."""
@@ -39,6 +42,10 @@ _LISTS: Mapping[str, _Request] = {
         "sagemaker", "list_model_packages", "ModelPackageGroupName", "sagemaker:ListModelPackages",
         lambda page: [one["ModelPackageArn"] for one in page["ModelPackageSummaryList"]],
     ),
+    LAST_SNAPSHOT: (
+        "rds", "describe_db_cluster_snapshots", "Filters", "rds:DescribeDBClusterSnapshots",
+        lambda page: [one["DBClusterSnapshotIdentifier"] for one in page["DBClusterSnapshots"]],
+    ),
 }  # fmt: skip
 _AT_ONCE = {"bucket": 1000, "repository": 100}  # what S3 and ECR delete in one request
 
@@ -48,7 +55,7 @@ class Holder:
     """Something that keeps data and is about to be destroyed."""
 
     kind: str
-    """`bucket`, `repository`, `vault` or `model group`."""
+    """`bucket`, `repository`, `vault`, `model group` or `last snapshot` (of a database)."""
     name: str
     region: str
 
@@ -63,6 +70,8 @@ def holders(plan: Mapping[str, Any], *, region: str) -> list[Holder]:
         if one["type"] in _KINDS and "delete" in one["change"]["actions"]:
             kind, name = _KINDS[one["type"]]
             values = one["change"]["before"]
+            if not values.get(name):  # a database that leaves no snapshot
+                continue
             # A bucket's ARN names no region, but the bucket does.
             place = values.get("region") or next(iter(str(values.get("arn")).split(":")[3:4]), "")
             found.append(Holder(kind, str(values[name]), place or region))
@@ -81,7 +90,7 @@ def refuse_data(found: list[Holder], clients: Clients) -> None:
 
 
 def emptied(holder: Holder, clients: Clients) -> int:
-    """How many versions, images or recovery points were deleted; it is empty afterwards."""
+    """How many versions, images, recovery points or snapshots were deleted; it is empty afterwards."""
     count = 0
     for batch in _batches(holder, clients):
         count += _delete(holder, batch, clients)
@@ -94,6 +103,8 @@ def _batches(holder: Holder, clients: Clients) -> Iterator[list[Any]]:
     asked: dict[str, Any] = {argument: holder.name, "PaginationConfig": {"PageSize": _AT_ONCE.get(holder.kind)}}
     if holder.kind == "model group":
         asked["ModelPackageType"] = "Versioned"
+    if holder.kind == LAST_SNAPSHOT:  # one that is not there is an error where it is asked for by its id
+        asked[argument] = [{"Name": "db-cluster-snapshot-id", "Values": [holder.name]}]
     with explained(action, holder.name):
         pages = clients(service, holder.region).get_paginator(call).paginate(**asked)
         yield from (batch for page in pages if (batch := held(page)))
@@ -119,6 +130,10 @@ def _delete(holder: Holder, batch: list[Any], clients: Clients) -> int:
         for version in batch:
             with explained("sagemaker:DeleteModelPackage", version):
                 client.delete_model_package(ModelPackageName=version)
+    elif holder.kind == LAST_SNAPSHOT:
+        for snapshot in batch:
+            with explained("rds:DeleteDBClusterSnapshot", snapshot):
+                client.delete_db_cluster_snapshot(DBClusterSnapshotIdentifier=snapshot)
     else:
         for point in batch:
             with explained("backup:DeleteRecoveryPoint", point):

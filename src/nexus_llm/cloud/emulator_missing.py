@@ -16,6 +16,12 @@ from urllib.parse import parse_qs
 from nexus_llm.cloud.emulator_patches import PATCHES, XML, Answer, Call, Memory, Moto, Patch, json_answer, missing
 
 _ACCOUNT = "123456789012"
+_OF_A_SERVICE = (
+    "availabilityZoneRebalancing",
+    "capacityProviderStrategy",
+    "enableECSManagedTags",
+    "healthCheckGracePeriodSeconds",
+)
 
 
 def _backends(service: str) -> list[Any]:
@@ -164,6 +170,36 @@ def _pipeline(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     return json_answer(document)
 
 
+def _service(call: Call, memory: Memory, moto: Moto) -> Answer:
+    """A service with what it was given and moto forgets; Terraform would make one with other capacity anew."""
+    asked, answer = call.document, moto(call)
+    if answer.status != 200:
+        return answer
+    document = answer.document
+    for one in [document["service"]] if "service" in document else document["services"]:
+        key = ("service", one["serviceArn"])
+        if call.name == "CreateService":
+            memory[key] = {}
+        if call.name != "DescribeServices":
+            memory[key] = memory.get(key, {}) | {name: asked[name] for name in _OF_A_SERVICE if name in asked}
+        one.update(memory.get(key, {}))
+        if one.get("capacityProviderStrategy"):
+            one.pop("launchType", None)  # as AWS omits it (ECS API reference, Service, read 2026-11)
+    return json_answer(document)
+
+
+def _automatic_snapshots(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
+    """They go with their cluster (RDS API reference, DeleteDBCluster, read 2026-11)."""
+    answer, asked = moto(call), parse_qs(call.body.decode())
+    if answer.status == 200 and asked.get("DeleteAutomatedBackups") != ["false"]:
+        for one in _backends("rds"):
+            for name, snapshot in list(one.cluster_snapshots.items()):
+                cluster = snapshot.cluster.db_cluster_identifier
+                if snapshot.snapshot_type == "automated" and cluster == asked["DBClusterIdentifier"][0].lower():
+                    del one.cluster_snapshots[name]
+    return answer
+
+
 def _without_gone(call: Call, memory: Memory, moto: Moto) -> Answer:  # noqa: ARG001
     """An answer without what was deleted: moto keeps the tags of it, and lists services and clusters on."""
     answer = moto(call)
@@ -205,6 +241,10 @@ MISSING = (
           ("aws_codedeploy_deployment_group",), _delete_deployment_group),
     Patch("codedeploy", "DeleteApplication", "moto cannot delete applications", ("aws_codedeploy_app",),
           _delete_deployed_application),
+    Patch("ecs", "(Create|Update|Describe)Services?", "moto forgets who gives a service its machines",
+          ("aws_ecs_service",), _service),
+    Patch("rds", "DeleteDBCluster", "moto keeps automatic snapshots of a cluster that is gone", ("aws_rds_cluster",),
+          _automatic_snapshots),
     Patch("ecs", "ListServices|ListClusters", "moto lists what was deleted", (), _without_gone),
     Patch("tagging", "GetResources", "moto's tags outlive what they stood on", (), _without_gone),
     Patch("codepipeline", "GetPipeline", "moto writes times in words", ("aws_codepipeline",), _pipeline),

@@ -15,6 +15,7 @@ from nexus_llm.errors import CostError, NexusError
 
 Clients = Callable[[str, str], Any]
 """Service and region → boto3's client."""
+DATABASE = "database cluster"
 # Kinds that the tagging API still lists when they are gone or cost nothing for ever, and why.
 _NOTHING = {
     "ecs:task-definition": "deregistered ones stay listed and cost nothing",
@@ -58,6 +59,11 @@ class Rescan:
     pending: list[Leftover] = field(default_factory=list)
     """Keys that wait for their deletion."""
     not_asked: list[str] = field(default_factory=list)
+
+
+def last_snapshot(name: str) -> str:
+    """What a platform's database leaves when it goes; named in modules/serving-database."""
+    return f"{name}-keys-final"
 
 
 def rescan(name: str, regions: Iterable[str], clients: Clients, pricing: Pricing) -> Rescan:
@@ -259,6 +265,16 @@ def _database_clusters(rds: Any, name: str) -> Iterator[_Found]:
             yield _Found(one["DBClusterArn"], "its storage costs")
 
 
+def _database_snapshots(rds: Any, name: str) -> Iterator[_Found]:
+    for one in _pages(rds, "describe_db_cluster_snapshots", "DBClusterSnapshots"):
+        if _is_ours(one["DBClusterIdentifier"], name):
+            note = f"{one['AllocatedStorage']} GiB"
+            if one["DBClusterSnapshotIdentifier"] == last_snapshot(name):
+                note += ", kept while its key is: --yes-delete-data deletes it"
+            price = ("aurora", "backup-storage", one["AllocatedStorage"] / HOURS_PER_MONTH, Unit.GB_MONTH)
+            yield _Found(one["DBClusterSnapshotArn"], note, price)
+
+
 def _log_groups(logs: Any, name: str) -> Iterator[_Found]:
     for one in _pages(logs, "describe_log_groups", "logGroups"):
         if any(_is_ours(part, name) for part in one["logGroupName"].split("/")):
@@ -300,6 +316,9 @@ _SEARCHES = (
         "emr-serverless:applications", _applications,
     ),
     _Search("database", "rds", "rds:DescribeDBInstances", "rds:db", _databases),
-    _Search("database cluster", "rds", "rds:DescribeDBClusters", "rds:cluster", _database_clusters),
+    _Search(DATABASE, "rds", "rds:DescribeDBClusters", "rds:cluster", _database_clusters),
+    _Search(
+        "database snapshot", "rds", "rds:DescribeDBClusterSnapshots", "rds:cluster-snapshot", _database_snapshots
+    ),
     _Search("log group", "logs", "logs:DescribeLogGroups", "logs:log-group", _log_groups),
 )  # fmt: skip

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nexus_llm.cloud.emptying import Clients, Holder, emptied, holders, refuse_data
-from nexus_llm.cloud.leftovers import rescan
+from nexus_llm.cloud.emptying import LAST_SNAPSHOT, Clients, Holder, emptied, holders, refuse_data
+from nexus_llm.cloud.leftovers import DATABASE, last_snapshot, rescan
 from nexus_llm.cloud.stack_life import StackLife
 from nexus_llm.cloud.terraform import Planned
 from nexus_llm.cost.service_bill import Pricing
-from nexus_llm.deploy.receipt import Receipt
+from nexus_llm.deploy.receipt import Leftover, Receipt
 from nexus_llm.deploy.stack import STAGES, STATE, Stage, chosen
-from nexus_llm.errors import DeploymentError, UsageError
+from nexus_llm.errors import DeploymentError, NexusError, UsageError
 
 _ROUNDS = 3  # logs are delivered late: a bucket that was emptied may hold one more by the time it is deleted
 Plans = Sequence[tuple[Stage, Planned]]
@@ -58,6 +58,8 @@ class TakingDown:
             self._destroy(stage, planned)
         deployment = self.life.deployment
         found = rescan(deployment.name, self._regions | {deployment.region}, self.clients, pricing)
+        if self.may_delete_data and not any(one.kind == DATABASE for one in found.left):
+            found.left = [one for one in found.left if not self._is_deleted(one, found.not_asked)]
         return Receipt(
             deployment.name,
             deployment.account,
@@ -69,13 +71,23 @@ class TakingDown:
             found.not_asked,
         )
 
+    def _is_deleted(self, found: Leftover, refused: list[str]) -> bool:
+        """Whether it was the snapshot that the database left when it went, and is gone now, too."""
+        place = self.life.deployment
+        if not found.id.endswith(f":cluster-snapshot:{last_snapshot(place.name)}"):
+            return False
+        try:
+            self._empty([Holder(LAST_SNAPSHOT, last_snapshot(place.name), place.region)])
+        except NexusError as error:
+            refused.append(error.what)
+            return False
+        return True
+
     def _destroy(self, stage: Stage, planned: Planned) -> None:
         for attempt in range(1, _ROUNDS + 1):
             # States of stages that are gone describe nothing: their bucket is emptied unasked.
             if self.may_delete_data or stage.name == STATE:
-                for holder in self._holders(planned):
-                    key = f"{holder.kind} {holder.name}"
-                    self._emptied[key] = self._emptied.get(key, 0) + emptied(holder, self.clients)
+                self._empty(self._holders(planned))
             try:
                 self.life.apply(stage, planned)
                 return
@@ -83,6 +95,11 @@ class TakingDown:
                 if "still holds something" not in error.what or attempt == _ROUNDS or not self.may_delete_data:
                     raise
             planned = self.life.plan(stage, destroy=True)
+
+    def _empty(self, found: Iterable[Holder]) -> None:
+        for holder in found:
+            key = f"{holder.kind} {holder.name}"
+            self._emptied[key] = self._emptied.get(key, 0) + emptied(holder, self.clients)
 
     def _holders(self, planned: Planned) -> list[Holder]:
         return holders(planned.document, region=self.life.deployment.region)

@@ -28,6 +28,7 @@ _KEPT_TO_TAG = re.compile(r"ec2:(Delete|Release|Terminate|Stop)\w+|kms:(?!TagRes
 # Actions that could be kept to a resource, and why they are not.
 WIDE: Mapping[str, str] = {
     "ec2:DisassociateRouteTable": "the request names an association, of which AWS has no ARN",
+    "rds:DescribeDBClusterSnapshots": "`nexus aws down` asks for all, to see what is left",
     "rds:DescribeDBClusters": "`nexus aws down` asks for all, to see what is left",
     "rds:DescribeDBInstances": "`nexus aws down` asks for all, to see what is left",
     "rds:DescribeGlobalClusters": "Terraform asks for all, to see whether the database belongs to one",

@@ -32,7 +32,7 @@ class Receipt:
     destroyed: Mapping[str, int]
     """Stage → number of resources that were taken down now."""
     emptied: Mapping[str, int]
-    """What was emptied for it → number of objects, images or recovery points."""
+    """What was emptied for it → number of objects, images, recovery points or snapshots."""
     left: Sequence[Leftover]
     pending: Sequence[Leftover]
     """Keys that wait to be deleted: they cost nothing meanwhile (AWS KMS pricing, read 2026-11)."""
@@ -61,7 +61,7 @@ class Receipt:
     def lines(self) -> list[str]:
         """The receipt for a person."""
         counts = [f"{stage}: {count} resources destroyed" for stage, count in sorted(self.destroyed.items())]
-        counts += [f"emptied {what}: {count}" for what, count in sorted(self.emptied.items())]
+        counts += [f"{what}: {count} deleted" for what, count in sorted(self.emptied.items())]
         keys = [
             f"waits for its deletion, costs nothing: {one.kind} {one.id} {one.note}" for one in sorted(self.pending)
         ]
