@@ -74,13 +74,24 @@ _OF_A_VERSION = {"s3:DeleteObject": "s3:DeleteObjectVersion", "s3:GetObject": "s
 # Decrypt to read and to complete a multipart upload); the reference lists PutKeyPolicy as a dependent of CreateKey.
 _ALSO: Mapping[str, tuple[str, ...]] = {
     "kms:CreateKey": ("kms:PutKeyPolicy",),
-    "rds:DeleteDBCluster": ("rds:CreateDBClusterSnapshot",),  # the last one: its dependent action in the reference
+    # Dependent actions in the reference: RDS makes the administrator's secret (Aurora user guide, "Password management
+    # with Amazon Aurora and AWS Secrets Manager"), encrypts it and the database, and makes the last snapshot.
+    "rds:CreateDBCluster": (
+        "kms:CreateGrant",
+        "kms:Decrypt",
+        "kms:GenerateDataKey",
+        "secretsmanager:CreateSecret",
+        "secretsmanager:TagResource",
+    ),
+    "rds:DeleteDBCluster": ("rds:CreateDBClusterSnapshot",),
     "s3:GetObject": ("kms:Decrypt",),
     "s3:GetObjectVersion": ("kms:Decrypt",),
     "s3:PutObject": ("kms:Decrypt", "kms:GenerateDataKey"),
     # EC2 Auto Scaling user guide, "Control the use of Amazon EC2 launch templates".
     "autoscaling:CreateAutoScalingGroup": ("ec2:RunInstances",),
 }
+# Through which services those use the key.
+_VIA = {"rds": ("rds", "secretsmanager"), "s3": ("s3",)}
 # Roles that a service makes for itself on first use; the caller needs iam:CreateServiceLinkedRole for them. Source:
 # Service Authorization Reference (dependent actions), each service's page "Using service-linked roles", read 2026-11.
 _LINKED_ROLES: Mapping[str, str] = {
@@ -163,7 +174,7 @@ _NOT_MEANT = re.compile(
 )
 _CREATING = re.compile(r"(Create|Put|Register|Request|Run|Start|Submit|Allocate|Authorize|Import)")
 _MARKERS = ("nexus-data-",)  # names of jobs that follow from a recipe
-_AWS_OWN = ("/aws", "aws-service-role/", "default", "token.actions.githubusercontent.com", "NETWORK")
+_AWS_OWN = ("/aws", "aws-service-role/", "default", "rds!", "token.actions.githubusercontent.com", "NETWORK")
 _ROLE = re.compile(r"arn:aws[\w-]*:iam::\d{12}:role/.+")
 
 
@@ -257,11 +268,14 @@ def resources(action: str, call: Call, reference: Reference, *, account: str) ->
 
 
 def _also(action: str, call: Call, reference: Reference, account: str) -> Iterator[Need]:
+    service = action.partition(":")[0]
     for further in _ALSO.get(action, ()):
-        about = call if action.startswith("rds:") else Call("", "", call.region, ())
-        condition = ("kms:ViaService", f"s3.{call.region}.amazonaws.com") if action.startswith("s3:") else ("", "")
+        about = call if further.startswith("rds:") else Call("", "", call.region, ())
+        via = _VIA.get(service, ()) if further.startswith("kms:") else ()
+        conditions = [("kms:ViaService", f"{one}.{call.region}.amazonaws.com") for one in via] or [("", "")]
         for arn in resources(further, about, reference, account=account):
-            yield Need(further, arn, condition)
+            named = arn.replace(":secret:*", ":secret:rds!*")  # as RDS calls them
+            yield from (Need(further, named, one) for one in conditions)
 
 
 def _tagging(call: Call, reference: Reference, account: str) -> Iterator[Need]:
