@@ -86,6 +86,7 @@ def faults() -> list[Fault]:
     return [
         Fault("denied", "kms", "CreateKey", "it is named"),
         Fault("throttled", "ec2", "CreateVpc", "it waits"),
+        Fault("denied", "s3", "PutLifecycleConfiguration", "it is named", r"PUT /[^/?]+\?lifecycle"),
         Fault("silent", "sagemaker", "DescribeTrainingJob", "it asks again", after=1),
     ]
 
@@ -152,7 +153,7 @@ def test_a_spot_machine_is_taken_away_and_the_job_goes_on_from_what_s3_kept(
     answer = regional_clients("s3", REGION).get_object(Bucket=BUCKET, Key="out/demo-1/output/model.tar.gz")
     with tarfile.open(fileobj=io.BytesIO(answer["Body"].read())) as tar:
         assert tar.getnames() == ["weights"]
-    assert met(faults)[2].times == 1  # and whoever watched did not notice
+    assert met(faults)[3].times == 1  # and whoever watched did not notice
 
 
 def test_a_job_that_fails_is_told_as_sagemaker_tells_it(emulator: Emulator) -> None:
@@ -176,7 +177,15 @@ def test_a_denied_call_is_denied_once_and_a_throttled_one_is_asked_again(
     assert "kms:CreateKey" in str(refused.value)
     kms.create_key()
     regional_clients("ec2", REGION).create_vpc(CidrBlock="10.0.0.0/16")  # boto3 itself asks again
-    assert [one.times for one in met(faults)] == [1, 1, 0]
+    s3, rule = (
+        regional_clients("s3", REGION),
+        {"ID": "old", "Status": "Enabled", "Filter": {}, "Expiration": {"Days": 9}},
+    )
+    s3.create_bucket(Bucket="ruled", CreateBucketConfiguration={"LocationConstraint": REGION})
+    with pytest.raises(s3.exceptions.ClientError, match="not authorized to perform: s3:PutLifecycleConfiguration"):
+        s3.put_bucket_lifecycle_configuration(Bucket="ruled", LifecycleConfiguration={"Rules": [rule]})
+    s3.put_bucket_lifecycle_configuration(Bucket="ruled", LifecycleConfiguration={"Rules": [rule]})
+    assert [one.times for one in met(faults)] == [1, 1, 1, 0]
 
 
 class Slow(BaseHTTPRequestHandler):

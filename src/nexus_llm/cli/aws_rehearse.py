@@ -138,6 +138,7 @@ def _platform(folder: Path, region: str, openings: Ports) -> RehearsedPlatform:
     from datetime import UTC, datetime
 
     from nexus_llm.cli.aws_up import pricing
+    from nexus_llm.cli.console import LineProgress
     from nexus_llm.cloud.emulator import ACCOUNT
     from nexus_llm.cloud.rehearsal_platform import RehearsedPlatform
     from nexus_llm.cloud.stack_life import StackLife, begun, regional_clients
@@ -152,7 +153,7 @@ def _platform(folder: Path, region: str, openings: Ports) -> RehearsedPlatform:
         lambda: datetime.now(UTC).isoformat(timespec="seconds"),
         given=variables,
         clients=regional_clients,
-        progress=openings.progress,
+        progress=LineProgress(),  # its own: stages are made beside jobs, which show theirs
         interrupt=openings.interrupt,
     )
     return RehearsedPlatform(life, pricing(None, region), variables)

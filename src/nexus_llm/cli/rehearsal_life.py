@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nexus_llm.cloud.rehearsal_platform import RehearsedPlatform
     from nexus_llm.cloud.rehearsal_service import Service
     from nexus_llm.deploy.rehearsal import Facts, Outcome
+    from nexus_llm.pipeline import Workspace
     from nexus_llm.ports import Ports
     from nexus_llm.recipe import Recipe
 
@@ -46,9 +47,10 @@ class Life:
     service: Service
     deployments: RunningDeployments
     faults: Sequence[Fault]
-    _made: dict[str, Artifact] = field(default_factory=dict)
     _images: dict[str, str] = field(default_factory=dict)
     _sources: list[dict[str, Any]] = field(default_factory=list)
+    _key: str = ""
+    """Of the package: known as soon as its sources are."""
     _base: str = ""
     """Location of the base model in the data bucket: jobs there reach no hub."""
 
@@ -248,6 +250,8 @@ class Life:
         from nexus_llm.cloud.data_uploads import upload_artifact
 
         made, out = self._execute("package")["package"], self.platform.outputs()
+        if self._key not in ("", made.key):
+            raise DeploymentError(f"the package's key was to be {self._key} and is {made.key}", fix="see pipeline.plan")
         self.service.package = upload_artifact(made, f"s3://{out['platform']['models_bucket']}")
         version = self.platform.register(
             self.recipe(), group=out["jobs"]["model_package_group"], image=self._images["serve"],
@@ -256,10 +260,13 @@ class Life:
         return {"artifact": made.id, "location": self.service.package, **version}
 
     def _serving(self) -> Facts:
+        from nexus_llm.pipeline import plan, stages
+
         name = "llm.example.com"
         asked = self.platform.client("acm").request_certificate(DomainName=name)
-        package = self._made["package"]
-        model = {"name": self.recipe().name, "key": f"package/{package.key}"}
+        recipe = self.recipe()
+        self._key = plan(recipe, *self._place(), line=stages(until="package"))[-1].key
+        model = {"name": recipe.name, "key": f"package/{self._key}"}
         given = {"gateway_version": _tag(self._images), "model": model, "certificate_arn": asked["CertificateArn"]}
         given["host_name"] = name
         given["database"] = None  # the provider waits three minutes for one, and as long for its end
@@ -359,27 +366,27 @@ class Life:
 
     def _execute(self, until: str) -> dict[str, Artifact]:
         """The artifacts up to a stage, made by the jobs of the platform."""
-        from nexus_llm.cloud.data_submit import AwsDataService
         from nexus_llm.cloud.local import provenance
+        from nexus_llm.pipeline import execute, stages
+
+        line, origin = stages(until=until), provenance(command_line())
+        return execute(self.recipe(), *self._place(), line=line, provenance=origin).artifacts
+
+    def _place(self) -> tuple[Workspace, Ports]:
+        """Where artifacts lie, and the openings to the platform's jobs."""
+        from nexus_llm.cloud.data_submit import AwsDataService
         from nexus_llm.cloud.sagemaker import SageMakerTrainService, StoredBucket
         from nexus_llm.cloud.sagemaker_training import TrainingJobs
-        from nexus_llm.pipeline import Workspace, execute, stages
+        from nexus_llm.pipeline import Workspace
 
         progress, cache = self.openings.progress, self.folder / "cache"
         openings = replace(
             self.openings,
             cache=cache,
             data_service=AwsDataService(self._account, progress),
-            train_service=SageMakerTrainService(
-                lambda region: TrainingJobs(self._account(region)), progress, StoredBucket()
-            ),
+            train_service=SageMakerTrainService(lambda one: TrainingJobs(self._account(one)), progress, StoredBucket()),
         )
-        place = Workspace(root=self.folder / "workspace", cache=cache)
-        line = stages(until=until)
-        self._made |= execute(
-            self.recipe(), place, openings, line=line, provenance=provenance(command_line())
-        ).artifacts
-        return self._made
+        return Workspace(root=self.folder / "workspace", cache=cache), openings
 
     def _account(self, region: str | None) -> Account:
         from nexus_llm.cli.job_account import account

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nexus_llm.cloud.account import READ_SECONDS
-from nexus_llm.cloud.emulator_patches import Answer, Call, Memory, Moto, Patch, json_answer
+from nexus_llm.cloud.emulator_patches import XML, Answer, Call, Memory, Moto, Patch, json_answer
 from nexus_llm.deploy.rehearsal import FaultMet
 
 Kind = Literal["denied", "throttled", "silent"]
@@ -29,6 +29,8 @@ class Fault:
     operation: str
     expected: str
     """What has to come of it."""
+    calls: str = ""
+    """Regular expression of `Call.name`, where that is not the operation: S3 speaks REST."""
     times: int = 1
     after: int = 0
     """Calls that pass before."""
@@ -54,7 +56,7 @@ class Fault:
                 sleep(_SILENCE_SECONDS)
             return self._error("ThrottlingException", "Rate exceeded", 503)
 
-        return Patch(self.service, self.operation, "a bad day of AWS, on purpose", (), answer)
+        return Patch(self.service, self.calls or self.operation, "a bad day of AWS, on purpose", (), answer)
 
     def _strikes(self) -> bool:
         """Whether this call is disturbed; counts it."""
@@ -65,17 +67,23 @@ class Fault:
             return is_struck
 
     def _error(self, code: str, words: str, status: int) -> Answer:
+        if self.service == "s3":
+            denied = f"<Error><Code>AccessDenied</Code><Message>{words}</Message></Error>"
+            return Answer(403, denied.encode(), XML)
         if self.service != "ec2":
             return json_answer({"__type": code, "message": words, "Message": words}, status)
         error = f"<Error><Code>RequestLimitExceeded</Code><Message>{words}</Message></Error>"
         body = f"<Response><Errors>{error}</Errors></Response>"
-        return Answer(status, body.encode(), (("Content-Type", "application/xml"),))
+        return Answer(status, body.encode(), XML)
 
 
 def planned_faults() -> tuple[Fault, ...]:
     """The disturbances of a rehearsal, in the order in which they come."""
     return (
         Fault("denied", "kms", "CreateKey", "up stops and names the action; the same call then finishes"),
+        # The provider looks at new rules for 55 s before it believes them: an apply that fails would wait for that.
+        Fault("denied", "s3", "PutLifecycleConfiguration", "what was made stays; the same call makes the rest",
+              r"PUT /[^/?]+\?lifecycle"),
         Fault("throttled", "ec2", "CreateVpc", "terraform waits and asks again"),
         Fault("denied", "glue", "StartJobRun", "the data stage ends with two lines that name the action"),
         Fault("throttled", "glue", "GetJobRun", "whoever watches waits; the job goes on", times=4, after=1),
