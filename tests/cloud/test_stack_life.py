@@ -15,10 +15,11 @@ import pytest
 
 from nexus_llm.cloud.adoption import forget_adopted, write_adopted
 from nexus_llm.cloud.stack_life import StackLife, _is_abandoned, begun, infra_folder
-from nexus_llm.cloud.terraform import Terraform
+from nexus_llm.cloud.terraform import Planned, Terraform
 from nexus_llm.cloud.terraform_refusals import Lock
 from nexus_llm.deploy.ledger import Entry, Event
-from nexus_llm.errors import StorageError, UsageError
+from nexus_llm.deploy.stack import STAGES
+from nexus_llm.errors import DeploymentError, StorageError, UsageError
 
 WHERE = {"account": "123456789012", "region": "eu-central-1", "zones": ("eu-central-1a", "eu-central-1b")}
 HOST = socket.gethostname()
@@ -84,6 +85,32 @@ def test_a_name_means_one_deployment_for_ever(tmp_path: Path) -> None:
         begun(tmp_path, name="nexus-y", environment=None, account=None, region=None)
     with pytest.raises(UsageError, match="there is no environment 'huge'"):
         begun(tmp_path, name="nexus-z", environment="huge", **WHERE)
+
+
+def test_a_state_bucket_that_has_to_be_made_anew_is_left_empty(tmp_path: Path) -> None:
+    kept: list[str] = []
+
+    class Bucket:
+        def put_object(self, **asked: Any) -> None:
+            kept.append(asked["Key"])
+
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "terraform").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "terraform").chmod(0o755)
+    deployment, folder = begun(tmp_path, name="nexus-x", environment=None, **WHERE)
+    life = StackLife(
+        deployment, folder, {"PATH": str(programs)}, lambda: "2026-11-22T10:00:00+00:00",
+        clients=lambda service, region: Bucket(),
+    )  # fmt: skip
+    stage = folder / "work" / "stages" / "0-state"
+    stage.mkdir(parents=True)
+    for status, copies in (("tainted", 0), (None, 1)):
+        made = {"type": "aws_s3_bucket", "instances": [{"status": status} if status else {}]}
+        (stage / "terraform.tfstate").write_text(json.dumps({"resources": [made]}))
+        with pytest.raises(DeploymentError):
+            life.apply(STAGES[0], Planned(stage / "apply.tfplan", {}))
+        assert len(kept) == copies
 
 
 def test_a_bucket_that_is_somebody_elses_is_not_taken_for_an_empty_account(tmp_path: Path) -> None:

@@ -341,9 +341,14 @@ class StackLife:
             return
         from botocore.exceptions import BotoCoreError, ClientError
 
-        with contextlib.suppress(ClientError, BotoCoreError):  # the bucket may be the very thing that was refused
+        # The bucket may be the very thing that was refused; a state that was cut off is kept nowhere.
+        with contextlib.suppress(ClientError, BotoCoreError, json.JSONDecodeError):
+            content = file.read_bytes()
+            for one in json.loads(content)["resources"]:
+                if one["type"] == "aws_s3_bucket" and any(each.get("status") == "tainted" for each in one["instances"]):
+                    return  # stopped while it was made: terraform makes it anew, which it could not with a copy in it
             s3 = self.clients("s3", self.deployment.region)
-            s3.put_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY, Body=file.read_bytes())
+            s3.put_object(Bucket=self.deployment.state_bucket, Key=_STATE_COPY, Body=content)
 
 
 def _is_abandoned(lock: Lock, entries: Sequence[Entry]) -> bool:
