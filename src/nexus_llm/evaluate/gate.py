@@ -226,4 +226,5 @@ def _more_items(comparison: Comparison | TaskComparison, limit: float, confidenc
     else:
         count, unit = comparison.items, "items"
     needed = items_needed(comparison.effect, limit, confidence=confidence)
-    return f"; needs about {max(1, needed - count):,} more {unit}" if needed else ""
+    more = max(1, needed - count) if needed else 0
+    return f"; needs about {more:,} more {unit if more > 1 else unit[:-1]}" if more else ""
