@@ -152,7 +152,7 @@ def size_of(task: str, folder: Path) -> tuple[int, int]:
             items, characters = items + about.num_rows, characters + sum(one.total_byte_size for one in groups)
         else:
             text = path.read_bytes()
-            items, characters = items + text.count(b"\n"), characters + len(text)
+            items, characters = items + len(text.splitlines()), characters + len(text)
     return items, characters
 
 
