@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import uvloop
 from starlette.types import Message, Receive, Scope, Send
 
 import nexus_llm.serve
@@ -30,6 +31,7 @@ from nexus_llm.serve.connections import LINGER_SECONDS, MAX_HEAD_BYTES
 from nexus_llm.serve.edge import MAX_BODY_BYTES, MAX_HELD_BYTES, BodyRefusedError, Edge
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
+from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
 from nexus_llm.serve.telemetry.telemetry import Telemetry
@@ -425,3 +427,24 @@ def test_no_wait_is_measured_by_a_clock_that_somebody_can_set() -> None:
     }
     dated = {"answers.py", "gateway.py", "dialects/openai_responses_answer.py"}
     assert {one for one in uses if not one.startswith(("access/", "bench/", "page/"))} <= dated
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_small_writes_leave_at_once_on_either_loop(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    found = []
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def ask(listener: socket.socket) -> None:
+        server = await asyncio.start_server(answer, sock=listener)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        await reader.read()
+        writer.close()
+        server.close()
+
+    with bound_socket("127.0.0.1", 0) as listener, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ask(listener))
+    assert found[0]

@@ -135,10 +135,11 @@ def _sampled(folder: Path) -> Texts:
     texts = Texts()
     try:
         for path in sorted(folder.glob("samples-*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row: dict[str, Any] = json.loads(line)
-                texts.prompts += row["prompts"]
-                texts.answers += row["answers"]
+            with path.open(encoding="utf-8") as lines:  # not splitlines(), which cuts at U+2028 inside of a text
+                for line in lines:
+                    row: dict[str, Any] = json.loads(line)
+                    texts.prompts += row["prompts"]
+                    texts.answers += row["answers"]
     except (OSError, ValueError, LookupError) as error:
         raise UsageError(
             f"samples in {folder} cannot be read ({error})", fix="give the folder of serve.samples"
