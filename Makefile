@@ -55,7 +55,7 @@ proof-serve: $(VENV)/.installed-bench ## proves serving under faults and a soak 
 	$(NEXUS) model pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/proof_serve.py $(if $(HOUR),--hour)
 
-rehearse: $(VENV)/.installed-dev ## lives a recipe's whole AWS life on an emulated account (terraform needed; 10 to 15 minutes); writes a page, stores JSON
+rehearse: $(VENV)/.installed-dev ## lives a recipe's whole AWS life on an emulated account (terraform needed; about 10 minutes); writes a page, stores JSON
 	@$(NEXUS) model pull smollm2-135m-instruct
 	@$(NEXUS) aws rehearse recipes/quickstart.yaml
 	@cp runs/rehearsal/report.json "benchmarks/results/rehearsal_$$(uname -m)-$$(nproc)-cores_$$(date -u +%F).json"

@@ -65,6 +65,8 @@ def train(root: Path, job: dict[str, Any], ranks: TorchRanks) -> dict[str, Any]:
 
     def on_step(row: dict[str, Any]) -> None:
         (root / name / f"alive-{ranks.rank}").write_text(str(os.getpid()))
+        if dies_at and row["step"] == dies_at - 1:  # the next step then makes a checkpoint of it on a slow disk, too
+            training._checkpoints._writer.wait()
         if row["step"] == dies_at:
             ranks.barrier()  # so that both have come equally far
             if kills:
