@@ -31,7 +31,7 @@ _PER_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 
 
 class Histogram(Collector):
     """A histogram of one label, which only the event loop's thread observes. The library's own locks twice, and looks
-    at bound after bound: for each token, a tenth of what it costs the gateway."""
+    at bound after bound: 0.6 µs instead of 0.1 for each token."""
 
     def __init__(self, name: str, text: str, model_name: str, bounds: tuple[float, ...]) -> None:
         self._name, self._text, self._model_name, self._bounds = name, text, model_name, bounds

@@ -65,7 +65,7 @@ class TokenStream:
         self._on_end = on_end
         self._deltas: list[EngineDelta] = []
         self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None  # an Event costs twice as much, and only one ever waits
+        self._waiter: asyncio.Future[None] | None = None  # an Event costs half as much again, and only one ever waits
 
     async def next(self) -> list[EngineDelta]:
         """All deltas since the last call, at least one.
