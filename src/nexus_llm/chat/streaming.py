@@ -31,7 +31,7 @@ class StreamDecoder:
     A byte-level token may hold a part of a character, which decodes to U+FFFD: a last U+FFFD is held back until the
     next token or the end says whether it stays. Only the tokens since the last clean cut but one are decoded again, so
     a long answer costs linear time; the cut before gives context to tokenizers that treat a first word otherwise.
-    Where neighbours do not matter, a token is decoded once in the tokenizer's life: twice for each that is streamed took
+    Where neighbours do not matter, a token is decoded once in the tokenizer's life: decoding each twice took
     3 to 5 µs.
     """
 
