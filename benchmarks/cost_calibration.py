@@ -182,6 +182,7 @@ def _tpot(one: Observed, found: Calibration, factor: float) -> float:
         seconds_per_prefill_token=time.seconds_per_prefill_token * factor,
         seconds_per_sequence=time.seconds_per_sequence * factor,
         seconds_per_context_token=time.seconds_per_context_token * factor,
+        seconds_per_batch_change=time.seconds_per_batch_change * factor,
     )
     return predicted_statistics(one, slower, found.engine.limits)["tpot"]
 

@@ -7,8 +7,8 @@ mean time to first token and per output token of closed loops, by card, engine, 
 length. Fitted are times per output token only: the published times to the first contain the rush at a test's start.
 The rows themselves are not kept here; the result holds what was fitted.
 
-`tried` is what other forms of the step time would give: in steady state without a simulation, with a time for each
-prompt whatever its length, with the card's bandwidth as the least that weights and cache cost. Each is fitted to either
+`tried` is what other forms of the step time would give, in steady state without a simulation: without a time for a
+changed batch, with one for each prompt instead, with the card's bandwidth as the least that weights and cache cost. Each is fitted to either
 half and predicts the other: a form that helps one half, or one card, only is no better. A card that misses the target
 is told row by row.
 """
@@ -20,6 +20,7 @@ import csv
 import datetime
 import itertools
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ PLACES = 6
 """Requests of a simulated loop, over its concurrency."""
 TARGET = 0.10
 FEWEST_ROWS = 8
-FORMS = ("as now", "and a time a prompt", "not below the bandwidth", "both")
+FORMS = ("as now", "without batch changes", "a time a prompt instead", "not below the bandwidth")
 BYTES_PER_SECOND = {"h100_sxm": 3.35e12, "h200_sxm": 4.8e12}  # NVIDIA's data sheets
 
 
@@ -91,6 +92,7 @@ def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
         "seconds_per_prefill_token": _round(step.seconds_per_prefill_token),
         "seconds_per_sequence": _round(step.seconds_per_sequence),
         "seconds_per_context_token": _round(step.seconds_per_context_token),
+        "seconds_per_batch_change": _round(step.seconds_per_batch_change),
         "max_batched_tokens": fitted.limits.max_batched_tokens,
         "rows_fitted": len(rows[0::2]),
         "rows_held_out": len(held_out),
@@ -122,17 +124,17 @@ def tried(name: tuple[str, ...], rows: list[dict[str, str]], form: str) -> tuple
     system, _, _, _, precision, cards = name
     bandwidth = BYTES_PER_SECOND[system] * float(cards)
     least = np.zeros(5)
-    if form in FORMS[2:]:
+    if form == FORMS[3]:
         least[0] = 8.03e9 * (1 if precision == "fp8" else 2) / bandwidth * 1000
         least[3] = 131_072 / bandwidth * 1000  # of cache a token: 32 layers x 8 heads x 128 x 2 values of 2 bytes
-    has_prompts = form in FORMS[1::2]
 
     def columns(half: list[dict[str, str]]) -> tuple[Any, Any]:
         found = []
         for row in half:
             given, said, count = int(row["isl"]), int(row["osl"]), int(row["concurrency"])
-            begun = count / said  # prompts a step
-            found.append([1, begun * given, count, count * (given + said / 2), begun * has_prompts])
+            begun = count / said  # prompts a step, as Poisson's: each changes the batch of its step and of the next
+            last = {FORMS[1]: 0.0, FORMS[2]: begun}.get(form, 1 - math.exp(-2 * begun))
+            found.append([1, begun * given, count, count * (given + said / 2), last])
         return np.array(found, float), np.array([float(row["silicon_tpot_ms"]) for row in half])
 
     def error(fitted_to: list[dict[str, str]], other: list[dict[str, str]]) -> float:

@@ -42,6 +42,9 @@ class Replica:
     steps: int = 0
     preemptions: int = 0
     ended: list[Sequence] = field(default_factory=list)
+    batch: list[Sequence] = field(default_factory=list)
+    has_prefilled: bool = False
+    """What the last step did."""
 
     def blocks(self, sequence: Sequence, extra: int = 0) -> int:
         held = max(sequence.cached + sequence.to_fill, sequence.cached + extra)
@@ -90,18 +93,23 @@ class Replica:
             head.to_fill = total
             self.chunks[head] = min(total, budget) if self.chunked else total
             budget -= self.chunks[head]
+        prefilled = sum(self.chunks.values())
+        self.is_changed = prefilled > 0 or self.has_prefilled or decoding != self.batch
+        self.composed = decoding
         read = sum(one.cached for one in decoding) + sum(one.cached for one, n in self.chunks.items() if n)
         return (
             self.time.fixed_seconds
-            + self.time.seconds_per_prefill_token * sum(self.chunks.values())
+            + self.time.seconds_per_prefill_token * prefilled
             + self.time.seconds_per_sequence * len(decoding)
             + self.time.seconds_per_context_token * read
+            + self.time.seconds_per_batch_change * self.is_changed
         )
 
     def end_step(self, seconds: float) -> None:
         self.clock += seconds
         self.busy += seconds
         self.steps += 1
+        self.batch, self.has_prefilled = self.composed, sum(self.chunks.values()) > 0
         for one in list(self.running):
             if one in self.chunks:
                 one.to_fill -= self.chunks[one]

@@ -197,7 +197,7 @@ def _plan(test: LoadTest, url: str, model: str, api_key: str) -> BenchPlan:
         requests=test.requests,
         rate_per_second=test.requests_per_second,
         input_tokens=Lengths(test.input_tokens, test.input_tokens),
-        output_tokens=Lengths(test.output_tokens, test.output_tokens),
+        output_tokens=Lengths(*test.answer_ends),
         warmup=2,
         # A seed of its own for each test: prompts of one seed begin alike, and a prefix cache would find them again.
         seed=zlib.crc32(repr(test).encode()),
@@ -248,7 +248,7 @@ def _print_result(found: Calibration) -> None:
     print(
         f"a step takes {1000 * step.fixed_seconds:.3g} ms + {1e6 * step.seconds_per_prefill_token:.3g} µs a prompt "
         f"token + {1e6 * step.seconds_per_sequence:.3g} µs a sequence + {1e9 * step.seconds_per_context_token:.3g} ns "
-        "a cached token"
+        f"a cached token + {1000 * step.seconds_per_batch_change:.3g} ms where its batch is not that of the step before"
     )
     values: dict[str, Any] = {name: getattr(limits, name) for name in found.limits_found_by}
     print("; ".join(f"{name} {values[name]} ({how})" for name, how in found.limits_found_by.items()))

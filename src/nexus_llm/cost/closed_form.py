@@ -1,7 +1,7 @@
 """One replica's capacity in closed form: the stand-in where no simulation is at hand. It simulates no queue.
 
 Steady load on continuous batching: with B answers at work a step takes T(B) = fixed + B x (sequence + context x cached
-tokens + prefill x input / output), and B / (output x T) requests are finished a second. The spread around these means
+tokens + prefill x input / output) + change x min(1, 2 B / output), as one that begins changes two steps, and B / (output x T) requests are finished a second. The spread around these means
 is assumed: 95 % stay under 1.25 times, 99 % under 1.5 times the mean, and arrivals scatter as Poisson's.
 """
 
@@ -53,7 +53,8 @@ def _load(time: StepTime, limits: EngineLimits, traffic: Traffic, sequences: flo
         + time.seconds_per_context_token * (inputs + outputs / 2)
         + time.seconds_per_prefill_token * inputs / outputs
     )
-    step = time.fixed_seconds + sequences * each
+    changed = min(1.0, 2 * sequences / outputs)
+    step = time.fixed_seconds + sequences * each + changed * time.seconds_per_batch_change
     chunks = -(-inputs // limits.max_batched_tokens)
     ttft = chunks * step + time.seconds_per_prefill_token * inputs
     e2e = ttft + (outputs - 1) * step

@@ -65,6 +65,7 @@ class StepTime:
     """Seconds of one step of continuous batching, which prefills some tokens and decodes one token of each sequence.
 
     seconds = fixed + per_prefill_token x prefilled + per_sequence x decoding + per_context_token x cached tokens read
+              + per_batch_change, where the step prefills or does not decode the same sequences as the step before it
     """
 
     fixed_seconds: float
@@ -74,11 +75,13 @@ class StepTime:
     provenance: Provenance
     source: str
     """Where from: a result file, a page with its date, or the names of the card's data sheet."""
+    seconds_per_batch_change: float = 0.0
+    """Kernels prepared for other shapes (OpenVINO), a step without its CUDA graph (GPU engines)."""
 
     @property
-    def numbers(self) -> tuple[float, float, float, float]:
-        """Its seconds, in the order of the fields."""
-        return astuple(self)[:4]
+    def numbers(self) -> tuple[float, float, float, float, float]:
+        """Its seconds: fixed, a prefill token, a sequence, a context token, a batch change."""
+        return (*astuple(self)[:4], self.seconds_per_batch_change)
 
 
 @dataclass(frozen=True, slots=True)

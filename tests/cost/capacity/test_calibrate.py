@@ -21,7 +21,7 @@ from nexus_llm.cost.quantities import EngineLimits, StepTime, Traffic
 from nexus_llm.errors import UsageError
 from step_by_step import run_closed, run_open
 
-TRUE = StepTime(0.012, 2.5e-4, 6e-4, 1.5e-6, "measured", "the pretended server")
+TRUE = StepTime(0.012, 2.5e-4, 6e-4, 1.5e-6, "measured", "the pretended server", seconds_per_batch_change=0.006)
 TRUE_LIMITS = EngineLimits(100_000, 24, 256, admission_seconds=0.004)
 SMALL = Experiment(
     concurrencies=(1, 4, 16), input_tokens=(16, 96, 400), output_tokens=(8, 24), requests_per_place=2,
@@ -35,7 +35,8 @@ def pretended_server(*, chunked: bool = True, static: bool = False, noise: float
     def measure(test: LoadTest) -> Observed:
         step_time, limits = TRUE, TRUE_LIMITS
         source = np.random.default_rng(test.seed + test.requests)
-        prompts, answers = [test.input_tokens] * test.requests, [test.output_tokens] * test.requests
+        low, high = test.answer_ends
+        prompts, answers = [test.input_tokens] * test.requests, source.integers(low, high + 1, test.requests).tolist()
         if test.concurrency:
             arrived, first, last = run_closed(
                 prompts, answers, step_time, limits, concurrency=test.concurrency, chunked=chunked, static=static
@@ -71,6 +72,7 @@ def test_half_of_a_grid_is_enough_to_predict_the_rest_and_open_loops() -> None:
     assert result.errors["tpot"] < 0.05
     assert result.engine.limits.max_batched_tokens == 256
     assert result.engine.step_time.provenance == "measured"
+    assert result.engine.step_time.seconds_per_batch_change == pytest.approx(0.006, rel=0.3)
     kinds = [point.test.kind for point in result.points]
     assert kinds.count("fitted") == kinds.count("held_out") == 9
     assert kinds.count("open") == 4
@@ -99,7 +101,7 @@ def test_the_result_is_json_that_says_what_was_fitted_and_what_given() -> None:
     assert {"test", "measured", "predicted", "errors"} == set(document["points"][0])
 
 
-def test_one_point_cannot_tell_five_numbers() -> None:
+def test_one_point_cannot_tell_six_numbers() -> None:
     measure = pretended_server()
     one = measure(LoadTest("fitted", 16, 8, 8, concurrency=1))
     with pytest.raises(UsageError, match="1 measured points"):

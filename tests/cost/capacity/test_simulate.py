@@ -34,6 +34,7 @@ step_times = st.builds(
     st.one_of(st.just(0.0), st.floats(1e-7, 1e-4)),
     st.just("measured"),
     st.just("hypothesis"),
+    st.one_of(st.just(0.0), st.floats(1e-4, 2e-2)),
 )
 engines = st.builds(
     EngineLimits,

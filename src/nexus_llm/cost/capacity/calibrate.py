@@ -2,7 +2,7 @@
 
 Nobody outside sees single steps. But a simulated load test has the same latencies as the real one when its step time
 and limits are right. So: simulate each measured point (the same requests, the same loop), compare medians, and move the
-five numbers (four of `StepTime`, and `admission_seconds`) until they agree: Gauss-Newton on relative errors, no number
+six numbers (five of `StepTime`, and `admission_seconds`) until they agree: Gauss-Newton on relative errors, no number
 below 0. Limits that are not known are tried one after another.
 """
 
@@ -23,7 +23,7 @@ STATISTICS = ("tpot", "ttft", "e2e", "ttft_p95", "e2e_p95", "tpot_mean", "reques
 """Medians and 95th percentiles in seconds, a mean, and ends a second."""
 FITTED = ("tpot", "ttft", "e2e", "requests_per_second")
 _ROUNDS, _NUDGE, _DAMPING = 12, 0.05, 1e-3
-_FIRST_GUESS = (0.02, 1e-4, 5e-4, 1e-7, 5e-3)
+_FIRST_GUESS = (0.02, 1e-4, 5e-4, 1e-7, 2e-3, 5e-3)
 
 Statistics = dict[str, float]
 
@@ -89,7 +89,7 @@ def fit_engine(
     told apart: then the first of the candidates stays.
 
     Raises:
-        UsageError: fewer than two points: five numbers cannot be told from one.
+        UsageError: fewer than two points: six numbers cannot be told from one.
     """
     if len(points) < 2:
         raise UsageError(f"{len(points)} measured points cannot tell a step time", fix="measure a larger grid")
@@ -101,7 +101,7 @@ def fit_engine(
         if best is None or loss < best.loss * 0.98:  # a tie is no reason to prefer the later one
             best = FittedEngine(
                 step_time(numbers, provenance=provenance, source=source),
-                replace(tried, admission_seconds=float(numbers[4])),
+                replace(tried, admission_seconds=float(numbers[5])),
                 loss,
             )
     assert best is not None
@@ -124,7 +124,7 @@ def median_statistics(repeats: Sequence[Statistics]) -> Statistics:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Relative errors as a function of five numbers."""
+    """Relative errors as a function of six numbers."""
 
     points: Sequence[Observed]
     limits: EngineLimits
@@ -155,7 +155,7 @@ class _Problem:
     def _step(self, numbers: Floats, told: Floats) -> Floats:
         """Where the errors would be least if they were linear. Numbers at 0 are nudged by a part of the first guess."""
         nudges = np.maximum(numbers, np.array(_FIRST_GUESS) * 0.01) * _NUDGE
-        free = range(5 if self.fits_admission else 4)
+        free = range(6 if self.fits_admission else 5)
         slopes = np.zeros((len(told), len(free)))
         for place in free:
             nudged = numbers.copy()
@@ -176,7 +176,7 @@ class _Problem:
     def _told(self, numbers: Floats) -> Floats:
         """Predicted over measured, of every point and statistic that was measured."""
         tried = step_time(numbers, provenance="measured", source="")
-        limits = replace(self.limits, admission_seconds=float(numbers[4]))
+        limits = replace(self.limits, admission_seconds=float(numbers[5]))
         ratios = []
         for point in self.points:
             measured, told = point.statistics(), predicted_statistics(point, tried, limits)
@@ -186,9 +186,9 @@ class _Problem:
 
 
 def step_time(coefficients: Floats, *, provenance: Provenance, source: str) -> StepTime:
-    """The step time of four numbers in the order of its fields."""
-    fixed, prefill, sequence, context = (float(value) for value in coefficients[:4])
-    return StepTime(fixed, prefill, sequence, context, provenance, source)
+    """The step time of five numbers, in the order of `StepTime.numbers`."""
+    fixed, prefill, sequence, context, change = (float(value) for value in coefficients[:5])
+    return StepTime(fixed, prefill, sequence, context, provenance, source, change)
 
 
 def non_negative_least_squares(rows: Floats, target: Floats) -> Floats:

@@ -52,7 +52,19 @@ class LoadTest:
     """Of an open loop."""
     load_share: float | None = None
     """Of saturation, in an open loop."""
+    answer_spread: float = 0.0
+    """Answers are drawn evenly from up to this share below `output_tokens` to as much above."""
     seed: int = 0
+
+    @property
+    def answer_ends(self) -> tuple[int, int]:
+        """Tokens of the shortest and the longest answer.
+
+        >>> LoadTest("fitted", 32, 16, 8, answer_spread=0.5).answer_ends
+        (8, 24)
+        """
+        reach = int(self.output_tokens * self.answer_spread)
+        return self.output_tokens - reach, self.output_tokens + reach
 
 
 Measure = Callable[[LoadTest], Observed]
@@ -65,6 +77,9 @@ class Experiment:
     concurrencies: tuple[int, ...] = (1, 4, 16, 32)
     input_tokens: tuple[int, ...] = (32, 128, 512)
     output_tokens: tuple[int, ...] = (16, 64)
+    answer_spread: float = 0.5
+    """Of the grid. Answers of one length end together and the next begin together: such loops cannot tell what it costs
+    that a batch changes, which other traffic makes it do all the time."""
     requests_per_place: int = 4
     """Requests in a closed loop, over its concurrency; at least 8 in all."""
     open_requests: int = 150
@@ -90,6 +105,7 @@ class Experiment:
                             said,
                             max(8, self.requests_per_place * concurrency),
                             concurrency=concurrency,
+                            answer_spread=self.answer_spread,
                         )
                     )
         return halves

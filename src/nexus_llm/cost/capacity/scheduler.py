@@ -7,7 +7,7 @@ blocks and goes back to the front of the queue; prompt and answer so far are the
 the step of a preemption.
 
 Steps without prefill, between two events, differ only in the context that they read, which grows by one token a
-sequence a step. So any number of them is one quadratic expression, and the simulation jumps from event to event (an
+sequence a step, and in the first one's `per_change`. So any number of them is one quadratic expression, and the simulation jumps from event to event (an
 arrival that can be let in, an end, a full cache). Under the linear step time this is exact, not an approximation;
 `tests/cost/capacity` compares it with a plain loop over steps.
 """
@@ -97,14 +97,15 @@ def _steps_to_jump(replicas: Replicas, requests: Requests, r: int, of: Engine, u
         return -1
     first = of.fixed + of.per_sequence * row.decoding + of.per_context * row.context
     growth = of.per_context * row.decoding
+    began = row.clock + of.per_change * row.changed
     if until < math.inf:
-        steps = min(steps, _steps_within(until - row.clock, first, growth, steps))
+        steps = min(steps, _steps_within(until - began, first, growth, steps))
         if steps == 0:
             return 0
     head = row.head
     if head != NOBODY and requests.rows[head].visible > row.clock and not _is_full(replicas, r, of):
         # It is seen at the first boundary at or after its arrival.
-        gap = requests.rows[head].visible - row.clock
+        gap = requests.rows[head].visible - began
         before = _steps_within(gap, first, growth, steps)
         if before < steps and _duration(before, first, growth) < gap:
             before += 1
@@ -118,7 +119,7 @@ def _quiet_until(replicas: Replicas, requests: Requests, r: int, of: Engine) -> 
     row = replicas.rows[r]
     steps = _steps_that_fit(replicas, r, of, row.next_finish - row.counter)
     first = of.fixed + of.per_sequence * row.decoding + of.per_context * row.context
-    seconds = _duration(steps, first, of.per_context * row.decoding)
+    seconds = of.per_change * row.changed + _duration(steps, first, of.per_context * row.decoding)
     time = row.clock + seconds * (1 - 1e-9)
     head = row.head
     if head != NOBODY and not _is_full(replicas, r, of):
@@ -149,6 +150,8 @@ def _duration(steps: int, first: float, growth: float) -> float:
 @inner
 def _steps_within(gap: float, first: float, growth: float, most: int) -> int:
     """The most steps, up to `most`, that end within `gap` seconds."""
+    if gap < first:
+        return 0
     if gap >= _duration(most, first, growth):
         return most
     half = first - growth / 2  # positive: every sequence has at least one cached token
@@ -166,7 +169,8 @@ def _jump(replicas: Replicas, requests: Requests, r: int, of: Engine, steps: int
     row = replicas.rows[r]
     sequences = row.decoding
     read = steps * float(row.context) + sequences * (steps * (steps - 1) / 2)
-    seconds = steps * (of.fixed + of.per_sequence * sequences) + of.per_context * read
+    seconds = of.per_change * row.changed + steps * (of.fixed + of.per_sequence * sequences) + of.per_context * read
+    row.changed = 0
     whole, rest = steps // of.block, steps % of.block
     needed = whole * sequences
     for step in range(rest):
@@ -220,6 +224,9 @@ def _begin_step(replicas: Replicas, requests: Requests, r: int, of: Engine) -> N
         tokens += chunk
     sequences = row.decoding
     seconds = of.fixed + of.per_prefill * tokens + of.per_sequence * sequences + of.per_context * cached
+    if tokens > 0 or row.changed:
+        seconds += of.per_change
+    row.changed = tokens > 0
     row.step_end = row.clock + seconds
     row.busy += seconds
     row.sequence_steps += sequences + row.prefilling
@@ -256,6 +263,7 @@ def _preempt_newest(replicas: Replicas, requests: Requests, r: int, of: Engine) 
         left = replicas.decode[r, newest].finish - row.counter
         requests.rows[request].generated = requests.rows[request].answer - left
         _leave(replicas, requests, r, of, newest)
+        row.changed = 1
         row.next_finish = _earliest_finish(replicas, r)
     requests.rows[request].behind = row.head
     if row.head == NOBODY:
@@ -343,6 +351,7 @@ def _finish_decoded(replicas: Replicas, requests: Requests, r: int, of: Engine) 
             request = int(replicas.decode[r, slot].request)
             _leave(replicas, requests, r, of, slot)
             _end_request(replicas, requests, r, of, request)
+            row.changed = 1
         else:
             slot += 1
     row.next_finish = _earliest_finish(replicas, r)

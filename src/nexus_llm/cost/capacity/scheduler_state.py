@@ -24,6 +24,7 @@ class Engine(NamedTuple):
     per_prefill: float
     per_sequence: float
     per_context: float
+    per_change: float
     max_sequences: int
     max_batched_tokens: int
     block: int
@@ -57,6 +58,7 @@ REPLICA = np.dtype(
         ("quiet", np.float64),  # until then none of its requests ends
         ("busy", np.float64),
         ("state", np.int64),
+        ("changed", np.int64),  # 1 where the next step decodes other sequences than the last one
         ("counter", np.int64),  # steps so far: each gives every decoding sequence one token
         ("decoding", np.int64),
         ("prefilling", np.int64),

@@ -115,6 +115,7 @@ def _calm_rate(offered: _Offered) -> float:
         step.fixed_seconds
         + step.seconds_per_sequence
         + step.seconds_per_context_token * (traffic.input_tokens + traffic.output_tokens)
+        + step.seconds_per_batch_change
     ) + traffic.input_tokens * (step.seconds_per_prefill_token + step.fixed_seconds / offered.limits.max_batched_tokens)
     return 1e-4 / seconds
 

@@ -178,7 +178,8 @@ def _check_step_time(step_time: StepTime) -> None:
     is_timeless = values[0] + min(values[1], values[2] + values[3]) <= 0
     if is_timeless or any(not 0 <= value < math.inf for value in values):
         raise UsageError(
-            f"a step time of {values} seconds (fixed, a prefill token, a sequence, a context token) is none",
+            f"a step time of {values} seconds (fixed, a prefill token, a sequence, a context token, a batch "
+            "change) is none",
             fix="no value below 0, and time for a step with one prompt token as for one with one sequence",
         )
 
