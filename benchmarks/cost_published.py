@@ -8,9 +8,9 @@ length. Fitted are times per output token only: the published times to the first
 The rows themselves are not kept here; the result holds what was fitted.
 
 `tried` is what other forms of the step time would give, in steady state without a simulation: without a time for a
-changed batch, with one for each prompt instead, with the card's bandwidth as the least that weights and cache cost. Each is fitted to either
-half and predicts the other: a form that helps one half, or one card, only is no better. A card that misses the target
-is told row by row.
+changed batch, with one for each prompt instead, with the card's bandwidth as the least that weights and cache cost.
+Each is fitted to either half and predicts the other: a form that helps one half, or one card, only is no better. A card
+that misses the target is told row by row.
 """
 
 from __future__ import annotations

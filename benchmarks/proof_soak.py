@@ -84,9 +84,10 @@ def grown(samples: Sequence[dict[str, float]], name: str) -> float | None:
 
 
 def _fill(server: Served, plan: Plan) -> None:
-    """Fills what is bounded, so that only what keeps growing shows: the engine's key-value cache, what its largest batch
-    takes and keeps, and the kernels that OpenVINO keeps for every number of tokens that a step has had. Mixed lengths
-    reach those; two fillings in a row that add nothing are the end. What never stands still goes on into the soak."""
+    """Fills what is bounded, so that only what keeps growing shows: the engine's key-value cache, what its largest
+    batch takes and keeps, and the kernels that OpenVINO keeps for every number of tokens that a step has had. Mixed
+    lengths reach those; two fillings in a row that add nothing are the end. What never stands still goes on into the
+    soak."""
     if not plan.is_full:
         return
     lengths = ["--input-tokens", "32-512", "--output-tokens", "16-64"]

@@ -1,8 +1,9 @@
 """One replica's capacity in closed form: the stand-in where no simulation is at hand. It simulates no queue.
 
 Steady load on continuous batching: with B answers at work a step takes T(B) = fixed + B x (sequence + context x cached
-tokens + prefill x input / output) + change x min(1, 2 B / output), as one that begins changes two steps, and B / (output x T) requests are finished a second. The spread around these means
-is assumed: 95 % stay under 1.25 times, 99 % under 1.5 times the mean, and arrivals scatter as Poisson's.
+tokens + prefill x input / output) + change x min(1, 2 B / output), as a prompt changes its step and the next, and
+B / (output x T) requests are finished a second. The spread around these means is assumed: 95 % stay under 1.25 times,
+99 % under 1.5 times the mean, and arrivals scatter as Poisson's.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ blocks and goes back to the front of the queue; prompt and answer so far are the
 the step of a preemption.
 
 Steps without prefill, between two events, differ only in the context that they read, which grows by one token a
-sequence a step, and in the first one's `per_change`. So any number of them is one quadratic expression, and the simulation jumps from event to event (an
-arrival that can be let in, an end, a full cache). Under the linear step time this is exact, not an approximation;
-`tests/cost/capacity` compares it with a plain loop over steps.
+sequence a step, and in the first one's `per_change`. So any number of them is one quadratic expression, and the
+simulation jumps from event to event (an arrival that can be let in, an end, a full cache). Under the linear step time
+this is exact, not an approximation; `tests/cost/capacity` compares it with a plain loop over steps.
 """
 
 from __future__ import annotations
