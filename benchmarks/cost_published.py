@@ -54,12 +54,23 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "source": SOURCE,
         "target_mean_error_share": TARGET,
+        "held_out_mean_error_share": {
+            "all": _over_rows(cards, ""),
+            **{name: _over_rows(cards, name) for name in sorted(BYTES_PER_SECOND)},
+        },
         "note": arguments.note,
         "cards": cards,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"cost_published_{result['date']}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def _over_rows(cards: list[dict[str, Any]], hardware: str) -> float:
+    """The mean error of all rows that were held out, of one kind of card or ("") of all."""
+    chosen = [one for one in cards if one["hardware"].startswith(hardware)]
+    rows = [one["rows_held_out"] for one in chosen]
+    return _round(float(np.average([one["held_out_mean_error_share"] for one in chosen], weights=rows)))
 
 
 def groups(path: Path) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
