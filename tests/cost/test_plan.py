@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from cost_ground import SHIPPED, TODAY, cost_recipe, planner
 from nexus_llm.arithmetic import parameters
+from nexus_llm.cost.closed_form import closed_form_capacity
 from nexus_llm.cost.day import steady
 from nexus_llm.cost.hardware import engine_limits, machine, machines, step_time
 from nexus_llm.cost.money import cents
 from nexus_llm.cost.plan import Planner
 from nexus_llm.cost.prices import PriceTable
-from nexus_llm.cost.quantities import LatencyObjective, ReplicaCapacity, Traffic
+from nexus_llm.cost.quantities import EngineLimits, LatencyObjective, ReplicaCapacity, StepTime, Traffic
 from nexus_llm.cost.recipe_plan import as_document, plan_recipe, planner_for
 from nexus_llm.cost.sensitivity import sensitivity
 from nexus_llm.cost.service_bill import Pricing, engine_bill, surroundings_bill
@@ -260,3 +261,11 @@ def test_the_closed_form_gives_zero_where_one_request_alone_misses() -> None:
     found = SHARED.capacity(time, limits, Traffic(1e5, 500, 300), LatencyObjective(tpot_seconds=1e-6), 0).at_objective
     assert found.requests_per_second == 0
     assert found.tpot.p95 > 1e-6
+
+
+def test_in_closed_form_a_prompt_waits_for_its_own_changed_batch() -> None:
+    limits = EngineLimits(kv_cache_tokens=100_000, max_sequences=8, max_batched_tokens=512)
+    time = StepTime(0.01, 1e-4, 1e-3, 0.0, "measured", "a test", seconds_per_batch_change=0.1)
+    found = closed_form_capacity(time, limits, Traffic(1e5, 100, 200), LatencyObjective(ttft_seconds=0.1), 0)
+    assert found.at_objective.requests_per_second == 0
+    assert found.at_objective.ttft.p50 == pytest.approx(0.01 + 0.1 + 0.01 + 0.001)

@@ -35,7 +35,9 @@ def calibrate(
     url: Annotated[str, typer.Argument(help="The server's address, with or without /v1.", metavar="URL")],
     concurrency: Annotated[str, typer.Option(help=f"{_LIST}: requests at once, of the grid.")] = "1,4,16,32",
     input_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of a prompt, of the grid.")] = "32,128,512",
-    output_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of an answer, of the grid.")] = "16,64",
+    output_tokens: Annotated[
+        str, typer.Option(help=f"{_LIST}: tokens of an answer, of the grid; drawn from half to 1.5 times that.")
+    ] = "16,64",
     repeats: Annotated[int, typer.Option(min=1, help="Measure every point so often; medians count.")] = 1,
     open_requests: Annotated[int, typer.Option(min=20, help="Requests of an open loop at full load.")] = 150,
     max_sequences: Annotated[
@@ -161,7 +163,7 @@ def observed(measured: Measured) -> Observed:
         raise ServingError(
             f"only {told['requests']['good']} of {told['requests']['planned']} requests were answered: "
             f"{told['errors']}",
-            fix="less --concurrency, or look into the server's log",
+            fix="less --concurrency, shorter --input-tokens and --output-tokens, or look into the server's log",
         )
     if not told["is_valid"]:
         raise ServingError(

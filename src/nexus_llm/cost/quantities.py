@@ -65,7 +65,7 @@ class StepTime:
     """Seconds of one step of continuous batching, which prefills some tokens and decodes one token of each sequence.
 
     seconds = fixed + per_prefill_token x prefilled + per_sequence x decoding + per_context_token x cached tokens read
-              + per_batch_change, where the step prefills or does not decode the same sequences as the step before it
+              + per_batch_change, where the step prefills, follows one that did, or decodes other sequences than it
     """
 
     fixed_seconds: float

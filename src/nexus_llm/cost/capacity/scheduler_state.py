@@ -58,7 +58,7 @@ REPLICA = np.dtype(
         ("quiet", np.float64),  # until then none of its requests ends
         ("busy", np.float64),
         ("state", np.int64),
-        ("changed", np.int64),  # 1 where the next step decodes other sequences than the last one
+        ("changed", np.int64),  # 1 where the last step prefilled, or a sequence has left since
         ("counter", np.int64),  # steps so far: each gives every decoding sequence one token
         ("decoding", np.int64),
         ("prefilling", np.int64),
