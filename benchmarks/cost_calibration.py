@@ -260,9 +260,9 @@ def _open_words(loops: list[dict[str, Any]]) -> str:
     if not loops:
         return ""
     return (
-        f"<p>Open loops agree with their predictions where the time of every step is changed by {np.median(longer):+.0%} "
-        f"(median of {len(loops)}; {longer[0]:+.0%} to {longer[-1]:+.0%}). A queue makes more of it: steps a tenth longer make "
-        f"a token {added[0]:.0%} to {added[-1]:.0%} later.</p>"
+        f"<p>Open loops agree with their predictions where every step's time is changed by {np.median(longer):+.0%} "
+        f"(median of {len(loops)}; {longer[0]:+.0%} to {longer[-1]:+.0%}). A queue makes more of it: steps a tenth "
+        f"longer make a token {added[0]:.0%} to {added[-1]:.0%} later.</p>"
     )
 
 
