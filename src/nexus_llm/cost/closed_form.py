@@ -2,8 +2,8 @@
 
 Steady load on continuous batching: with B answers at work a step takes T(B) = fixed + B x (sequence + context x cached
 tokens + prefill x input / output) + change x min(1, (chunks + 1) B / output), as a prompt changes its steps and the
-next, and B / (output x T) requests are finished a second. The spread around these means is assumed: 95 % stay under 1.25
-times, 99 % under 1.5 times the mean, and arrivals scatter as Poisson's.
+next, and B / (output x T) requests are finished a second. The spread around these means is assumed: 95 % stay under
+1.25 times, 99 % under 1.5 times the mean, and arrivals scatter as Poisson's.
 """
 
 from __future__ import annotations
