@@ -6,7 +6,7 @@ The engine alone, without gateway and clients, set up as `nexus serve` does it. 
 fitted (relative least squares over their steps) with and without a term for a changed batch; both then predict the
 steps of open loops at several shares of the saturated engine. Told are also the mean errors without the term, of open
 loops' decoding steps whose batch changed and of those whose did not: where the term is real, they differ by it.
-Minutes on two quiet cores. Needs the `serve` extra.
+Eight minutes on two quiet cores. Needs the `serve` extra.
 """
 
 from __future__ import annotations
