@@ -108,6 +108,28 @@ def test_any_tokens_stream_to_what_they_decode_to_at_once(ids: list[int]) -> Non
     assert "".join(decoder.push([token]) for token in ids) + decoder.flush() == TINY.decode(ids)
 
 
+@pytest.mark.parametrize("text", ["a 😀 b", "a 中 b", "é", "😀"])
+def test_tokenizers_that_spell_bytes_give_whole_characters(text: str) -> None:
+    """As Llama 2's, Mistral's and Gemma's do: each byte of a character that is not whole is one replacement."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", " "]
+    spec = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": number, "content": tokens[number], "special": True, "normalized": False,
+             "single_word": False, "lstrip": False, "rstrip": False}
+            for number in range(3)
+        ],
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "merges": [],
+                  "vocab": {token: number for number, token in enumerate(tokens)}},
+    }  # fmt: skip
+    tokenizer = ChatTokenizer(json.dumps(spec), template=None, config={"eos_token": "</s>"})
+    decoder = StreamDecoder(tokenizer)
+    pieces = [decoder.push([token]) for token in tokenizer.encode_bare(text)]
+    assert "".join(pieces) + decoder.flush() == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
 def test_broken_characters_are_held_back_by_one_only() -> None:
     euro = TINY.encode_document("€")[:-1]
     decoder = StreamDecoder(TINY)

@@ -22,18 +22,23 @@ import httpx
 import openai
 import pytest
 import uvloop
+from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
 import nexus_llm.serve
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.recipe import PrioritiesRecipe, ServeRecipe, TimeoutsRecipe
 from nexus_llm.serve.connections import LINGER_SECONDS, MAX_HEAD_BYTES
+from nexus_llm.serve.dialects.anthropic_body import MessagesRequest
+from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
 from nexus_llm.serve.edge import MAX_BODY_BYTES, MAX_HELD_BYTES, BodyRefusedError, Edge
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.engines.supervisor import SupervisorLimits
 from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.metrics import ServerMetrics
 from nexus_llm.serve.model_folder import ServedModel
+from nexus_llm.serve.request_parts import Body
+from nexus_llm.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from nexus_llm.serve.telemetry.telemetry import Telemetry
 from running_server import RunningServer, StartServer, running_server
 
@@ -184,14 +189,32 @@ def test_a_head_of_any_size_is_not_kept(impatient: RunningServer, bomb: bytes) -
         b'{"model":"echo","messages":' + b"[" * 200_000,
         gzip.compress(b'{"model":"echo"}' * 100_000),
         b'{"model":"echo","prompt":"\xff\xfe"}',
+        b'{"model":"echo","prompt":[' + b'"",' * 500_000 + b"[]]}",
     ],
-    ids=["many values", "deep", "compressed", "not UTF-8"],
+    ids=["many values", "deep", "compressed", "not UTF-8", "many faults"],
 )
 def test_a_body_bomb_is_a_400(impatient: RunningServer, body: bytes) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     answer = httpx.post(f"{impatient.url}/v1/completions", content=body, headers=headers, timeout=WAIT_SECONDS)
     assert answer.status_code == 400, answer.text
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("form", "body"),
+    [
+        (ChatRequest, {"messages": [0] * 1_000}),
+        (ChatRequest, {"messages": [{"role": "user", "content": [0] * 1_000}]}),
+        (CompletionRequest, {"prompt": [""] * 1_000 + [[]]}),
+        (EmbeddingRequest, {"input": [-1] * 1_000}),
+        (MessagesRequest, {"messages": [0] * 1_000, "max_tokens": 1}),
+        (ResponsesRequest, {"input": [0] * 1_000}),
+    ],
+)
+def test_of_a_thousand_faults_the_first_is_told(form: type[Body], body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as found:
+        form.model_validate({"model": "echo"} | body)
+    assert found.value.error_count() < 5
 
 
 class _NeverAsked(ChatTokenizer):

@@ -56,7 +56,12 @@ class StreamDecoder:
         self._ids += token_ids
         text = self._tokenizer.decode(self._ids)
         is_clean = not text.endswith(_REPLACEMENT)
-        settled = len(text) - (0 if is_clean else 1)
+        if is_clean:
+            settled = len(text)
+        elif pieces is not None:
+            settled = len(text) - 1
+        else:  # a tokenizer that spells bytes gives one replacement for each byte of the character so far
+            settled = self._given
         piece = text[self._given : settled]
         self._given = max(self._given, settled)
         if is_clean and pieces is not None:

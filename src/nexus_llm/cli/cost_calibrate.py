@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 UNBOUNDED_CACHE_TOKENS = 10_000_000
 _LIST = "Comma-separated"
+_ANSWERS = f"{_LIST}: tokens of an answer, of the grid; drawn from half to 1.5 times that."
 
 
 def register(group: typer.Typer) -> None:
@@ -35,9 +36,7 @@ def calibrate(
     url: Annotated[str, typer.Argument(help="The server's address, with or without /v1.", metavar="URL")],
     concurrency: Annotated[str, typer.Option(help=f"{_LIST}: requests at once, of the grid.")] = "1,4,16,32",
     input_tokens: Annotated[str, typer.Option(help=f"{_LIST}: tokens of a prompt, of the grid.")] = "32,128,512",
-    output_tokens: Annotated[
-        str, typer.Option(help=f"{_LIST}: tokens of an answer, of the grid; drawn from half to 1.5 times that.")
-    ] = "16,64",
+    output_tokens: Annotated[str, typer.Option(help=_ANSWERS)] = "16,64",
     repeats: Annotated[int, typer.Option(min=1, help="Measure every point so often; medians count.")] = 1,
     open_requests: Annotated[int, typer.Option(min=20, help="Requests of an open loop at full load.")] = 150,
     max_sequences: Annotated[

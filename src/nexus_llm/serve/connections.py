@@ -144,7 +144,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._is_in_message and not self.transport.is_closing():
+        # With a request behind it, the message that is still read is that one's.
+        if self._is_in_message and self.cycle.response_complete and not self.transport.is_closing():
             self._stop_read_timer()
             self._read_timer = self.loop.call_later(LINGER_SECONDS, self._close)
         self._guard_close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -37,6 +37,9 @@ def _sendable(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+_Item = TypeVar("_Item")
+Several = Annotated[list[_Item], Field(fail_fast=True)]
+"""A list whose first fault is told: a million of them would take gigabytes and stop the event loop."""
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
 """Any JSON object that can be written again."""
@@ -103,8 +106,8 @@ class CallPart(Part):
 
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart] | None = None
-    tool_calls: Annotated[list[CallPart], Field(max_length=MAX_TOOLS)] | None = None
+    content: Text | Several[TextPart] | None = None
+    tool_calls: Annotated[Several[CallPart], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Text | None = None
     name: Text | None = None
     """Of a `tool` message: the function that it answers for. Of others it changes nothing."""

@@ -22,6 +22,7 @@ from nexus_llm.serve.request_parts import (
     ChatMessage,
     Part,
     ResponseFormat,
+    Several,
     Support,
     Text,
     ToolChoice,
@@ -65,7 +66,7 @@ _SUPPORT = Support(
     },
 )  # fmt: skip
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Tokens = Annotated[Several[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 StopText = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
 
@@ -92,7 +93,7 @@ class GenerationRequest(_Request):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop: StopText | Annotated[Several[StopText], Field(max_length=MAX_STOP_STRINGS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -129,12 +130,12 @@ class GenerationRequest(_Request):
 
 
 class ChatRequest(GenerationRequest):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[Several[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[Several[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     """False: the answer ends with its first call."""
@@ -232,7 +233,7 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: Text | Tokens | Annotated[list[Text | Tokens], Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Text | Tokens | Annotated[Several[Text | Tokens], Field(min_length=1, max_length=MAX_CHOICES)]
     """A text, its token ids, or several of either: each gets its own choices."""
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     """0 goes with `echo` only: then the prompt is all of the answer."""
@@ -267,7 +268,7 @@ class CompletionRequest(GenerationRequest):
 
 class EmbeddingRequest(_Request):
     model: Text
-    input: Text | Tokens | Annotated[list[Text | Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
+    input: Text | Tokens | Annotated[Several[Text | Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] | None = None
 
     def prompts(self) -> list[str | list[int]]:

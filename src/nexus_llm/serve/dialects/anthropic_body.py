@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag
 
 from nexus_llm.serve.api_errors import unsupported
 from nexus_llm.serve.dialects.conversion import converted
-from nexus_llm.serve.request_parts import Body, JsonObject, Support, Text
+from nexus_llm.serve.request_parts import Body, JsonObject, Several, Support, Text
 from nexus_llm.serve.requests import MAX_STOP_STRINGS, ChatRequest, StopText
 
 NAMES = {
@@ -71,7 +71,7 @@ class ToolUseBlock(Body):
 class ToolResultBlock(Body):
     type: Literal["tool_result"]
     tool_use_id: Text
-    content: Text | list[TextBlock] | None = None
+    content: Text | Several[TextBlock] | None = None
     is_error: bool | None = None
 
 
@@ -97,7 +97,7 @@ Block = Annotated[
 
 class Turn(Body):
     role: Literal["user", "assistant", "system"]
-    content: Text | list[Block]
+    content: Text | Several[Block]
 
 
 class CustomTool(Body):
@@ -127,9 +127,9 @@ class OutputConfig(Body):
 
 class CountTokensRequest(Body):
     model: Text
-    messages: Annotated[list[Turn], Field(min_length=1)]
-    system: Text | list[TextBlock] | None = None
-    tools: list[CustomTool] | None = None
+    messages: Annotated[Several[Turn], Field(min_length=1)]
+    system: Text | Several[TextBlock] | None = None
+    tools: Several[CustomTool] | None = None
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
 
@@ -161,7 +161,7 @@ class CountTokensRequest(Body):
 
 class MessagesRequest(CountTokensRequest):
     max_tokens: Annotated[int, Field(ge=1)]
-    stop_sequences: Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop_sequences: Annotated[Several[StopText], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

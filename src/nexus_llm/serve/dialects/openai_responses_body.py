@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag
 
 from nexus_llm.serve.api_errors import unsupported
 from nexus_llm.serve.dialects.conversion import converted
-from nexus_llm.serve.request_parts import Body, JsonObject, Support, Text
+from nexus_llm.serve.request_parts import Body, JsonObject, Several, Support, Text
 from nexus_llm.serve.requests import ChatRequest
 
 NAMES = {
@@ -72,7 +72,7 @@ class Part(Body):
 class MessageItem(Body):
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[Part]
+    content: Text | Several[Part]
 
 
 class FunctionCallItem(Body):
@@ -87,7 +87,7 @@ class FunctionCallItem(Body):
 class FunctionOutputItem(Body):
     type: Literal["function_call_output"]
     call_id: Text
-    output: Text | list[Part]
+    output: Text | Several[Part]
 
 
 class OtherItem(Body):
@@ -155,7 +155,7 @@ class ResponseStreamOptions(Body):
 
 class ResponsesRequest(Body):
     model: Text
-    input: Text | Annotated[list[Item], Field(min_length=1)]
+    input: Text | Annotated[Several[Item], Field(min_length=1)]
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     metadata: dict[Text, Text] | None = None
@@ -166,7 +166,7 @@ class ResponsesRequest(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     text: TextConfig | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Several[FunctionTool] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
 
     def chat_request(self) -> ChatRequest:

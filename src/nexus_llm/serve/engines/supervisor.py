@@ -55,6 +55,10 @@ class SupervisorLimits:
     window_seconds: float = 600.0
 
 
+_START_SECONDS = {"vllm": 1_830.0}
+"""Above `VllmSettings.start_seconds`, which tells more when it is over: weights of 70B and compilation take minutes."""
+
+
 class TokenStream:
     """The tokens of one request, or of a few, as they come. Several steps that nobody collected come as one list."""
 
@@ -119,7 +123,7 @@ class EngineSupervisor:
         self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Resolves when the engine died too often."""
         self._command = command
-        self._limits = limits or SupervisorLimits()
+        self._limits = limits or SupervisorLimits(start_seconds=_START_SECONDS.get(command.name, 300.0))
         self._live: dict[int, _Live] = {}
         self._process: EngineProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
