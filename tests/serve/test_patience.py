@@ -182,6 +182,16 @@ def test_a_head_of_any_size_is_not_kept(impatient: RunningServer, bomb: bytes) -
     assert large.status_code == 200
 
 
+def test_trailers_of_any_size_are_not_kept(start: StartServer) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx: "
+    with connect(start()) as connection:
+        connection.sendall(head)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(100):  # a second, long before the body's time is over
+                connection.sendall(b"y" * 65_536)
+                time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     "body",
     [

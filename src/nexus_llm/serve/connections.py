@@ -85,6 +85,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_bytes = 0
+        """Of a head, or since the last part of a body: httptools keeps trailers of any size, which nobody reads."""
         self._is_in_head = True
         self._is_in_message = False
         self._read_timer: asyncio.TimerHandle | None = None
@@ -104,10 +105,10 @@ class GuardedProtocol(HttpToolsProtocol):
         is_idle = self._is_in_head and self._read_timer is None
         if is_idle:  # line ends before a request begin no message, and yet end uvicorn's wait for one
             self._await_head()
-        self._head_bytes += len(data) if self._is_in_head else 0
+        self._head_bytes += len(data)
         super().data_received(data)
-        # A head that ended in this piece may be followed by a body in it, which is not counted.
-        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        # What followed the end of a head, or a part of a body, in this piece is not counted.
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(api_errors.headers_too_large())
 
     def on_message_begin(self) -> None:
@@ -120,7 +121,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
+        self._is_in_head, self._head_bytes = False, 0
         self._stop_read_timer()
         head = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
         if head > MAX_HEAD_BYTES:
@@ -129,6 +130,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if not self.transport.is_closing():  # a refused head has no cycle that could take it
             super().on_body(body)
 
