@@ -268,4 +268,4 @@ def test_in_closed_form_a_prompt_waits_for_its_own_changed_batch() -> None:
     time = StepTime(0.01, 1e-4, 1e-3, 0.0, "measured", "a test", seconds_per_batch_change=0.1)
     found = closed_form_capacity(time, limits, Traffic(1e5, 100, 200), LatencyObjective(ttft_seconds=0.1), 0)
     assert found.at_objective.requests_per_second == 0
-    assert found.at_objective.ttft.p50 == pytest.approx(0.01 + 0.1 + 0.01 + 0.001)
+    assert found.at_objective.ttft.p50 == pytest.approx(0.01 + 0.1 + 0.01 + 0.001 + 1e-4 * 100 / 200)
