@@ -39,7 +39,7 @@ def _sendable(value: dict[str, Any]) -> dict[str, Any]:
 Text = Annotated[str, AfterValidator(_encodable)]
 _Item = TypeVar("_Item")
 Several = Annotated[list[_Item], Field(fail_fast=True)]
-"""A list whose first fault is told: a million of them would take gigabytes and stop the event loop."""
+"""A list whose first fault is told: all those of a body of 1 MiB took half a gigabyte, and seconds of the loop."""
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
 """Any JSON object that can be written again."""

@@ -55,8 +55,8 @@ class SupervisorLimits:
     window_seconds: float = 600.0
 
 
-_START_SECONDS = {"vllm": 1_830.0}
-"""Above `VllmSettings.start_seconds`, which tells more when it is over: weights of 70B and compilation take minutes."""
+_LIMITS = {"vllm": SupervisorLimits(start_seconds=1_830.0)}
+"""Of engines that need others: above `VllmSettings.start_seconds`, which tells more when it is over."""
 
 
 class TokenStream:
@@ -123,7 +123,7 @@ class EngineSupervisor:
         self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Resolves when the engine died too often."""
         self._command = command
-        self._limits = limits or SupervisorLimits(start_seconds=_START_SECONDS.get(command.name, 300.0))
+        self._limits = limits or _LIMITS.get(command.name, SupervisorLimits())
         self._live: dict[int, _Live] = {}
         self._process: EngineProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
