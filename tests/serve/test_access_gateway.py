@@ -27,6 +27,7 @@ from nexus_llm.serve.access.key_store import create_key, list_keys, revoke_key
 from nexus_llm.serve.access.limits import Limits
 from nexus_llm.serve.access.usage_report import UsageRow, usage_rows
 from nexus_llm.serve.api_errors import ApiError
+from nexus_llm.serve.engines.supervisor import SupervisorLimits
 from running_server import RunningServer, StartServer
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -52,6 +53,12 @@ class Gateway:
     def ask_raw(self, key: str, **options: Any) -> httpx.Headers:
         raw = self.client(key).chat.completions.with_raw_response.create(model="echo", messages=QUESTION, **options)
         return raw.headers
+
+    def await_metric(self, name: str, value: int) -> None:
+        deadline = time.monotonic() + 20
+        while f'vllm:{name}{{model_name="echo"}} {value}.0' not in httpx.get(f"{self.url}/metrics").text:
+            assert time.monotonic() < deadline, name
+            time.sleep(0.01)
 
     def usage(self, requests: int) -> UsageRow:
         """The only key's usage, once so many requests are recorded."""
@@ -267,6 +274,48 @@ def test_what_a_client_that_left_had_got_is_paid_for(open_gateway: StartGateway)
     assert int(headers["x-ratelimit-remaining-tokens"]) > 99_000 - 300
 
 
+def test_what_a_client_that_never_read_had_got_is_paid_for_when_the_server_stops(open_gateway: StartGateway) -> None:
+    gateway = open_gateway(step_seconds=0.001, drain_seconds=0)
+    key = gateway.new_key(limits=Limits(tokens_per_minute=1_000_000))
+    asked = {"model": "echo", "prompt": "x", "stream": True, "n": 16, "max_tokens": 1_000, "ignore_eos": True}
+    body = json.dumps(asked).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port or 0)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        slow.sendall(head.encode() + body)
+        gateway.await_metric("num_requests_running", 16)
+        time.sleep(1)  # its buffers are full
+        gateway.server.request_stop()
+        gateway.server.wait()
+        row = gateway.usage(1)
+    assert row.unfinished == 1
+    assert row.completion_tokens > 16
+
+
+def test_who_waited_for_an_engine_that_was_given_up_pays_nothing(open_gateway: StartGateway) -> None:
+    limits = SupervisorLimits(max_deaths=0)
+    gateway = open_gateway(step_seconds=0.01, serve={"max_running": 1}, limits=limits)
+    key, waits = gateway.new_key(), gateway.new_key("waits")
+    pieces = iter(gateway.ask(key, stream=True, max_tokens=1_000, extra_body={"ignore_eos": True}))
+    next(pieces)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(gateway.ask, waits)
+        gateway.await_metric("num_requests_waiting", 1)
+        psutil.Process(gateway.server.engine_pid).kill()
+        with pytest.raises(openai.APIError):
+            list(pieces)
+        with pytest.raises(openai.InternalServerError) as caught:
+            asked.result()
+    assert caught.value.status_code == 503
+    gateway.server.wait()
+    rows = {row.group: row for row in usage_rows(gateway.database, by="key")}
+    assert (rows["waits"].requests, rows["waits"].prompt_tokens, rows["waits"].unfinished) == (1, 0, 1)
+    assert rows["app"].prompt_tokens > 0
+
+
 def test_what_an_engine_made_before_it_died_is_paid_for(open_gateway: StartGateway) -> None:
     gateway = open_gateway(step_seconds=0.01)
     key = gateway.new_key()
@@ -393,13 +442,25 @@ def test_a_key_with_many_requests_does_not_make_another_wait_for_all_of_them(ope
 
     with ThreadPoolExecutor(10) as threads:
         floods = [threads.submit(ask, "flood", flood) for _ in range(8)]
-        deadline = time.monotonic() + 20
-        while 'vllm:num_requests_waiting{model_name="echo"} 7.0' not in httpx.get(f"{gateway.url}/metrics").text:
-            assert time.monotonic() < deadline
+        gateway.await_metric("num_requests_waiting", 7)
         ask("quiet", quiet)
         for one in floods:
             one.result()
     assert order.index("quiet") <= 4
+
+
+def test_a_key_that_fills_the_queue_does_not_keep_another_out(open_gateway: StartGateway) -> None:
+    gateway = open_gateway(step_seconds=0.02, serve={"max_running": 1, "max_waiting": 4})
+    flood, quiet = gateway.new_key("flood"), gateway.new_key("quiet")
+    with ThreadPoolExecutor(5) as threads:
+        floods = [threads.submit(gateway.ask, flood) for _ in range(5)]
+        gateway.await_metric("num_requests_waiting", 4)
+        assert gateway.ask(quiet).choices
+        outcomes = [one.exception() for one in floods]
+    (pushed_out,) = [one for one in outcomes if one is not None]
+    assert isinstance(pushed_out, openai.RateLimitError)
+    assert pushed_out.code == "queue_full"
+    assert int(pushed_out.response.headers["retry-after"]) >= 1
 
 
 def test_what_a_key_may_call_urgent_is_in_the_recipe(open_gateway: StartGateway) -> None:

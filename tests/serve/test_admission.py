@@ -239,6 +239,92 @@ def test_the_queue_is_bounded_in_tokens_and_one_request_may_always_wait() -> Non
     assert caught.value.reason == "queue_full"
 
 
+@given(
+    keys=st.integers(1, 4),
+    arrivals=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=10, max_size=60),
+)
+def test_no_key_is_kept_out_of_the_queue_by_another_one(keys: int, arrivals: list[tuple[int, bool]]) -> None:
+    """Whoever waits for no more than an equal share of the queue is let in, and stays."""
+    door = Door(max_running=1, max_waiting=12)
+    door.enter("runs")
+    tickets: list[Ticket] = []
+    for number, is_encoded in arrivals:
+        name = f"key-{number % keys}"
+        waiting = Counter[str]()
+        for ticket in tickets:
+            waiting[ticket.key] += 0 if ticket.gave_way else ticket.places
+        try:
+            ticket = door.admission.arrive(key=name)
+            tickets.append(ticket)
+            if is_encoded:
+                door.admission.enter(ticket, tokens=100)
+        except NotAdmittedError as refused:
+            assert refused.reason == "queue_full"  # noqa: PT017
+            assert waiting[name] >= max(waiting.values()) - 1, "another one waits for more"
+        after = Counter(ticket.key for ticket in tickets if not ticket.gave_way)
+        for name, held in waiting.items():
+            assert after[name] >= min(held, 12 // keys), "a key with no more than its share lost some of it"
+        assert door.admission.waiting <= 12
+
+
+def test_a_full_queue_makes_room_for_another_key_and_tells_the_one_that_goes() -> None:
+    door = Door(max_running=1, max_waiting=3)
+    _running, first, second, third = (door.enter("flood") for _ in range(4))
+    with pytest.raises(NotAdmittedError):
+        door.enter("flood")
+
+    async def another_comes_while_it_waits() -> None:
+        waits = asyncio.create_task(door.admission.wait(third))
+        await asyncio.sleep(0)
+        door.enter("quiet")
+        await waits
+
+    with pytest.raises(NotAdmittedError) as caught:
+        asyncio.run(another_comes_while_it_waits())
+    (quiet,) = (ticket for ticket in door.known if ticket.key == "quiet")
+    assert caught.value.reason == "queue_full"
+    assert (first.gave_way, second.gave_way, third.gave_way) == (False, False, True)
+    with pytest.raises(NotAdmittedError):
+        door.enter("quiet", places=2)  # would wait for more than the flood then
+    door.admission.leave(third)
+    assert door.admission.waiting == 3
+    assert [ticket for ticket in door.serve() if ticket in (first, second, quiet)] == [quiet, first, second]
+
+
+def test_a_request_that_is_still_encoded_gives_way_too() -> None:
+    door = Door(max_running=1, max_waiting=2)
+    door.enter("flood")
+    kept, gone = (door.admission.arrive(key="flood") for _ in range(2))
+    door.enter("quiet")
+    assert (kept.gave_way, gone.gave_way) == (False, True)
+    with pytest.raises(NotAdmittedError):
+        door.admission.enter(gone, tokens=100)
+    door.admission.enter(kept, tokens=100)
+    assert door.admission.waiting == 2
+
+
+def test_a_queue_that_is_full_in_tokens_makes_room_as_well_and_only_as_much_as_it_must() -> None:
+    door = Door(max_waiting_tokens=1_000)
+    door.enter("flood")
+    flood = [door.enter("flood", tokens=200) for _ in range(5)]
+    door.enter("quiet", tokens=300)
+    assert [ticket.gave_way for ticket in flood] == [False, False, False, True, True]
+    with pytest.raises(NotAdmittedError):  # it would wait for more than the flood
+        door.enter("quiet", tokens=500)
+    assert door.admission.waiting_tokens == 900
+    assert sum(ticket.gave_way for ticket in flood) == 2
+
+
+def test_nobody_gives_way_to_a_request_that_is_refused_all_the_same() -> None:
+    door = Door(max_waiting_tokens=10_000).measured()
+    door.enter("flood", tokens=30_000)
+    flood = [door.enter("flood", tokens=2_000) for _ in range(5)]
+    with pytest.raises(NotAdmittedError) as caught:
+        door.enter("quiet", tokens=1_000, deadline=door.clock.now)
+    assert caught.value.reason == "deadline_unreachable"
+    assert not any(ticket.gave_way for ticket in flood)
+
+
 def test_requests_that_are_still_encoded_count_as_waiting() -> None:
     door = Door(max_running=1, max_waiting=1)
     first, second = door.admission.arrive(), door.admission.arrive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from nexus_llm.recipe import ServeRecipe
 from nexus_llm.serve.engines import child, llama_library
 from nexus_llm.serve.engines.commands import engine_command, require_engine
 from nexus_llm.serve.engines.port import EngineRequest
+from nexus_llm.serve.engines.supervisor import EngineSupervisor, SupervisorLimits
+from nexus_llm.serve.engines.vllm import VllmSettings
 from nexus_llm.serve.engines.vllm_protocol import VllmAnswerError, completion_body, read_event, vllm_arguments
 from nexus_llm.serve.model_folder import SamplingDefaults, ServedModel, read_model
 
@@ -33,6 +36,17 @@ def test_each_engine_of_the_recipe_has_a_child_that_takes_its_settings(name: str
     module, _, settings = child.ENGINES[name]
     kind = getattr(importlib.import_module(f"nexus_llm.serve.engines.{module}"), settings)
     assert kind(**json.loads(json.dumps(command.settings)))
+
+
+def test_an_engine_that_waits_for_another_is_given_the_time_for_it(tokenizer: ChatTokenizer) -> None:
+    """Else it would be killed before it can tell what is wrong with its vLLM."""
+
+    async def limits(name: str) -> SupervisorLimits:
+        command = engine_command(model(tokenizer), ServeRecipe.model_validate({"engine": name}))
+        return EngineSupervisor(command)._limits
+
+    assert asyncio.run(limits("vllm")).start_seconds > VllmSettings("/model").start_seconds
+    assert asyncio.run(limits("openvino")) == SupervisorLimits()
 
 
 @pytest.mark.parametrize(

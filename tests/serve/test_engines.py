@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from nexus_llm.package.merge import merge
 from nexus_llm.serve.engines.fake import FakeEngine, FakeSettings
 from nexus_llm.serve.engines.llama_cpp import LlamaCppEngine, LlamaCppSettings
 from nexus_llm.serve.engines.openvino import OpenVinoEngine, OpenVinoSettings
+from nexus_llm.serve.engines.openvino_schemas import SchemaTrial
 from nexus_llm.serve.engines.port import Engine, EngineDelta, EngineFacts, EngineRequest
 from nexus_llm.serve.engines.transformers import TransformersEngine, TransformersSettings
 from nexus_llm.serve.engines.vllm import VllmEngine, VllmSettings
@@ -231,8 +233,12 @@ def test_a_schema_is_enforced_and_a_bad_one_refused(engine: Engine, facts: Engin
     (deltas,) = run(engine, asked)
     assert deltas[-1].finish == "stop"
     assert json.loads(tokenizer.decode(tokens(deltas))) in ({"a": 1}, {"a": 2})
-    with pytest.raises(ValueError, match="schema"):
-        engine.add(ask(json_schema='{"type": "nonsense"}'))
+    bad = ask(json_schema='{"type": "nonsense"}')
+    if facts.name == "openvino":  # tries it in a thread
+        assert [delta.finish for delta in run(engine, bad)[0]] == ["refused"]
+    else:
+        with pytest.raises(ValueError, match="schema"):
+            engine.add(bad)
     assert len(tokens(run(engine, ask())[0])) == 6
 
 
@@ -301,6 +307,28 @@ def test_an_embedding_whose_weights_cannot_be_read_again_harms_nobody(tiny_folde
     (refused,), plain = run(engine, ask(embed=True, max_tokens=0), ask())
     assert refused.finish == "capacity"
     assert len(tokens(plain)) == 6
+
+
+def test_openvino_answers_others_while_it_tries_a_schema(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino_genai")
+    engine, _ = load_engine("openvino", tiny_folder)
+    may_go_on, tried = threading.Event(), SchemaTrial._try
+
+    def slowly(trial: SchemaTrial, schema: str) -> None:
+        may_go_on.wait()
+        tried(trial, schema)
+
+    monkeypatch.setattr(SchemaTrial, "_try", slowly)
+    waits, left = (ask(json_schema=json.dumps({"type": "string", "maxLength": length})) for length in (2, 3))
+    engine.add(waits)
+    engine.add(left)
+    assert len(tokens(run(engine, ask())[0])) == 6
+    engine.cancel(left.id)
+    may_go_on.set()
+    deltas: list[EngineDelta] = []
+    while not (deltas and deltas[-1].finish):
+        deltas += engine.step().deltas
+    assert {delta.id for delta in deltas} == {waits.id}
 
 
 def test_openvino_tells_how_much_its_cache_holds(tiny_folder: Path) -> None:

@@ -28,6 +28,7 @@ from starlette.types import Message, Receive, Scope, Send
 import nexus_llm.serve
 from nexus_llm.chat import ChatTokenizer
 from nexus_llm.recipe import PrioritiesRecipe, ServeRecipe, TimeoutsRecipe
+from nexus_llm.serve import connections
 from nexus_llm.serve.connections import LINGER_SECONDS, MAX_HEAD_BYTES
 from nexus_llm.serve.dialects.anthropic_body import MessagesRequest
 from nexus_llm.serve.dialects.openai_responses_body import ResponsesRequest
@@ -180,6 +181,20 @@ def test_a_head_of_any_size_is_not_kept(impatient: RunningServer, bomb: bytes) -
     assert answer.startswith(b"HTTP/1.1 431 ") or not answer
     large = httpx.get(f"{impatient.url}/health", headers={"x": "y" * (MAX_HEAD_BYTES // 2)})
     assert large.status_code == 200
+
+
+def test_a_request_behind_another_has_its_own_time(start: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a body that nobody waits for has little time; that of the next request is none."""
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 0.2)
+    body = json.dumps({"model": "echo", "prompt": "abc", "max_tokens": 3}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
+    with connect(start()) as connection:
+        connection.sendall(head % (len(body), b"") + body + head % (len(body), b"connection: close\r\n") + body[:10])
+        first = connection.recv(65_536)
+        time.sleep(1)
+        connection.sendall(body[10:])
+        answers = first + everything(connection)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
 
 
 def test_trailers_of_any_size_are_not_kept(start: StartServer) -> None:

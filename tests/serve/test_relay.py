@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,11 +19,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from nexus_llm.errors import ServingError
-from nexus_llm.recipe import ServeRecipe, TimeoutsRecipe
+from nexus_llm.recipe import KeysRecipe, ServeRecipe, TimeoutsRecipe
+from nexus_llm.serve.access.database import open_database
+from nexus_llm.serve.access.key_store import create_key
+from nexus_llm.serve.access.usage_report import usage_rows
 from nexus_llm.serve.engines.process import EngineCommand
 from nexus_llm.serve.listening import bound_socket
 from nexus_llm.serve.relay import Upstream
 from nexus_llm.serve.relay_engine import relayed_model
+from nexus_llm.serve.upstream_answers import said_bytes
 from running_server import RunningServer, running_server
 
 KEY = "sk-upstream-canary-5b1f"
@@ -186,6 +192,39 @@ def test_a_client_that_leaves_stops_the_upstream(to_bad: RunningServer, bad: tup
     while bad[0].state.left == before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert bad[0].state.left == before + 1
+
+
+def test_a_client_that_leaves_pays_for_what_had_come(bad: tuple[FastAPI, str], tmp_path: Path) -> None:
+    path = tmp_path / "keys.db"
+    recipe = ServeRecipe(keys=KeysRecipe(database=f"sqlite:///{path}"))
+    with contextlib.closing(open_database(str(path))) as database:
+        key = create_key(database, "app")[0]
+        with relay_to(bad[1], recipe=recipe) as server:
+            asked = {"model": "here", "messages": [{"role": "user", "content": "endless"}], "max_tokens": 500}
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+            stream = client.chat.completions.create(**asked, stream=True)
+            for _, _ in zip(range(10), stream, strict=False):
+                pass
+            stream.close()
+        (row,) = usage_rows(database, by="key")
+    assert row.unfinished == 1
+    # Ten pieces of three bytes, at two bytes a token; a few more may have come meanwhile.
+    assert 15 <= row.completion_tokens < 60
+
+
+@pytest.mark.parametrize(
+    ("document", "size"),
+    [
+        ({"choices": [{"delta": {"role": "assistant", "content": "hé"}}, {"delta": {"reasoning_content": "x"}}]}, 4),
+        ({"choices": [{"text": "four"}]}, 4),
+        ({"choices": [{"delta": {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}}]}, 2),
+        ({"choices": [{"delta": {"content": "\ud800"}}]}, 3),
+        ({"choices": [{"delta": {"content": None, "tool_calls": ["x", {}]}}, {"delta": 5}, {}, 7]}, 0),
+        ({"choices": {"delta": "x"}}, 0),
+    ],
+)
+def test_what_a_piece_says_is_measured_whatever_the_upstream_sends(document: dict[str, Any], size: int) -> None:
+    assert said_bytes(document) == size
 
 
 @pytest.mark.parametrize(

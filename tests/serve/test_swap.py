@@ -29,7 +29,7 @@ def server(tiny_folder: Path) -> Iterator[RunningServer]:
     model = read_model(tiny_folder, name="tiny", engine="llama.cpp")
     limits = SupervisorLimits()
     command = engine_command(model, recipe)
-    with running_server(model, command, recipe=recipe, limits=limits, drain_seconds=60) as running:
+    with running_server(model, command, recipe=recipe, limits=limits, drain_seconds=0) as running:
         yield running
 
 

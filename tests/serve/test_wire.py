@@ -185,10 +185,17 @@ def test_json_mode_gives_an_object(wire_server: RunningServer) -> None:
         ({"properties": 5}, "properties"),
         ({"oneOf": [{"type": "string"}]}, "oneOf"),
         ({"allOf": [{"type": "string"}, {"maxLength": 3}]}, "allOf"),
-        # Their grammars would hold up every stream for seconds, or for ever.
+        # Their grammars would take minutes, or gigabytes, or for ever.
         ({"type": "string", "pattern": "^((a{1,300}){1,300}){1,300}$"}, "pattern"),
         ({"type": "string", "pattern": "^(a|b|ab)*(a{0,5000}b{0,5000}){0,50}$"}, "pattern"),
         ({"type": "object", "properties": {f"p{number}": True for number in range(301)}}, "properties"),
+        ({"items": {"anyOf": [{"pattern": f"{n}a{{0,700}}"} for n in range(20)]}}, "items.anyOf[14].pattern"),
+        ({"anyOf": [{"maxLength": 10_000 + number} for number in range(30)]}, "anyOf[20].maxLength"),
+        (
+            {"anyOf": [{"minLength": 300, "maxLength": 300}] * 30 + [{"minLength": 9_000 + n} for n in range(30)]},
+            "anyOf[49].minLength",
+        ),
+        ({"anyOf": [{"enum": list(range(5_000))}, {"enum": list(range(5_000))}]}, "anyOf[1].enum"),
     ],
 )
 def test_a_schema_that_would_not_be_kept_is_refused_with_its_place(

@@ -8,12 +8,18 @@
   long one never for more than one cache more. A request as large as the cache runs alone.
 - *Refused before work is wasted*: when the queue is full in requests or in tokens, and when the measured throughput
   says that the turn would come after the deadline. Whoever waits longer than that is told at once.
+- *Whose queue is full*: not of a key that waits for less than another one. The last requests of the key that waits for
+  the most give way to it, while that one still waits for more. This is longest queue drop; without it a single key
+  could fill the queue and keep all others out, however fairly the queue takes turns. Source: Suter, Lakshman, Stiliadis
+  and Choudhury 1998, "Design considerations for supporting TCP with per-flow queueing" (IEEE INFOCOM).
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -61,7 +67,7 @@ class Admission:
         self._capacity_tokens = capacity_tokens
         self._clock = clock
         self._queue = FairQueue()
-        self._arriving: set[Ticket] = set()
+        self._arriving: dict[Ticket, None] = {}  # a set would forget their order
         self._arriving_places = 0
         self._turns_away = False
         """Somebody was refused since the engine was last idle: it is as busy as if they waited."""
@@ -83,14 +89,14 @@ class Admission:
         """A ticket for a request whose prompt is not encoded yet: that is work, too. `enter` is next.
 
         Raises:
-            NotAdmittedError: the queue has no room.
+            NotAdmittedError: the queue has no room, and no key waits for more.
         """
         latest = self._clock() + self._max_waiting_seconds
         ticket = Ticket(key, places, priority, latest if deadline is None else min(latest, deadline))
         free = max(0, self.max_running - self.running)
-        if self.waiting + places - free > self._max_waiting:
-            raise self._refusal("queue_full", self._seconds_for(self._mean_tokens()))
-        self._arriving.add(ticket)
+        over = self.waiting + places - free - self._max_waiting
+        self._push_out(self._who_gives_way(ticket, over, _places, self._mean_tokens()))
+        self._arriving[ticket] = None
         self._arriving_places += places
         return ticket
 
@@ -98,12 +104,14 @@ class Admission:
         """Puts a ticket into the queue, or lets it in.
 
         Raises:
-            NotAdmittedError: it would have to wait, and the queue has no room for so much, or for so long.
+            NotAdmittedError: it would have to wait, and the queue has no room for so much, or for so long; or it gave
+                way meanwhile.
         """
         self._has_arrived(ticket)
+        self._check_way(ticket)
         ticket.tokens = max(1, tokens)
         if self._queue.waiting or self._held or not self._fits(ticket):
-            self._check_wait(ticket)
+            self._push_out(self._check_wait(ticket))
         self._queue.push(ticket)
         self._let_in()
 
@@ -111,16 +119,16 @@ class Admission:
         """Returns when it is the ticket's turn.
 
         Raises:
-            NotAdmittedError: its deadline came first. It has left the queue then.
+            NotAdmittedError: its deadline came first, or it gave way. It has left the queue then.
         """
-        if ticket.turn.is_set():
-            return
-        try:
-            async with asyncio.timeout_at(None if math.isinf(ticket.deadline) else ticket.deadline):
-                await ticket.turn.wait()
-        except TimeoutError:
-            self.leave(ticket)
-            raise self._refusal("queue_timeout", self._seconds_for(self.waiting_tokens)) from None
+        if not ticket.turn.is_set():
+            try:
+                async with asyncio.timeout_at(None if math.isinf(ticket.deadline) else ticket.deadline):
+                    await ticket.turn.wait()
+            except TimeoutError:
+                self.leave(ticket)
+                raise self._refusal("queue_timeout", self._seconds_for(self.waiting_tokens)) from None
+        self._check_way(ticket)
 
     def free(self, ticket: Ticket, *, tokens: int) -> None:
         """Gives back the place of one of a ticket's sequences and its tokens, as far as the ticket runs."""
@@ -141,7 +149,7 @@ class Admission:
 
     def _has_arrived(self, ticket: Ticket) -> None:
         if ticket in self._arriving:
-            self._arriving.remove(ticket)
+            del self._arriving[ticket]
             self._arriving_places -= ticket.places
 
     def _give_back(self, ticket: Ticket, places: int, tokens: int) -> None:
@@ -193,18 +201,55 @@ class Admission:
         capacity = self._capacity_tokens()
         return not self.running or capacity is None or self.running_tokens + ticket.tokens <= capacity
 
-    def _check_wait(self, ticket: Ticket) -> None:
-        is_alone = not self.waiting_tokens  # however large, one may always wait
-        if self.waiting + ticket.places > self._max_waiting:
-            raise self._refusal("queue_full", self._seconds_for(self._mean_tokens()))
+    def _check_wait(self, ticket: Ticket) -> list[Ticket]:
+        """Looks whether a ticket may wait; gives those that have to give way to it."""
+        over = self.waiting + ticket.places - self._max_waiting
+        gone = self._who_gives_way(ticket, over, _places, self._mean_tokens())
         most = self._max_waiting_tokens
-        if most is not None and not is_alone and self.waiting_tokens + ticket.tokens > most:
-            raise self._refusal("queue_full", self._seconds_for(self.waiting_tokens + ticket.tokens - most))
+        if most is not None and self.waiting_tokens:  # however large, one may always wait
+            over = self.waiting_tokens + ticket.tokens - most
+            gone += self._who_gives_way(ticket, over, _tokens, over)
         held = self._held.tokens if self._held else 0
         seconds = self._seconds_for(self._queue.tokens_before(ticket) + held + ticket.tokens)
         late = 0.0 if seconds is None else self._clock() + seconds - ticket.deadline
         if late > 0:
             raise self._refusal("deadline_unreachable", late)
+        return gone
+
+    def _who_gives_way(self, ticket: Ticket, over: int, size: Callable[[Ticket], int], tokens: float) -> list[Ticket]:
+        """The last tickets of the keys that wait for the most, as many as have to go until `over` is free.
+
+        Raises:
+            NotAdmittedError: no key waits for more than the ticket's would. `tokens` have to be given first.
+        """
+        lines: defaultdict[str, list[Ticket]] = defaultdict(list)
+        for other in itertools.chain(self._queue.tickets(), self._arriving) if over > 0 else ():
+            lines[other.key].append(other)
+        sizes = {key: sum(map(size, line)) for key, line in lines.items()}
+        own = sizes.pop(ticket.key, 0) + size(ticket)
+        gone = []
+        while over > 0:
+            key = max(sizes, key=sizes.__getitem__, default=ticket.key)
+            if sizes.get(key, 0) <= own:
+                raise self._refusal("queue_full", self._seconds_for(tokens))
+            last = lines[key].pop()
+            if size(last):  # the tokens of one that only arrives are not known
+                gone.append(last)
+                sizes[key] -= size(last)
+                over -= size(last)
+        return gone
+
+    def _push_out(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self._has_arrived(ticket)
+            if ticket.is_waiting:  # one may be in the list twice, for its place and for its tokens
+                self._queue.remove(ticket)
+            ticket.gave_way = True
+            ticket.turn.set()
+
+    def _check_way(self, ticket: Ticket) -> None:
+        if ticket.gave_way:
+            raise self._refusal("queue_full", self._seconds_for(self.waiting_tokens))
 
     def _mean_tokens(self) -> float:
         return self.running_tokens / max(1, self.running)
@@ -217,6 +262,14 @@ class Admission:
     def _refusal(self, reason: RefusalReason, seconds: float | None) -> NotAdmittedError:
         self._turns_away = True
         return NotAdmittedError(reason, waiting=self.waiting, retry_after_seconds=api_errors.retry_after(seconds or 0))
+
+
+def _places(ticket: Ticket) -> int:
+    return ticket.places
+
+
+def _tokens(ticket: Ticket) -> int:
+    return ticket.tokens
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import asyncio
 import heapq
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 PRIORITY_TOKENS = 16_384
@@ -45,8 +46,10 @@ class Ticket:
     """Prompt and answer at most, all sequences together; known once the prompt is encoded."""
     is_waiting: bool = False
     is_running: bool = False
+    gave_way: bool = False
+    """To a key that waits for less: there is no turn to come."""
     turn: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the engine may be used."""
+    """Set once the engine may be used, or never will be."""
 
 
 @dataclass(eq=False, slots=True)
@@ -131,6 +134,11 @@ class FairQueue:
         self._lines.clear()
         self._order.clear()
         self._virtual_time = 0.0
+
+    def tickets(self) -> Iterator[Ticket]:
+        """All that wait; those of a key in the order of their turns. Costs O(n log n)."""
+        for line in self._lines.values():
+            yield from (ticket for _, _, ticket in sorted(line.entries) if ticket.is_waiting)
 
     def tokens_before(self, ticket: Ticket) -> int:
         """What goes to others before a ticket that would come now: its key's own queue as far as it is not less

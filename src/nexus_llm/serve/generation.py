@@ -175,15 +175,16 @@ class Generation:
     async def _submit(self) -> TokenStream:
         with refusals_told(self._generator.metrics):
             await self._generator.admission.wait(self._ticket)
+        stream = TokenStream(self._give_back_place)
+        for choice in self._choices:
+            self._engine.submit(choice.request, stream)
+        self._stream = stream
         self._submitted_at = self._clock()
         self._record.mark("submitted")
         metrics = self._generator.metrics
         metrics.queue_time.observe(self._submitted_at - self._arrived_at)
         metrics.prompt_tokens.inc(self.prompt_tokens)
         metrics.request_prompt_tokens.observe(self.prompt_tokens)
-        stream = self._stream = TokenStream(self._give_back_place)
-        for choice in self._choices:
-            self._engine.submit(choice.request, stream)
         self._watch()
         return stream
 

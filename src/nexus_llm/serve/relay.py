@@ -41,13 +41,14 @@ from nexus_llm.serve.upstream_answers import (
     explain,
     finish_reasons,
     read_answer,
+    said_bytes,
     told_usage,
     unreachable,
 )
 
 log = logging.getLogger("nexus_llm.serve.relay")
 
-BYTES_PER_PROMPT_TOKEN = 2  # fewer than in any usual text: a key's tokens are reserved at this rate, and settled later
+BYTES_PER_TOKEN = 2  # fewer than in any usual text: a key's tokens are reserved at this rate, and settled later
 UNNAMED_ANSWER_TOKENS = 1_024  # reserved where a request does not say how long its answer may be
 
 
@@ -163,12 +164,13 @@ class RelayResponse(Response):
         self._wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self._ticket = ticket
         self._charge: Charge | None = None
-        self._prompt_tokens = len(self._request.content) // BYTES_PER_PROMPT_TOKEN
+        self._prompt_tokens = len(self._request.content) // BYTES_PER_TOKEN
         self._completion_tokens = (
             body.get("max_completion_tokens") or body.get("max_tokens") or UNNAMED_ANSWER_TOKENS
         ) * (body.get("n") or 1)
         self.most_tokens = self._prompt_tokens + self._completion_tokens
         """Of prompt and answers, by a guess."""
+        self._said_bytes = 0
         self._has_answered = self._has_started = False
         self._clock = asyncio.get_running_loop().time
         self._arrived_at = self._submitted_at = self._clock()
@@ -188,11 +190,13 @@ class RelayResponse(Response):
             raise
 
     def _settle(self) -> None:
-        """What the upstream told; else the guess, as soon as it has begun to answer; else nothing."""
+        """What the upstream told; else a guess, of a stream from what came of it; nothing before it has answered."""
         if self._charge is None:
             return
-        guess = Usage(self._prompt_tokens, self._completion_tokens) if self._has_answered else Usage(0, 0)
-        used = self.usage or guess
+        used = self.usage or Usage(0, 0)
+        if self.usage is None and self._has_answered:
+            said = math.ceil(self._said_bytes / BYTES_PER_TOKEN) if self._is_stream else self._completion_tokens
+            used = Usage(self._prompt_tokens, min(said, self._completion_tokens))
         self._charge.settle(
             prompt_tokens=used.prompt_tokens,
             completion_tokens=used.completion_tokens,
@@ -290,6 +294,7 @@ class RelayResponse(Response):
             usage = told_usage(document)
             self._record.finish_reasons += finish_reasons(document)
             self.usage = usage or self.usage
+            self._said_bytes += said_bytes(document)
             if usage is not None and not self._wants_usage:
                 if not document.get("choices"):
                     continue

@@ -135,6 +135,13 @@ def _read(folder: Path, *, name: str, recipe: ServeRecipe) -> ServedModel:
     return replace(model, adapters=tuple(recipe.adapters))
 
 
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Ends what still works for a client, such as one that does not read: what it used is to be counted."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Server:
     """One gateway with its engine. Make it inside a running event loop."""
 
@@ -154,7 +161,9 @@ class Server:
         self.admin_token: str | None = None
         """Opens `/admin/rollout` where there are no keys."""
         self._lanes = Lanes(Lane(model, engine, folder))
-        self._rollout = ModelRollout(self._lanes, load=self._load, drain_seconds=drain_seconds)
+        # Longer than any answer may take: a swap has all the time that there is, and cuts nobody off.
+        longest = recipe.max_waiting_seconds + recipe.timeouts.answer_seconds
+        self._rollout = ModelRollout(self._lanes, load=self._load, drain_seconds=longest)
         self._upstream = upstream
         self._engine_name = command.name
         self._recipe = recipe
@@ -241,6 +250,7 @@ class Server:
             for web, _ in webs:
                 web.should_exit = web.force_exit = True
             await asyncio.gather(*serving)
+            await _end([task for web, _ in webs for task in web.server_state.tasks])
             generator.close()
             await generator.telemetry.aclose()
             if access is not None:

@@ -72,9 +72,23 @@ def told_usage(document: dict[str, Any]) -> Usage | None:
 
 def finish_reasons(document: dict[str, Any]) -> list[str]:
     """Of those that the API knows; anything else would be text of the upstream's making."""
-    choices = document.get("choices")
-    told = [one.get("finish_reason") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    told = [choice.get("finish_reason") for choice in _objects(document.get("choices"))]
     return [reason for reason in told if reason in _FINISH_REASONS]
+
+
+def said_bytes(document: dict[str, Any]) -> int:
+    """Length of what a piece of a streamed answer says: text, reasoning, arguments of calls."""
+    choices = _objects(document.get("choices"))
+    deltas = _objects([choice.get("delta") for choice in choices])
+    calls = [call for delta in deltas for call in _objects(delta.get("tool_calls"))]
+    texts = [choice.get("text") for choice in choices]
+    texts += [value for delta in deltas for name, value in delta.items() if name != "role"]
+    texts += [function.get("arguments") for function in _objects([call.get("function") for call in calls])]
+    return sum(len(text.encode(errors="surrogatepass")) for text in texts if isinstance(text, str))
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 async def explain(response: httpx.Response) -> ApiError:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexus_llm.serve.engines.openvino_prompts import PromptReader, PromptReading
-from nexus_llm.serve.engines.openvino_schemas import SchemaTrial
+from nexus_llm.serve.engines.openvino_schemas import SchemaTrial, UncompilableSchemaError
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineFinish, EngineRequest, EngineStep, Feature
 from nexus_llm.serve.logs import place_of
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("nexus_llm.serve.engine")
 
 WARM_UP_TOKENS = 256  # 8 cache blocks of 32: enough to read the share that one block takes
-READING_SECONDS = 0.02  # how long a step waits for a prompt's reading where it has nothing else to do
+BESIDE_SECONDS = 0.02  # how long a step waits for what is done beside it where it has nothing else to do
 FEATURES: tuple[Feature, ...] = ("logprobs", "prompt_logprobs", "json_schema", "embeddings")
 FINISHES: dict[str, EngineFinish] = {"STOP": "stop", "LENGTH": "length"}
 CACHE_READ_SECONDS = 0.25  # how often the cache's fill is asked for; the answer costs 9 µs
@@ -53,8 +53,8 @@ class OpenVinoEngine:
         self._pipeline = pipeline
         self._schemas = SchemaTrial(pipeline.get_tokenizer())
         self._prompts = PromptReader(weights)
-        self._readings: dict[int, tuple[EngineRequest, Future[PromptReading]]] = {}
-        """Prompts that are being read, or wait for it."""
+        self._beside: dict[int, tuple[EngineRequest, Future[PromptReading] | Future[None]]] = {}
+        """Requests whose schema is being tried, or whose prompt is being read, in another thread."""
         self._read_prompts: dict[int, PromptReading] = {}
         """Those that were read and belong to an answer that has not begun."""
         self._handles: dict[int, Any] = {}
@@ -87,10 +87,15 @@ class OpenVinoEngine:
                 config.validate()
             except RuntimeError as error:
                 raise ValueError("OpenVINO GenAI refuses the sampling settings") from error
-        if request.json_schema is not None:
-            self._schemas.check(request.json_schema)
+        trial = None if request.json_schema is None else self._schemas.start(request.json_schema)
+        if trial is None:
+            self._take(request)
+        else:
+            self._beside[request.id] = request, trial
+
+    def _take(self, request: EngineRequest) -> None:
         if request.embed or request.prompt_logprobs:
-            self._readings[request.id] = request, self._prompts.start(request)
+            self._beside[request.id] = request, self._prompts.start(request)
         else:
             self._begin(request)
 
@@ -104,9 +109,9 @@ class OpenVinoEngine:
 
     def cancel(self, request_id: int) -> None:
         self._read_prompts.pop(request_id, None)
-        _, reading = self._readings.pop(request_id, (None, None))
-        if reading is not None:
-            reading.cancel()
+        _, future = self._beside.pop(request_id, (None, None))
+        if future is not None:
+            future.cancel()
         handle = self._handles.pop(request_id, None)
         if handle is not None:
             handle.cancel()
@@ -114,8 +119,8 @@ class OpenVinoEngine:
             self._cancelled.append(handle)
 
     def step(self) -> EngineStep:
-        deltas = self._finish_readings()
-        if self._handles or self._cancelled or not self._readings:
+        deltas = self._end_beside()
+        if self._handles or self._cancelled or not self._beside:
             self._pipeline.step()
             self._cancelled.clear()
         for delta in [self._read(request_id, handle) for request_id, handle in self._handles.items()]:
@@ -140,22 +145,24 @@ class OpenVinoEngine:
         finish = FINISHES.get(output.finish_reason.name)
         return EngineDelta(request_id, output.generated_ids, output.generated_log_probs, finish)
 
-    def _finish_readings(self) -> list[EngineDelta]:
-        """Deltas of the prompts that have been read and need no more; the others begin to be answered."""
-        if not self._readings:
+    def _end_beside(self) -> list[EngineDelta]:
+        """Deltas of the requests that need no more than what was done for them; the others begin to be answered."""
+        if not self._beside:
             return []
         if not self._handles:
-            wait([future for _, future in self._readings.values()], READING_SECONDS, return_when=FIRST_COMPLETED)
+            futures: list[Future[Any]] = [future for _, future in self._beside.values()]
+            wait(futures, BESIDE_SECONDS, return_when=FIRST_COMPLETED)
         deltas = []
-        for request, future in [one for one in self._readings.values() if one[1].done()]:
-            del self._readings[request.id]
+        for request, future in [one for one in self._beside.values() if one[1].done()]:
+            del self._beside[request.id]
             error = future.exception()
-            if error is not None:  # no room on the disk or in memory for the second copy: others need not die of it
-                log.error("engine.prompt_not_read: %s", place_of(error))
-                deltas.append(EngineDelta(request.id, [], [], "capacity"))
+            if error is not None:
+                deltas.append(EngineDelta(request.id, [], [], _why_not(error)))
                 continue
             reading = future.result()
-            if request.embed:
+            if reading is None:  # its schema is good
+                self._take(request)
+            elif request.embed:
                 deltas.append(EngineDelta(request.id, [], [], "stop", embedding=reading.embedding))
             elif request.is_scoring:
                 deltas.append(_scored(request, reading))
@@ -173,6 +180,14 @@ class OpenVinoEngine:
             self._pipeline.step()
         del self._handles[0]
         return int(WARM_UP_TOKENS / used_share)
+
+
+def _why_not(error: BaseException) -> EngineFinish:
+    if isinstance(error, UncompilableSchemaError):
+        return "refused"
+    # No room on the disk or in memory for a second copy of the weights: others need not die of it.
+    log.error("engine.not_begun: %s", place_of(error))
+    return "capacity"
 
 
 def _with_reading(delta: EngineDelta, reading: PromptReading) -> EngineDelta:
