@@ -85,9 +85,9 @@ ADAPTER_TARGETS = [
 ]
 
 
-def tiny_adapter() -> dict[str, np.ndarray]:
+def tiny_adapter(config: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
     """A LoRA adapter's tensors, random, under the names that PEFT gives them."""
-    random, shapes = np.random.default_rng(1), gguf_format.tensor_shapes(tiny_config())
+    random, shapes = np.random.default_rng(1), gguf_format.tensor_shapes(config or tiny_config())
     tensors = {}
     for name in ADAPTER_TARGETS:
         outputs, inputs = shapes[name]

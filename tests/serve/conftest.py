@@ -122,6 +122,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with heads as wide as vLLM's kernels want them."""
+    folder = tmp_path_factory.mktemp("wide") / "wide"
+    return write_tiny_model(folder, max_position_embeddings=512, hidden_size=128, head_dim=32)
+
+
+@pytest.fixture(scope="session")
 def small_folder(shared_folder: Path, request: pytest.FixtureRequest) -> Path:
     """The real small model, packaged: $NEXUS_TEST_MODEL where it is set, else made from the base model."""
     if given := os.environ.get("NEXUS_TEST_MODEL"):

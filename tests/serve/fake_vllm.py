@@ -1,20 +1,25 @@
 """A stand-in for `vllm serve`: the part of its HTTP behaviour that the vLLM engine relies on, without a model.
 
-    python fake_vllm.py serve MODEL --host H --port P ... [--die-after-tokens N]
+    python fake_vllm.py serve MODEL --host H --port P ... [--die-after-tokens N] [--worker FILE]
 
-It echoes prompts as the fake engine does. Its forms are those of vLLM 0.33.0's source (wheel on PyPI, 2026-11-22). No
-vLLM was run: passing against this says that our side speaks as that source reads, no more.
+A worker is a process of its own that leaves its number in FILE, and is ended by a server that may end by itself.
+
+It echoes prompts as the fake engine does. Its forms are those of vLLM 0.33.0's source (wheel on PyPI, 2026-11-22) and
+of vLLM 0.32.0 at work on a CPU; `make proof-vllm` runs the same tests against that one.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -92,8 +97,12 @@ def create_app(fake: FakeVllm) -> FastAPI:
         body = await request.json()
         complaint = _complaint(body, fake.names)
         if complaint is not None:
-            status, message = complaint
+            status, message, is_late = complaint
             error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
+            if is_late and body["stream"]:  # the head of the answer is out by then
+                log_line = f"(APIServer pid=1) ERROR 11-23 12:00:00 [serving.py:500] vllm.BadRequestError: {message}"
+                print(log_line, file=sys.stderr, flush=True)
+                return PlainTextResponse(f"data: {json.dumps({'error': error})}\n\ndata: [DONE]\n\n")
             return JSONResponse({"error": error}, status_code=status)
         if body["stream"]:
             return StreamingResponse(_events(fake, body), media_type="text/event-stream")
@@ -109,16 +118,19 @@ def create_app(fake: FakeVllm) -> FastAPI:
     return app
 
 
-def _complaint(body: dict[str, Any], names: set[str]) -> tuple[int, str] | None:
+def _complaint(body: dict[str, Any], names: set[str]) -> tuple[int, str, bool] | None:
+    """Status, message, and whether it comes only once the stream has begun."""
     if body["model"] not in names:
-        return 404, "the model does not exist"
-    if body["max_tokens"] < 1 or not body["prompt"] or max(body["prompt"]) >= VOCABULARY:
-        return 400, "the prompt or max_tokens is out of range"
+        return 404, "the model does not exist", False
+    if body["max_tokens"] < 1 or not body["prompt"]:
+        return 400, "the prompt or max_tokens is out of range", False
     if body["stream"] and body.get("prompt_logprobs") is not None:
-        return 400, "prompt_logprobs are not available when stream is true"
+        return 400, "prompt_logprobs are not available when stream is true", False
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema", {})
-    if schema.get("type") == "nonsense":
-        return 400, "the grammar is not valid"
+    if schema.get("type") == "nonsense" or schema.get("pattern") == "(":
+        return 400, f"the grammar is not valid: {schema}", True
+    if max([*body["prompt"], *body["stop_token_ids"]]) >= VOCABULARY:
+        return 400, "a token id is out of vocabulary", True
     return None
 
 
@@ -169,10 +181,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--lora-modules", nargs="*", default=[])
     parser.add_argument("--die-after-tokens", type=int)
+    parser.add_argument("--worker", type=Path)
     options, _others = parser.parse_known_args(arguments)
     adapters = [module.partition("=")[0] for module in options.lora_modules]
     fake = FakeVllm(model=options.served_model_name, adapters=adapters, die_after_tokens=options.die_after_tokens)
-    uvicorn.run(create_app(fake), host=options.host, port=options.port, log_level="error", access_log=False)
+    with contextlib.ExitStack() as stack:
+        if options.worker is not None:
+            worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            stack.callback(worker.kill)
+            options.worker.write_text(str(worker.pid))
+        uvicorn.run(create_app(fake), host=options.host, port=options.port, log_level="error", access_log=False)
     return 0
 
 

@@ -120,12 +120,12 @@ def test_vllm_events_become_deltas() -> None:
         "top_logprobs": [{"token_id:9": -2.5, "token_id:7": -0.5, "token_id:8": -1.0}],
     }
     choice = {"token_ids": [7], "logprobs": logprobs, "finish_reason": "length"}
-    delta = read_event("data: " + json.dumps({"choices": [choice]}), REQUEST)
+    delta = read_event(b"data: " + json.dumps({"choices": [choice]}).encode(), REQUEST)
     assert delta is not None
     assert (delta.token_ids, delta.logprobs, delta.finish) == ([7], [-0.5], "length")
     assert delta.top_logprobs == [[(7, -0.5), (8, -1.0)]]
-    assert read_event("data: [DONE]", REQUEST) is None
-    assert read_event(": ping", REQUEST) is None
+    assert read_event(b"data: [DONE]", REQUEST) is None
+    assert read_event(b": ping", REQUEST) is None
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_vllm_events_become_deltas() -> None:
 )  # fmt: skip
 def test_a_vllm_that_answers_otherwise_is_found_out_without_quoting_it(text: str) -> None:
     if text == '{"choices": [{}]}':
-        assert read_event(f"data: {text}", REQUEST) is not None  # nothing new, which is no lie
+        assert read_event(f"data: {text}".encode(), REQUEST) is not None  # nothing new, which is no lie
         return
     with pytest.raises(VllmAnswerError) as caught:
-        read_event(f"data: {text}", REQUEST)
+        read_event(f"data: {text}".encode(), REQUEST)
     assert "a prompt" not in str(caught.value)
 
 

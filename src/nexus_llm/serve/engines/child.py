@@ -33,6 +33,7 @@ ENGINES = {
 }
 """Name → module below `engines`, its engine and its settings."""
 RECEIVE_BYTES = 1 << 16
+IDLE_SECONDS = 2  # then there is a step with nothing to do: what the engine runs may have ended meanwhile
 SIGN_OF_LIFE_SECONDS = 5.0  # steps that bring nothing new for so long still say that the engine is not hung
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -47,9 +48,10 @@ def main(arguments: list[str]) -> int:
     with socket.socket(fileno=int(descriptor)) as gateway:
         try:
             engine, facts = load_engine(name, json.loads(settings))
-            gateway.sendall(wire.encode({"ready": asdict(facts)}))
-            is_ready = True
-            work(engine, gateway)
+            with contextlib.closing(engine):
+                gateway.sendall(wire.encode({"ready": asdict(facts)}))
+                is_ready = True
+                work(engine, gateway)
         except (BrokenPipeError, ConnectionResetError):
             return 0
         except Exception as error:  # noqa: BLE001 - whatever it is, the gateway has to hear of it
@@ -69,7 +71,7 @@ def load_engine(name: str, settings: dict[str, Any]) -> tuple[Engine, EngineFact
 
 
 def work(engine: Engine, gateway: socket.socket) -> None:
-    """Steps while anything is live, waits while nothing is, and returns when the gateway hangs up."""
+    """Steps while anything is live, rests while nothing is, and returns when the gateway hangs up."""
     splitter = wire.LineSplitter()
     live: set[int] = set()
     told_at = time.monotonic()
@@ -79,7 +81,7 @@ def work(engine: Engine, gateway: socket.socket) -> None:
     news = select.poll()
     news.register(gateway, select.POLLIN)
     while True:
-        if news.poll(0 if live or has_cancelled else None):
+        if news.poll(0 if live or has_cancelled else IDLE_SECONDS * 1_000):
             data = gateway.recv(RECEIVE_BYTES)
             if not data:
                 return

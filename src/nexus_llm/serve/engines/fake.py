@@ -72,6 +72,9 @@ class FakeEngine:
     def cancel(self, request_id: int) -> None:
         self._live.pop(request_id, None)
 
+    def close(self) -> None:
+        pass
+
     def step(self) -> EngineStep:
         self._steps += bool(self._live)
         self._misbehave()

@@ -119,6 +119,9 @@ class LlamaCppEngine:
                 self._leave(sequence)
                 return
 
+    def close(self) -> None:
+        pass
+
     def step(self) -> EngineStep:
         while self._waiting and self._has_room_for(self._waiting[0]) and (self._free_slots or self._give_up_oldest()):
             sequence = self._waiting.popleft()

@@ -118,6 +118,9 @@ class OpenVinoEngine:
             # Kept until the next step: a handle that is dropped too early frees what the step still uses.
             self._cancelled.append(handle)
 
+    def close(self) -> None:
+        pass
+
     def step(self) -> EngineStep:
         deltas = self._end_beside()
         if self._handles or self._cancelled or not self._beside:

@@ -112,3 +112,6 @@ class Engine(Protocol):
 
     def step(self) -> EngineStep:
         """Advances every sequence, by a piece of its prompt or by a token."""
+
+    def close(self) -> None:
+        """Ends what was started outside of this process."""

@@ -11,7 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from nexus_llm.serve.engines import wire
 from nexus_llm.serve.engines.port import EngineFacts, EngineRequest, EngineStep
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LEFT_BEHIND_SECONDS = 5.0  # for what a dead engine has left to end by itself; vLLM's take one
 STDERR = 2  # what an engine's native library prints goes where our own log goes, never between JSON on stdout
 
 
@@ -45,6 +47,7 @@ class EngineProcess(asyncio.Protocol):
         self._fatal: str | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._child: asyncio.subprocess.Process | None = None
+        self._is_stopping = False
 
     @classmethod
     async def spawn(cls, command: EngineCommand, on_step: Callable[[EngineStep], None]) -> EngineProcess:
@@ -59,6 +62,8 @@ class EngineProcess(asyncio.Protocol):
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=STDERR,
+                    # A group of its own: Ctrl-C in a terminal is not for what it runs, and what it leaves can be found.
+                    start_new_session=True,
                 )
             await self._loop.create_unix_connection(lambda: self, sock=ours)
         except BaseException:
@@ -83,20 +88,21 @@ class EngineProcess(asyncio.Protocol):
     async def stop(self, *, grace_seconds: float) -> None:
         """Hangs up, waits for the child to leave, and kills it when it does not."""
         assert self._child is not None
+        self._is_stopping = True
         self._flush()
         if self._transport is not None:
             self._transport.close()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._child.wait(), grace_seconds)
-        except TimeoutError:
-            await self.kill()
+        await self.kill()
 
     async def kill(self) -> None:
-        """Ends the child at once and waits until it is gone."""
+        """Ends the child at once, and then what it ran; waits until all are gone."""
         assert self._child is not None
         with contextlib.suppress(ProcessLookupError):
             self._child.kill()
         await self._child.wait()
+        await _end_group(self._child.pid)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are none of asyncio's classes.
@@ -117,8 +123,10 @@ class EngineProcess(asyncio.Protocol):
         self._burial = self._loop.create_task(self._bury())  # held, or it could be collected before it is done
 
     async def _bury(self) -> None:
-        await self.kill()
         assert self._child is not None
+        if not self._is_stopping:
+            await self.kill()
+        await self._child.wait()
         if not self.ended.done():
             self.ended.set_result(self._fatal or f"exit code {self._child.returncode}")
 
@@ -135,8 +143,25 @@ class EngineProcess(asyncio.Protocol):
             self._transport.write(lines)
 
 
-def run_below(command: list[str]) -> subprocess.Popen[bytes]:
-    """A server of another program, for an engine that is one; on Linux it is killed when this process dies.
+async def _end_group(leader: int) -> None:
+    """Ends the processes that a child left behind: a server's own workers, which hold memory and GPUs. They are asked
+    first, for what they share with one another outlives them otherwise."""
+    for number, seconds in ((signal.SIGTERM, LEFT_BEHIND_SECONDS), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + seconds
+        try:
+            os.killpg(leader, number)
+            while time.monotonic() < deadline:
+                await asyncio.sleep(0.05)
+                os.killpg(leader, 0)
+        except OSError:  # there are none, or none any more
+            return
+
+
+def run_below(command: list[str], *, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A server of another program, for an engine that is one; on Linux it is told to end when this process dies. It is
+    not killed: that would leave processes of its own behind.
+
+    All that it prints comes through its `stdout`, which has to be read.
 
     Call it before any thread is started: what runs between fork and exec must not meet a lock that one holds.
 
@@ -148,9 +173,16 @@ def run_below(command: list[str]) -> subprocess.Popen[bytes]:
         library = ctypes.CDLL(None)
 
         def before_exec() -> None:
-            library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=STDERR, preexec_fn=before_exec)  # noqa: PLW1509
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=before_exec,  # noqa: PLW1509 - see above
+        )
     except OSError as error:
         raise RuntimeError(f"{command[0]} cannot be run ({error.strerror})") from error

@@ -55,8 +55,8 @@ class SupervisorLimits:
     window_seconds: float = 600.0
 
 
-_LIMITS = {"vllm": SupervisorLimits(start_seconds=1_830.0)}
-"""Of engines that need others: above `VllmSettings.start_seconds`, which tells more when it is over."""
+_LIMITS = {"vllm": SupervisorLimits(start_seconds=1_830.0, stop_seconds=15.0)}
+"""Of engines that need others: above the engine's own `start_seconds` and `STOP_SECONDS`, which tell or do more."""
 
 
 class TokenStream:

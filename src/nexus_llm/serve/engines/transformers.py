@@ -78,6 +78,9 @@ class TransformersEngine:
     def cancel(self, request_id: int) -> None:
         self._live.pop(request_id, None)
 
+    def close(self) -> None:
+        pass
+
     def step(self) -> EngineStep:
         deltas = []
         for sequence in list(self._live.values())[: self._settings.max_running]:

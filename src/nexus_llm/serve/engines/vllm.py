@@ -2,15 +2,29 @@
 
 The gateway supervises this process; this process ends when its vLLM does, so both are started again together. Each
 request is one HTTP stream; cancelling closes it, which is vLLM's own sign to stop.
+
+What was seen of version 0.32.0, on a CPU, and is handled here where nothing else is said:
+- a schema or a stop token that it does not take is a 200 and an error event in the stream: that request is refused;
+- its log quotes what it refuses: once it serves, only levels, places and types of errors are passed on;
+- on a CPU, what runs without an adapter beside one with it may get that one's tokens (GPUs have other kernels, which
+  were not tried): nothing is done about it;
+- beside adapters, two prompts scored at once end it, so that it does not say that it could score any;
+- once a document of a schema is whole, it goes on with other text unless it may end by its own end token;
+- killed, it leaves the processes of its engine behind, and 400 MB in /dev/shm: it is told to end;
+- it tells its makers how it is used unless it is told not to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
+import os
 import queue
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Coroutine
@@ -21,20 +35,28 @@ import httpx
 
 from nexus_llm.serve.engines.port import EngineDelta, EngineFacts, EngineRequest, EngineStep, Feature
 from nexus_llm.serve.engines.process import run_below
+from nexus_llm.serve.engines.vllm_exchange import Exchange, exchange
 from nexus_llm.serve.engines.vllm_protocol import (
+    REFUSALS,
     VllmAnswerError,
     VllmMetrics,
     completion_body,
+    log_summary,
     read_answer,
     read_event,
     read_metrics,
     vllm_arguments,
 )
 
+log = logging.getLogger("nexus_llm.serve.engine")
+
 SERVED_NAME = "model"
 NEWS_SECONDS = 0.02  # how long a step waits for news; requests that come meanwhile wait as long
 METRICS_SECONDS = 1.0
-READ_SECONDS = 600.0  # between two tokens; a full queue inside vLLM keeps a stream silent for long
+WEB_SECONDS = 5.0  # for its health and its metrics
+STOP_SECONDS = 10.0
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+"""No call to anybody that the user did not ask for; the user's own variables come first."""
 FEATURES: tuple[Feature, ...] = ("logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "json_schema")
 
 
@@ -57,24 +79,21 @@ class VllmSettings:
 
 
 class VllmEngine:
-    def __init__(self, server: subprocess.Popen[bytes], url: str, *, adapters: frozenset[str] = frozenset()) -> None:
+    def __init__(self, server: subprocess.Popen[bytes], port: int, *, adapters: frozenset[str] = frozenset()) -> None:
         self._server = server
         self._adapters = adapters
-        self._url = url
+        self._port = port
+        self._web = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WEB_SECONDS, trust_env=False)
         self._news: queue.SimpleQueue[EngineDelta | Exception] = queue.SimpleQueue()
         self._live: set[int] = set()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._metrics = VllmMetrics()
         self._metrics_at = 0.0
         self._loop = asyncio.new_event_loop()
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(10, read=READ_SECONDS, pool=None),
-            limits=httpx.Limits(max_connections=None),
-            trust_env=False,
-        )
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
+        self._is_serving = False
+        threading.Thread(target=self._pass_log_on, name="vllm-log", daemon=True).start()
 
     @classmethod
     def load(cls, settings: VllmSettings) -> tuple[VllmEngine, EngineFacts]:
@@ -91,15 +110,17 @@ class VllmEngine:
             context_tokens=settings.context_tokens, gpu_memory_share=settings.gpu_memory_share, gpus=settings.gpus,
             adapters=settings.adapters, more=tuple(settings.arguments),
         )  # fmt: skip
-        server = run_below([*settings.program, *arguments])
-        engine = cls(server, f"http://127.0.0.1:{port}", adapters=frozenset(settings.adapters))
+        server = run_below([*settings.program, *arguments], environment=QUIET | os.environ)
+        engine = cls(server, port, adapters=frozenset(settings.adapters))
         try:
             engine._wait_until_healthy(started + settings.start_seconds)
             engine._warm_up()
+            engine._is_serving = True
         except BaseException:
             engine.close()
             raise
-        features = (*FEATURES, *(("adapters",) if settings.adapters else ()))
+        beside_adapters: tuple[Feature, ...] = (*(one for one in FEATURES if one != "prompt_logprobs"), "adapters")
+        features = beside_adapters if settings.adapters else FEATURES
         capacity = engine._read_metrics().capacity_tokens or settings.max_running * (settings.context_tokens or 2048)
         return engine, EngineFacts("vllm", capacity, time.monotonic() - started, features)
 
@@ -135,11 +156,24 @@ class VllmEngine:
     def close(self) -> None:
         self._server.terminate()
         try:
-            self._server.wait(10)
+            self._server.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _pass_log_on(self) -> None:
+        assert self._server.stdout is not None
+        told = None
+        for line in self._server.stdout:
+            if not self._is_serving:
+                sys.stderr.buffer.write(line)
+                sys.stderr.flush()
+                continue
+            summary = log_summary(line.decode(errors="replace"))
+            if summary is not None and summary != told:  # a trace is many lines of one place
+                told = summary
+                log.warning("vllm.log: %s", summary)
 
     def _taken(self, news: EngineDelta | Exception) -> EngineDelta:
         if isinstance(news, Exception):
@@ -160,29 +194,39 @@ class VllmEngine:
 
     async def _answer(self, request: EngineRequest) -> None:
         """Carries one request from vLLM's stream into the queue."""
-        body = completion_body(request, served_name=SERVED_NAME)
+        body = json.dumps(completion_body(request, served_name=SERVED_NAME)).encode()
         try:
-            async with self._client.stream("POST", "/v1/completions", json=body) as response:
-                if response.status_code in (400, 404, 422):
+            async with exchange(self._port, "/v1/completions", body) as answer:
+                status = await answer.status()
+                if status in REFUSALS:
                     self._news.put(EngineDelta(request.id, [], [], "refused"))
                     return
-                if response.status_code != 200:
-                    raise VllmAnswerError(f"vLLM answers {response.status_code}")
-                await self._read(response, request)
-        except (httpx.HTTPError, VllmAnswerError) as error:
-            # The text of an HTTP error may quote the request: the type is enough.
+                if status != 200:
+                    raise VllmAnswerError(f"vLLM answers {status}")
+                await self._read(answer, request)
+        except (OSError, VllmAnswerError) as error:
             reason = str(error) if isinstance(error, VllmAnswerError) else type(error).__name__
-            self._news.put(RuntimeError(f"vLLM's stream broke: {reason}"))
+            if not await self._is_healthy():
+                self._news.put(RuntimeError(f"vLLM's stream broke: {reason}"))
+                return
+            log.error("vllm.stream_broke: %s", reason)  # others go on
+            self._news.put(EngineDelta(request.id, [], [], "capacity"))
         finally:
             self._tasks.pop(request.id, None)
 
-    async def _read(self, response: httpx.Response, request: EngineRequest) -> None:
+    async def _is_healthy(self) -> bool:
+        try:
+            return (await asyncio.to_thread(self._web.get, "/health")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def _read(self, answer: Exchange, request: EngineRequest) -> None:
         if request.prompt_logprobs:
-            delta = read_answer((await response.aread()).decode(), request)
+            delta = read_answer(b"".join([piece async for piece in answer.pieces()]), request)
             if delta is not None:
                 self._news.put(delta)
             return
-        async for line in response.aiter_lines():
+        async for line in answer.lines():
             delta = read_event(line, request)
             if delta is None:
                 continue
@@ -197,7 +241,7 @@ class VllmEngine:
             if self._server.poll() is not None:
                 raise RuntimeError(f"vLLM ended with code {self._server.returncode} while it loaded")
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self._url}/health", timeout=2, trust_env=False).status_code == 200:
+                if self._web.get("/health").status_code == 200:
                     return
             time.sleep(0.1)
         raise RuntimeError("vLLM is not healthy in time")
@@ -210,7 +254,7 @@ class VllmEngine:
 
     def _read_metrics(self) -> VllmMetrics:
         with contextlib.suppress(httpx.HTTPError):
-            self._metrics = read_metrics(httpx.get(f"{self._url}/metrics", timeout=2, trust_env=False).text)
+            self._metrics = read_metrics(self._web.get("/metrics").text)
         return self._metrics
 
 

@@ -4,12 +4,13 @@ Token ids in through `/v1/completions` with `prompt: [ids]`, out through `return
 probabilities as `token_id:N` through `return_tokens_as_token_ids`.
 
 Checked against the source of vLLM 0.33.0 (its wheel on PyPI, `engine/arg_utils.py` and
-`entrypoints/openai/completion`, 2026-11-22).
+`entrypoints/openai/completion`, 2026-11-22), and against vLLM 0.32.0 itself, on a CPU (`make proof-vllm`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nexus_llm.serve.engines.port import EngineDelta, EngineFinish, EngineRequest
 
-EVENT = "data: "
-DONE = "[DONE]"
+EVENT = b"data: "
+DONE = b"[DONE]"
 _TOKEN_MARK = "token_id:"  # noqa: S105 - no secret
 _FINISHES: dict[str, EngineFinish] = {"stop": "stop", "length": "length", "abort": "capacity"}
+_METRICS = ("vllm:cache_config_info{", "vllm:kv_cache_usage_perc{")
 _SIZE_LABEL = "kv_cache_size_tokens"
+
+
+REFUSALS = (400, 404, 422)
+"""Status codes by which vLLM says that a request is wrong. With a stream, most come as an event in a 200."""
 
 
 class VllmAnswerError(Exception):
@@ -84,7 +90,9 @@ def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, An
         "frequency_penalty": request.frequency_penalty,
         "repetition_penalty": request.repetition_penalty,
         "stop_token_ids": list(request.stop_token_ids),
-        "ignore_eos": True,  # the stop tokens above say all about ends
+        # The stop tokens above say all about ends, but those of a schema's document: the grammar ends it with the
+        # tokenizer's own end token, which need not be among them.
+        "ignore_eos": request.json_schema is None,
         "stream": not request.prompt_logprobs,  # vLLM tells the prompt's log probabilities in whole answers only
         "return_token_ids": True,
         "skip_special_tokens": False,
@@ -101,14 +109,14 @@ def completion_body(request: EngineRequest, *, served_name: str) -> dict[str, An
     return body
 
 
-def read_event(line: str, request: EngineRequest) -> EngineDelta | None:
+def read_event(line: bytes, request: EngineRequest) -> EngineDelta | None:
     """The delta in one line of the stream; None for a line that carries none."""
-    if not line.startswith(EVENT) or line[len(EVENT) :] == DONE:
+    if not line.startswith(EVENT) or line[len(EVENT) :].strip() == DONE:
         return None
     return read_answer(line[len(EVENT) :], request)
 
 
-def read_answer(text: str, request: EngineRequest) -> EngineDelta | None:
+def read_answer(text: bytes, request: EngineRequest) -> EngineDelta | None:
     """The delta in one JSON document, a chunk or a whole answer; None for one without a choice (usage).
 
     Raises:
@@ -117,6 +125,8 @@ def read_answer(text: str, request: EngineRequest) -> EngineDelta | None:
     try:
         document = json.loads(text)
         if "error" in document:
+            if document["error"]["code"] in REFUSALS:
+                return EngineDelta(request.id, [], [], "refused")
             raise VllmAnswerError("vLLM answers with an error")
         if not document["choices"]:
             return None
@@ -159,6 +169,25 @@ class VllmMetrics:
     cache_share: float = 0.0
 
 
+_LOG_HEAD = re.compile(r"(?:\(.*?\) )?(?P<level>WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ (?P<place>\[[\w./:-]+\])")
+_ERROR_TYPE = re.compile(r" (?P<type>(?:\w+\.)*\w+(?:Error|Exception)): ")
+
+
+def log_summary(line: str) -> str | None:
+    """What of a line of vLLM's log may be passed on while it serves: level, place and an error's type.
+
+    Its messages quote requests. None: a line without a level, or below a warning.
+
+    >>> log_summary("(APIServer pid=9) ERROR 11-23 12:14:22 [serving.py:500] vllm.GrammarError: Invalid type: secret")
+    'ERROR [serving.py:500] vllm.GrammarError'
+    """
+    head = _LOG_HEAD.match(line)
+    if head is None:
+        return None
+    error = _ERROR_TYPE.match(line, head.end())  # further on would be the message's own words
+    return " ".join([head["level"], head["place"], *([error["type"]] if error else [])])
+
+
 def read_metrics(page: str) -> VllmMetrics:
     """The cache's size and fill from Prometheus text; zeros where it says nothing.
 
@@ -166,7 +195,9 @@ def read_metrics(page: str) -> VllmMetrics:
     160
     """
     capacity, share = 0, 0.0
-    for family in text_string_to_metric_families(page):
+    # Of some 1,000 lines, which the parser is slow with: this happens once a second, beside the tokens.
+    wanted = "\n".join(line for line in page.splitlines() if line.startswith(_METRICS))
+    for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
             if sample.name == "vllm:cache_config_info" and sample.labels.get(_SIZE_LABEL, "").isdigit():
                 capacity = int(sample.labels[_SIZE_LABEL])
