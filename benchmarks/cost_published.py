@@ -7,6 +7,10 @@ mean time to first token and per output token of closed loops, by card, engine, 
 length. Fitted are times per output token only: the published times to the first contain the rush at a test's start.
 The rows themselves are not kept here; the result holds what was fitted.
 
+`few_points` are tables of one shape, three or four batch sizes each: the first, third, … are fitted, by a fixed time
+and one per sequence (what prefill and context add cannot be told apart there), and predict the others, and the other
+way round.
+
 `tried` is what other forms of the step time would give, in steady state without a simulation: without a time for a
 changed batch, with one for each prompt instead, with the card's bandwidth as the least that weights and cache cost.
 Each is fitted to either half and predicts the other: a form that helps one half, or one card, only is no better. A card
@@ -22,6 +26,7 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +46,16 @@ PLACES = 6
 TARGET = 0.10
 FEWEST_ROWS = 8
 FORMS = ("as now", "without batch changes", "a time a prompt instead", "not below the bandwidth")
+FEW_POINTS = {
+    "L40S, bfloat16, vLLM 0.24, modelled": ((1, 22.0), (8, 24.0), (32, 31.7), (64, 40.9)),
+    "L40S, float8, vLLM 0.24, modelled": ((1, 14.1), (8, 15.2), (32, 21.0), (64, 30.1)),
+    "A100-80GB, bfloat16, vLLM 0.14, modelled": ((1, 11.8), (8, 13.3), (32, 18.4), (64, 24.5)),
+    "H100, float8, vLLM 0.24, modelled": ((1, 4.4), (8, 5.1), (32, 7.6), (64, 10.4)),
+    "H100, NIM 1.8.0, measured": ((1, 4.6), (25, 5.2), (100, 7.6), (200, 12.7)),
+    "H100 SXM, bfloat16, TensorRT-LLM 1.0rc3, measured": ((8, 7.9), (32, 13.2), (64, 20.1)),
+}
+"""Sequences at once and ms a token, of Llama 3.1 8B. Modelled: aiconfigurator 0.12.0, 512 tokens in, 200 out, from
+measured operators, run on 2026-11-21; NIM: docs.nvidia.com, NIM benchmarking; TensorRT-LLM: aiconfigurator-core 0.12.0."""
 BYTES_PER_SECOND = {"h100_sxm": 3.35e12, "h200_sxm": 4.8e12}  # NVIDIA's data sheets
 
 
@@ -59,6 +74,7 @@ def main() -> None:
             **{name: _over_rows(cards, name) for name in sorted(BYTES_PER_SECOND)},
         },
         "note": arguments.note,
+        "few_points": {name: few_points(points) for name, points in FEW_POINTS.items()},
         "cards": cards,
     }
     RESULTS.mkdir(exist_ok=True)
@@ -114,6 +130,20 @@ def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
         **(_row_by_row(rows, fitted) if np.mean(held_out) > TARGET else {}),
         "source": SOURCE,
     }
+
+
+def few_points(points: Sequence[tuple[int, float]]) -> dict[str, float | None]:
+    """Mean error of the points that were held out, and of the others held out in their stead where two would be left to
+    fit."""
+    terms, times = np.array([(1.0, count) for count, _ in points]), np.array([ms for _, ms in points])
+
+    def error(chosen: slice, others: slice) -> float:
+        numbers = non_negative_least_squares(terms[chosen] / times[chosen, None], np.ones(len(times[chosen])))
+        return _round(float(np.mean(np.abs(terms[others] @ numbers / times[others] - 1))))
+
+    halves = slice(0, None, 2), slice(1, None, 2)
+    exchanged = error(halves[1], halves[0]) if len(points) > 3 else None
+    return {"held_out_mean_error_share": error(*halves), "exchanged": exchanged}
 
 
 def _row_by_row(rows: list[dict[str, str]], fitted: FittedEngine) -> dict[str, Any]:

@@ -55,6 +55,7 @@ NEWS_SECONDS = 0.02  # how long a step waits for news; requests that come meanwh
 METRICS_SECONDS = 1.0
 WEB_SECONDS = 5.0  # for its health and its metrics
 STOP_SECONDS = 10.0
+LAST_WORDS_SECONDS = 1.0
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 """No call to anybody that the user did not ask for; the user's own variables come first."""
 FEATURES: tuple[Feature, ...] = ("logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "json_schema")
@@ -93,7 +94,8 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         self._is_serving = False
-        threading.Thread(target=self._pass_log_on, name="vllm-log", daemon=True).start()
+        self._log_thread = threading.Thread(target=self._pass_log_on, name="vllm-log", daemon=True)
+        self._log_thread.start()
 
     @classmethod
     def load(cls, settings: VllmSettings) -> tuple[VllmEngine, EngineFacts]:
@@ -160,6 +162,8 @@ class VllmEngine:
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
+        self._log_thread.join(LAST_WORDS_SECONDS)  # why it ended; what it left behind may hold its end of the log
+        self._web.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _pass_log_on(self) -> None:
