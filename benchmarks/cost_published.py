@@ -55,7 +55,7 @@ FEW_POINTS = {
     "H100 SXM, bfloat16, TensorRT-LLM 1.0rc3, measured": ((8, 7.9), (32, 13.2), (64, 20.1)),
 }
 """Sequences at once and ms a token, of Llama 3.1 8B. Modelled: aiconfigurator 0.12.0, 512 tokens in, 200 out, from
-measured operators, run on 2026-11-21; NIM: docs.nvidia.com, NIM benchmarking; TensorRT-LLM: aiconfigurator-core 0.12.0."""
+measured operators, run on 2026-11-21; NIM: docs.nvidia.com, NIM benchmarking; TensorRT-LLM: aiconfigurator-core."""
 BYTES_PER_SECOND = {"h100_sxm": 3.35e12, "h200_sxm": 4.8e12}  # NVIDIA's data sheets
 
 
