@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,11 @@ def unfinished(kind: str, pattern: str) -> Moment:
 
     def reached(root: Path) -> bool:
         return any(
-            next(folder.rglob(pattern), None) is not None
+            fnmatch(name, pattern)
             for folder in root.glob(f"artifacts/{kind}/*")
             if folder.is_dir() and not (folder / "manifest.json").exists()
+            for _, folders, files in os.walk(folder)  # not `rglob`: folders come and go while it looks
+            for name in (*folders, *files)
         )
 
     return reached

@@ -9,11 +9,12 @@ from lying_api import lying_api, status
 from nexus_llm.cli.cost_calibrate import server_measure
 from nexus_llm.cost.capacity.calibration import LoadTest
 from nexus_llm.errors import ServingError
-from running_server import RunningServer
+from running_server import RunningServer, StartServer
 
 
-def test_a_closed_loop_comes_with_the_tokens_that_the_server_counted(echo_server: RunningServer) -> None:
-    measure = server_measure(echo_server.url, None, api_key="none")
+def test_a_closed_loop_comes_with_the_tokens_that_the_server_counted(start: StartServer) -> None:
+    server = start(step_seconds=0.01, end_token_id=2)  # a client of one that answers at once would measure itself
+    measure = server_measure(server.url, None, api_key="none")
     found = measure(LoadTest("fitted", 200, 6, 10, concurrency=2))
     assert found.concurrency == 2
     assert len(found.demand) == 10

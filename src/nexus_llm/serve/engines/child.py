@@ -42,7 +42,10 @@ def main(arguments: list[str]) -> int:
     """Loads the engine, says so, and works until the gateway hangs up. Returns the exit code."""
     name, settings, descriptor, parent = arguments
     _die_with_parent(int(parent))
-    # Ctrl-C in a terminal reaches the whole process group; the gateway alone decides when to stop.
+    # Ctrl-C in a terminal reaches the whole process group; the gateway alone decides when to stop. And it finds what an
+    # engine leaves behind by its group. No session of its own: Linux would share the processor out anew among sessions.
+    with contextlib.suppress(PermissionError):  # it leads one already
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     is_ready = False
     with socket.socket(fileno=int(descriptor)) as gateway:

@@ -62,8 +62,6 @@ class EngineProcess(asyncio.Protocol):
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=STDERR,
-                    # A group of its own: Ctrl-C in a terminal is not for what it runs, and what it leaves can be found.
-                    start_new_session=True,
                 )
             await self._loop.create_unix_connection(lambda: self, sock=ours)
         except BaseException:
@@ -144,8 +142,8 @@ class EngineProcess(asyncio.Protocol):
 
 
 async def _end_group(leader: int) -> None:
-    """Ends the processes that a child left behind: a server's own workers, which hold memory and GPUs. They are asked
-    first, for what they share with one another outlives them otherwise."""
+    """Ends the processes that a child left behind in its group: a server's own workers, which hold memory and GPUs.
+    They are asked first, for what they share with one another outlives them otherwise."""
     for number, seconds in ((signal.SIGTERM, LEFT_BEHIND_SECONDS), (signal.SIGKILL, 1.0)):
         deadline = time.monotonic() + seconds
         try:
