@@ -7,12 +7,17 @@ stores the result as JSON and as a page with plots. The same measurements are th
 wrong for this server (nobody joins a running batch), fitted anew: that must fail, else the check tells nothing. Needs
 quiet cores: the client shares them with the server. Needs the `serve` extra.
 
-One round is every point once, about 3 minutes on two cores: the saturated server (64 requests at once), the four open
+One round is every point once, about 5 minutes on two cores: the saturated server (64 requests at once), the four open
 loops, the grid (24 closed loops). The result is written after each round. The claim needs five: up to the fourth the
 errors are told and the verdict is "inconclusive". `--minutes` begins no round that would not end in time. Every load
 test is kept in `--kept` as soon as it has ended, so a run that was stopped, or given few minutes at a time, goes on
 where it was: the same five rounds, whenever they were measured.
 Another machine or model needs another folder.
+
+The machine's speed is not the same from test to test, and no model of an engine knows that. It is watched beside every
+test (`machine_speed.py`), and the same errors are told once more with steps as much longer as the machine was slower:
+`at_the_speed_beside`. How much longer that is, an exponent, is fitted to the points to fit, too. The verdict is without
+it.
 """
 
 from __future__ import annotations
@@ -27,27 +32,36 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from machine_speed import Pace, watched
 from nexus_llm.cli.cost_calibrate import server_measure
 from nexus_llm.cli.options import cache_folder
-from nexus_llm.cost.capacity.calibrate import Observed, predicted_statistics
+from nexus_llm.cost.capacity.calibrate import (
+    FittedEngine,
+    Observed,
+    Statistics,
+    error_shares,
+    median_statistics,
+    predicted_statistics,
+)
 from nexus_llm.cost.capacity.calibration import (
     Calibration,
     Experiment,
     LoadTest,
     Measure,
+    Point,
     calibrate,
     with_static_batching,
 )
-from nexus_llm.cost.capacity.simulate import Demand
-from nexus_llm.cost.quantities import EngineLimits
+from nexus_llm.cost.capacity.simulate import Demand, Floats
+from nexus_llm.cost.quantities import EngineLimits, StepTime
 from nexus_llm.svg import linear_scale, logarithmic_ticks, picture
 from served import served
 
@@ -57,7 +71,7 @@ CLAIMED_REPEATS = 5
 # keeps 30 layers x 3 heads x 64 x 2 values of one byte a token, so its GiB holds 93,000, as the engine itself tells. No
 # load test fills a seventh of it.
 LIMITS = EngineLimits(kv_cache_tokens=93_000, max_sequences=128, max_batched_tokens=512, kv_block_tokens=32)
-FULL = Experiment(requests_per_place=2, open_requests=120, saturation_concurrency=64)
+FULL = Experiment(saturation_concurrency=64)  # else as the command's own
 SMALL = Experiment(
     concurrencies=(1, 4), input_tokens=(32, 128), output_tokens=(8, 16), requests_per_place=2, open_requests=20,
     open_output_tokens=16, load_shares=(0.6,), saturation_concurrency=8,
@@ -83,23 +97,33 @@ PLOTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Watched(Observed):
+    """A load test, and how fast the machine was meanwhile."""
+
+    pace: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="a packaged model folder")
     parser.add_argument("--repeats", type=int, default=CLAIMED_REPEATS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round that would not end by then")
     parser.add_argument("--small", action="store_true", help="a minute a round, to see that it works; claims nothing")
+    parser.add_argument("--open-requests", type=int, default=FULL.open_requests, help="of an open loop at full load")
     parser.add_argument("--kept", type=Path, help="folder of the load tests that have ended [default: in the cache]")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     shape, suffix = (SMALL, "_small") if arguments.small else (FULL, "")
+    if arguments.open_requests != FULL.open_requests:
+        shape, suffix = replace(shape, open_requests=arguments.open_requests), f"_{arguments.open_requests}-requests"
     kept = arguments.kept or cache_folder() / f"cost_calibration{suffix}"
     same_ground(kept, {"hardware": _hardware(), "model": str(arguments.model.resolve())})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would go on alone
     began = time.monotonic()
-    with served(arguments.model) as one:
-        measure = remembered(server_measure(one.url, None, api_key="none"), kept)
+    with served(arguments.model) as one, watched() as pace:
+        measure = remembered(server_measure(one.url, None, api_key="none"), kept, pace)
         for repeats in range(1, arguments.repeats + 1):
             round_began = time.monotonic()
             found = calibrate(  # all rounds so far: those before this one are remembered
@@ -116,7 +140,8 @@ def main() -> None:
             (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
             (arguments.out / f"{stem}.html").write_text(page(result), encoding="utf-8")
             told = {name: result[name] for name in ("repeats", "verdict", "hardware", "wrong_scheduler")}
-            print(json.dumps(told | {"errors": result["calibration"]["errors"]}, indent=2), flush=True)
+            told |= {"errors": result["calibration"]["errors"], "at_the_speed_beside": result["at_the_speed_beside"]}
+            print(json.dumps(told, indent=2), flush=True)
             now = time.monotonic()
             if now - began + (now - round_began) > arguments.minutes * 60:
                 break
@@ -139,6 +164,7 @@ def judged(found: Calibration, repeats: int, *, note: str) -> dict[str, Any]:
         "calibration": found.as_json(),
         "errors_of_open_loops": found.errors_of("open"),
         "open_loops": open_loops(found),
+        "at_the_speed_beside": at_the_speed_beside(found),
         "wrong_scheduler": {
             "what": "static batching: nobody joins a running batch, fitted to the same points",
             "errors": wrong.as_json()["errors"],
@@ -173,41 +199,90 @@ def open_loops(found: Calibration) -> list[dict[str, Any]]:
     return told
 
 
+def at_the_speed_beside(found: Calibration) -> dict[str, Any]:
+    """The errors again, every prediction with steps as much longer as the machine was slower beside its test.
+
+    The exponent says how much longer: by least squares, each loop to fit took (pace / usual pace) ** exponent of what
+    it takes on average over its repeats, the long ones counting more.
+    """
+    fitted = [repeats for test, repeats in found.observed.items() if test.kind == "fitted"]
+    weights = np.array([[one.seconds for one in repeats] for repeats in fitted])
+    paces = np.log([[_pace(one) for one in repeats] for repeats in fitted])
+    longer = np.log(
+        [[one.statistics()["e2e"] / _slower(one, found.engine, 1.0)["e2e"] for one in repeats] for repeats in fitted]
+    )
+    usual = float(np.average(paces, weights=weights))
+    slower, later = (of - np.average(of, axis=1, weights=weights, keepdims=True) for of in (paces, longer))
+    exponent = float((weights * slower * later).sum() / max(1e-12, float((weights * slower**2).sum())))
+
+    def point(test: LoadTest, repeats: Sequence[Observed]) -> Point:
+        factors = [(_pace(one) / math.exp(usual)) ** exponent for one in repeats]
+        pairs = zip(repeats, factors, strict=True)
+        predicted = median_statistics([_slower(one, found.engine, factor) for one, factor in pairs])
+        measured = median_statistics([one.statistics() for one in repeats])
+        return Point(test, measured, predicted, error_shares(measured, predicted))
+
+    at_speed = replace(found, points=tuple(point(test, repeats) for test, repeats in found.observed.items()))
+    return {
+        "exponent": _four(exponent),
+        "longer_by_of_loops_to_fit": {
+            "correlation": _four(_correlation(slower, later, weights)),
+            "from": _four(math.expm1(exponent * float(paces.min() - usual))),
+            "to": _four(math.expm1(exponent * float(paces.max() - usual))),
+        },
+        "errors": at_speed.as_json()["errors"],
+        "errors_of_open_loops": at_speed.errors_of("open"),
+    }
+
+
+def _correlation(one: Floats, other: Floats, weights: Floats) -> float:
+    """Of deviations from a mean."""
+    spread = float((weights * one**2).sum()) * float((weights * other**2).sum())
+    return float((weights * one * other).sum()) / math.sqrt(spread) if spread > 0 else 0.0
+
+
+def _pace(one: Observed) -> float:
+    assert isinstance(one, Watched)
+    return one.pace
+
+
 def _tpot(one: Observed, found: Calibration, factor: float) -> float:
     """The predicted time per output token of a load test, if every step took `factor` times as long."""
-    time = found.engine.step_time
-    slower = replace(
-        time,
-        fixed_seconds=time.fixed_seconds * factor,
-        seconds_per_prefill_token=time.seconds_per_prefill_token * factor,
-        seconds_per_sequence=time.seconds_per_sequence * factor,
-        seconds_per_context_token=time.seconds_per_context_token * factor,
-        seconds_per_batch_change=time.seconds_per_batch_change * factor,
-    )
-    return predicted_statistics(one, slower, found.engine.limits)["tpot"]
+    return _slower(one, found.engine, factor)["tpot"]
+
+
+def _slower(one: Observed, engine: FittedEngine, factor: float) -> Statistics:
+    """What is predicted of a load test, if every step took `factor` times as long."""
+    time = engine.step_time
+    fixed, prefill, sequence, context, change = (number * factor for number in time.numbers)
+    slower = StepTime(fixed, prefill, sequence, context, time.provenance, time.source, change)
+    return predicted_statistics(one, slower, engine.limits)
 
 
 def _four(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def remembered(measure: Measure, folder: Path) -> Measure:
+def remembered(measure: Measure, folder: Path, pace: Pace) -> Measure:
     """The same function, that measures no load test twice: each is a file in the folder once it has ended."""
 
     def one(test: LoadTest) -> Observed:
         path = folder / f"{zlib.crc32(repr(test).encode()):08x}.npz"
         if not path.exists():
+            began = time.monotonic()
             found = measure(test)
-            demand = {f"demand_{name}": getattr(found.demand, name) for name in Demand.__dataclass_fields__}
+            meanwhile = pace(began, time.monotonic())
+            sent = {f"demand_{name}": getattr(found.demand, name) for name in Demand.__dataclass_fields__}
             arrays = {name: getattr(found, name) for name in ("ttft", "tpot", "e2e", "seconds")}
             with path.with_suffix(".part").open("wb") as stream:
-                np.savez(stream, test=repr(test), **demand, **arrays)
+                np.savez(stream, test=repr(test), pace=meanwhile, **sent, **arrays)
             path.with_suffix(".part").rename(path)
         kept = np.load(path)
         assert str(kept["test"]) == repr(test), f"{path} is another load test: delete it"
         demand = Demand(*(kept[f"demand_{name}"] for name in Demand.__dataclass_fields__))
         seconds = float(kept["seconds"])
-        return Observed(demand, test.concurrency, kept["ttft"], kept["tpot"], kept["e2e"], seconds)
+        pace_then = float(kept["pace"])
+        return Watched(demand, test.concurrency, kept["ttft"], kept["tpot"], kept["e2e"], seconds, pace_then)
 
     return one
 
@@ -228,7 +303,8 @@ def page(result: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{found['errors'][name]:.1%}</td><td>{target:.0%}</td>"
         f"<td>{'holds' if found['errors'][name] <= target else 'fails'}</td><td>{wrong['errors'][name]:.1%}</td>"
-        f"<td>{_share(result['errors_of_open_loops'].get(name))}</td></tr>"
+        f"<td>{_share(result['errors_of_open_loops'].get(name))}</td>"
+        f"<td>{result['at_the_speed_beside']['errors'][name]:.1%}</td></tr>"
         for name, target in found["targets"].items()
     )
     points = "".join(_row(point) for point in found["points"])
@@ -244,7 +320,7 @@ def page(result: Mapping[str, Any]) -> str:
 <p>{escape(result["hardware"])}, {escape(result["date"])}, {result["repeats"]} repeats. {escape(result["note"])}</p>
 <p><strong>{verdict}{"" if is_open_as_good else " Those of open loops alone are not all."}</strong></p>
 <table><tr><th>mean error of</th><th>error</th><th>target</th><th></th><th>wrong scheduler</th>
-<th>open loops alone</th></tr>{rows}</table>
+<th>open loops alone</th><th>at the machine's speed beside each test</th></tr>{rows}</table>
 <p>Rings were fitted, dots held out or saturated, dots of the other colour open loops. The band is the target.</p>
 {_open_words(result["open_loops"])}
 <div class="plots">{plots}</div>

@@ -1,4 +1,4 @@
-"""Published load tests of Llama 3.1 8B, half of them fitted and the other half predicted, card by card.
+"""Published load tests of Llama 3.1 8B: a part of them fitted, the others predicted, card by card.
 
     python benchmarks/cost_published.py --rows silicon_sample.csv [--note TEXT]
 
@@ -7,14 +7,16 @@ mean time to first token and per output token of closed loops, by card, engine, 
 length. Fitted are times per output token only: the published times to the first contain the rush at a test's start.
 The rows themselves are not kept here; the result holds what was fitted.
 
+`cards` are calibrated once for a card and its engine: six numbers for one card and for two, four and eight that share
+the work (tensor parallelism), of which each does its part of weights, prompts and cache. Of every second row the others
+are predicted, then the other way round; and in five folds of which each is predicted from the other four. `setups` are
+calibrated by themselves, five numbers for each number of cards with eight rows or more.
+
 `few_points` are tables of one shape, three or four batch sizes each: the first, third, … are fitted, by a fixed time
 and one per sequence (what prefill and context add cannot be told apart there), and predict the others, and the other
 way round.
 
-`tried` is what other forms of the step time would give, in steady state without a simulation: without a time for a
-changed batch, with one for each prompt instead, with the card's bandwidth as the least that weights and cache cost.
-Each is fitted to either half and predicts the other: a form that helps one half, or one card, only is no better. A card
-that misses the target is told row by row.
+A setup that misses the target is told row by row.
 """
 
 from __future__ import annotations
@@ -24,28 +26,43 @@ import csv
 import datetime
 import itertools
 import json
-import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nexus_llm.cost.capacity.calibrate import FittedEngine, Observed, fit_engine, non_negative_least_squares, predict
-from nexus_llm.cost.capacity.simulate import Demand
-from nexus_llm.cost.quantities import EngineLimits
+from nexus_llm.cost.capacity.calibrate import (
+    FittedEngine,
+    Observed,
+    fit_engine,
+    least_relative_errors,
+    non_negative_least_squares,
+    predict,
+)
+from nexus_llm.cost.capacity.simulate import Demand, Floats
+from nexus_llm.cost.quantities import EngineLimits, StepTime
 
 RESULTS = Path(__file__).parent / "results"
 SOURCE = "NVIDIA aiconfigurator-core 0.12.0, systems/silicon_sample.csv (Apache-2.0)"
-GROUP = ("system", "backend", "backend_version", "model_path", "precision", "tp_size")
+CARD = ("system", "backend", "backend_version", "model_path", "precision")
+SETUP = (*CARD, "tp_size")
 BATCHED_TOKENS = (8192, 2048, 4096, 16384)
 LIMITS = EngineLimits(kv_cache_tokens=10_000_000, max_sequences=512, max_batched_tokens=8192)
 PLACES = 6
 """Requests of a simulated loop, over its concurrency."""
 TARGET = 0.10
 FEWEST_ROWS = 8
-FORMS = ("as now", "without batch changes", "a time a prompt instead", "not below the bandwidth")
+FOLDS = 5
+SHARED_NUMBERS = (
+    "fixed_seconds", "seconds_of_weights", "seconds_per_prefill_token",
+    "seconds_per_sequence", "seconds_per_context_token", "seconds_per_batch_change",
+)  # fmt: skip
+FIRST_GUESS = np.array([0.01, 0.01, 1e-4, 5e-4, 1e-7, 2e-3])
+LEAST = np.array([1e-7, 0, 1e-9, 0, 0, 0])
 FEW_POINTS = {
     "L40S, bfloat16, vLLM 0.24, modelled": ((1, 22.0), (8, 24.0), (32, 31.7), (64, 40.9)),
     "L40S, float8, vLLM 0.24, modelled": ((1, 14.1), (8, 15.2), (32, 21.0), (64, 30.1)),
@@ -56,7 +73,6 @@ FEW_POINTS = {
 }
 """Sequences at once and ms a token, of Llama 3.1 8B. Modelled: aiconfigurator 0.12.0, 512 tokens in, 200 out, from
 measured operators, run on 2026-11-21; NIM: docs.nvidia.com, NIM benchmarking; TensorRT-LLM: aiconfigurator-core."""
-BYTES_PER_SECOND = {"h100_sxm": 3.35e12, "h200_sxm": 4.8e12}  # NVIDIA's data sheets
 
 
 def main() -> None:
@@ -64,18 +80,21 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--note", default="")
     arguments = parser.parse_args()
-    cards = [card(name, rows) for name, rows in groups(arguments.rows) if len(rows) >= FEWEST_ROWS]
+    cards = [card(name, rows) for name, rows in groups(arguments.rows, CARD)]
+    setups = [setup(name, rows) for name, rows in groups(arguments.rows, SETUP) if len(rows) >= FEWEST_ROWS]
+    hardware = sorted({one["hardware"] for one in cards})
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "source": SOURCE,
         "target_mean_error_share": TARGET,
         "held_out_mean_error_share": {
-            "all": _over_rows(cards, ""),
-            **{name: _over_rows(cards, name) for name in sorted(BYTES_PER_SECOND)},
+            how: {"all": _over_rows(found, ""), **{name: _over_rows(found, name) for name in hardware}}
+            for how, found in (("cards", cards), ("setups", setups))
         },
         "note": arguments.note,
         "few_points": {name: few_points(points) for name, points in FEW_POINTS.items()},
         "cards": cards,
+        "setups": setups,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"cost_published_{result['date']}.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -83,31 +102,110 @@ def main() -> None:
 
 
 def _over_rows(cards: list[dict[str, Any]], hardware: str) -> float:
-    """The mean error of all rows that were held out, of one kind of card or ("") of all."""
+    """The mean error of all rows that were held out in the second half, of one kind of card or ("") of all."""
     chosen = [one for one in cards if one["hardware"].startswith(hardware)]
     rows = [one["rows_held_out"] for one in chosen]
     return _round(float(np.average([one["held_out_mean_error_share"] for one in chosen], weights=rows)))
 
 
-def groups(path: Path) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
-    """(card, engine, …) → its rows of Llama 3.1 8B, in order."""
+def groups(path: Path, by: Sequence[str]) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
+    """(card, engine, …) → its rows of Llama 3.1 8B, sorted."""
     with path.open(encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if "llama-3.1-8b" in row["model_path"].lower()]
     rows = [row for row in rows if row["silicon_tpot_ms"]]
 
     def key(row: dict[str, str]) -> tuple[str, ...]:
-        return tuple(row[name] for name in GROUP)
+        return tuple(row[name] for name in by)
 
-    return [(name, list(found)) for name, found in itertools.groupby(sorted(rows, key=key), key=key)]
+    def order(row: dict[str, str]) -> tuple[float, ...]:
+        return tuple(float(row[name]) for name in ("tp_size", "isl", "osl", "concurrency"))
+
+    rows = sorted(sorted(rows, key=order), key=key)
+    return [(name, list(found)) for name, found in itertools.groupby(rows, key=key)]
 
 
 def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
-    """One card's fit and how far its other half is off."""
-    rows = sorted(rows, key=lambda row: (int(row["isl"]), int(row["osl"]), int(row["concurrency"])))
+    """One calibration of a card and its engine, however many share the work, and how far its predictions are off."""
+    halves = halves_of(rows)
+    numbers, limits = fit_shared(halves[0])
+    held_out = shared_errors(halves[1], numbers, limits)
+    exchanged = shared_errors(halves[0], *fit_shared(halves[1]))
+    folds = []
+    for fold in range(FOLDS):
+        others = [row for place, row in enumerate(rows) if place % FOLDS != fold]
+        folds += shared_errors(rows[fold::FOLDS], *fit_shared(others)).tolist()
+    print(f"{name}: held out {np.mean(held_out):.1%} of {len(held_out)}", file=sys.stderr, flush=True)
+    system, engine, version, model, precision = name
+    degrees = np.array([int(float(row["tp_size"])) for row in halves[1]])
+    return {
+        "hardware": system,
+        "engine": f"{engine} {version}",
+        "model": model,
+        "precision": precision or "bfloat16",
+        **{one: _round(number) for one, number in zip(SHARED_NUMBERS, numbers, strict=True)},
+        "max_batched_tokens": limits.max_batched_tokens,
+        "rows_fitted": len(halves[0]),
+        "rows_held_out": len(halves[1]),
+        "held_out_mean_error_share": _round(float(np.mean(held_out))),
+        "held_out_largest_error_share": _round(float(max(held_out))),
+        "held_out_mean_error_share_by_cards": {
+            str(degree): _round(float(held_out[degrees == degree].mean())) for degree in np.unique(degrees)
+        },
+        "exchanged_mean_error_share": _round(float(np.mean(exchanged))),
+        "five_folds_mean_error_share": _round(float(np.mean(folds))),
+        "source": SOURCE,
+    }
+
+
+def halves_of(rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Every second row of each number of cards, and the others."""
+    halves: tuple[list[dict[str, str]], list[dict[str, str]]] = ([], [])
+    for _, found in itertools.groupby(rows, key=lambda row: row["tp_size"]):
+        for place, row in enumerate(found):
+            halves[place % 2].append(row)
+    return halves
+
+
+def fit_shared(rows: list[dict[str, str]]) -> tuple[Floats, EngineLimits]:
+    """The six numbers, and the tokens of a step, that explain these rows' times per output token."""
+    best: tuple[float, Floats, EngineLimits] | None = None
+    for batched in BATCHED_TOKENS:
+        limits = replace(LIMITS, max_batched_tokens=batched)
+        numbers, loss = least_relative_errors(
+            partial(shared_ratios, rows, limits),
+            FIRST_GUESS if best is None else best[1],
+            first_guess=FIRST_GUESS,
+            least=LEAST,
+            free=len(FIRST_GUESS),
+        )
+        if best is None or loss < best[0] * 0.98:
+            best = loss, numbers, limits
+    assert best is not None
+    return best[1:]
+
+
+def shared_ratios(rows: list[dict[str, str]], limits: EngineLimits, numbers: Floats) -> Floats:
+    """Predicted over published time per output token, of each row."""
+    return np.array([_tpot(row, shared(numbers, float(row["tp_size"])), limits) for row in rows])
+
+
+def shared_errors(rows: list[dict[str, str]], numbers: Floats, limits: EngineLimits) -> Floats:
+    """|predicted - published| over published."""
+    return np.abs(shared_ratios(rows, limits, numbers) - 1)
+
+
+def shared(numbers: Floats, cards: float) -> StepTime:
+    """The step time where so many cards share weights, prompts and cache."""
+    fixed, weights, prefill, sequence, context, change = (float(number) for number in numbers)
+    return StepTime(fixed + weights / cards, prefill / cards, sequence, context / cards, "published", SOURCE, change)
+
+
+def setup(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
+    """The fit of one number of cards by itself, and how far its other half is off."""
     fitted = fit(rows[0::2])
     held_out = errors(rows[1::2], fitted)
     print(f"{name}: held out {np.mean(held_out):.1%} of {len(held_out)}", file=sys.stderr, flush=True)
-    step, everything = fitted.step_time, dict(zip(GROUP, name, strict=True))
+    step, everything = fitted.step_time, dict(zip(SETUP, name, strict=True))
     system, engine, version, model, precision, cards = everything.values()
     return {
         "hardware": system,
@@ -126,7 +224,6 @@ def card(name: tuple[str, ...], rows: list[dict[str, str]]) -> dict[str, Any]:
         "fitted_mean_error_share": _round(float(np.mean(errors(rows[0::2], fitted)))),
         "held_out_mean_error_share": _round(float(np.mean(held_out))),
         "held_out_largest_error_share": _round(float(max(held_out))),
-        "tried": {form: [_round(one) for one in tried(name, rows, form)] for form in FORMS},
         **(_row_by_row(rows, fitted) if np.mean(held_out) > TARGET else {}),
         "source": SOURCE,
     }
@@ -148,43 +245,15 @@ def few_points(points: Sequence[tuple[int, float]]) -> dict[str, float | None]:
 
 def _row_by_row(rows: list[dict[str, str]], fitted: FittedEngine) -> dict[str, Any]:
     """Each row with its error; the first, third, … were fitted."""
-    told = [float(np.mean(predict(observed(row), fitted.step_time, fitted.limits).tpot)) for row in rows]
+    told = [_tpot(row, fitted.step_time, fitted.limits) for row in rows]
     return {
         "columns": ["prompt tokens", "answer tokens", "at once", "ms a token", "predicted, over it - 1"],
         "rows": [
-            [*(int(row[one]) for one in ("isl", "osl", "concurrency")), _round(ms), _round(1000 * seconds / ms - 1)]
-            for row, seconds in zip(rows, told, strict=True)
+            [*(int(row[one]) for one in ("isl", "osl", "concurrency")), _round(ms), _round(ratio - 1)]
+            for row, ratio in zip(rows, told, strict=True)
             for ms in [float(row["silicon_tpot_ms"])]
         ],
     }
-
-
-def tried(name: tuple[str, ...], rows: list[dict[str, str]], form: str) -> tuple[float, float]:
-    """Mean error of the second half fitted to the first, and of the first fitted to the second, in steady state: each
-    step prefills what the answers that end make room for."""
-    system, _, _, _, precision, cards = name
-    bandwidth = BYTES_PER_SECOND[system] * float(cards)
-    least = np.zeros(5)
-    if form == FORMS[3]:
-        least[0] = 8.03e9 * (1 if precision == "fp8" else 2) / bandwidth * 1000
-        least[3] = 131_072 / bandwidth * 1000  # of cache a token: 32 layers x 8 heads x 128 x 2 values of 2 bytes
-
-    def columns(half: list[dict[str, str]]) -> tuple[Any, Any]:
-        found = []
-        for row in half:
-            given, said, count = int(row["isl"]), int(row["osl"]), int(row["concurrency"])
-            begun = count / said  # prompts a step, as Poisson's: each changes the batch of its step and of the next
-            last = {FORMS[1]: 0.0, FORMS[2]: begun}.get(form, 1 - math.exp(-2 * begun))
-            found.append([1, begun * given, count, count * (given + said / 2), last])
-        return np.array(found, float), np.array([float(row["silicon_tpot_ms"]) for row in half])
-
-    def error(fitted_to: list[dict[str, str]], other: list[dict[str, str]]) -> float:
-        terms, told = columns(fitted_to)
-        numbers = least + non_negative_least_squares(terms / told[:, None], 1 - terms @ least / told)
-        terms, told = columns(other)
-        return float(np.mean(np.abs(terms @ numbers / told - 1)))
-
-    return error(rows[0::2], rows[1::2]), error(rows[1::2], rows[0::2])
 
 
 def fit(rows: list[dict[str, str]]) -> FittedEngine:
@@ -201,12 +270,14 @@ def fit(rows: list[dict[str, str]]) -> FittedEngine:
 
 
 def errors(rows: list[dict[str, str]], fitted: FittedEngine) -> list[float]:
-    """|predicted − published| over published, of each row's time per output token."""
-    found = []
-    for row in rows:
-        told = float(np.mean(predict(observed(row), fitted.step_time, fitted.limits).tpot))
-        found.append(abs(told / (float(row["silicon_tpot_ms"]) / 1000) - 1))
-    return found
+    """|predicted - published| over published, of each row's time per output token."""
+    return [abs(_tpot(row, fitted.step_time, fitted.limits) - 1) for row in rows]
+
+
+def _tpot(row: dict[str, str], step_time: StepTime, limits: EngineLimits) -> float:
+    """Predicted over published time per output token."""
+    told = float(np.mean(predict(observed(row), step_time, limits).tpot))
+    return told / (float(row["silicon_tpot_ms"]) / 1000)
 
 
 def observed(row: dict[str, str]) -> Observed:

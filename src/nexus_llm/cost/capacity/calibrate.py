@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +25,7 @@ STATISTICS = ("tpot", "ttft", "e2e", "ttft_p95", "e2e_p95", "tpot_mean", "reques
 FITTED = ("tpot", "ttft", "e2e", "requests_per_second")
 _ROUNDS, _NUDGE, _DAMPING = 12, 0.05, 1e-3
 _FIRST_GUESS = (0.02, 1e-4, 5e-4, 1e-7, 2e-3, 5e-3)
+_LEAST = np.array([1e-7, 1e-9, 0, 0, 0, 0])  # a step without time is none: a guess may go there, no engine does
 
 Statistics = dict[str, float]
 
@@ -96,8 +98,13 @@ def fit_engine(
     best: FittedEngine | None = None
     for batched in list(batched_tokens) or [limits.max_batched_tokens]:
         tried = replace(limits, max_batched_tokens=max(batched, limits.max_sequences))
-        problem = _Problem(points, tried, statistics, fits_admission)
-        numbers, loss = problem.solve(_FIRST_GUESS if best is None else _numbers(best))
+        numbers, loss = least_relative_errors(
+            partial(_told, points, tried, statistics),
+            np.array(_FIRST_GUESS if best is None else _numbers(best)),
+            first_guess=np.array(_FIRST_GUESS),
+            least=_LEAST,
+            free=6 if fits_admission else 5,
+        )
         if best is None or loss < best.loss * 0.98:  # a tie is no reason to prefer the later one
             best = FittedEngine(
                 step_time(numbers, provenance=provenance, source=source),
@@ -106,6 +113,18 @@ def fit_engine(
             )
     assert best is not None
     return best
+
+
+def _told(points: Sequence[Observed], limits: EngineLimits, statistics: Sequence[str], numbers: Floats) -> Floats:
+    """Predicted over measured, of every point and statistic that was measured, with six numbers."""
+    tried = step_time(numbers, provenance="measured", source="")
+    limits = replace(limits, admission_seconds=float(numbers[5]))
+    ratios = []
+    for point in points:
+        measured, told = point.statistics(), predicted_statistics(point, tried, limits)
+        known = (name for name in statistics if not math.isnan(measured[name]))
+        ratios += [told[name] / measured[name] for name in known]
+    return np.array(ratios)
 
 
 def error_shares(measured: Statistics, predicted: Statistics) -> Statistics:
@@ -122,67 +141,51 @@ def median_statistics(repeats: Sequence[Statistics]) -> Statistics:
     return {name: float(np.median([one[name] for one in repeats])) for name in STATISTICS}
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Relative errors as a function of six numbers."""
+def least_relative_errors(
+    told: Callable[[Floats], Floats], start: Floats, *, first_guess: Floats, least: Floats, free: int
+) -> tuple[Floats, float]:
+    """The numbers whose predictions come closest, and their mean squared relative error: Gauss-Newton.
 
-    points: Sequence[Observed]
-    limits: EngineLimits
-    statistics: Sequence[str]
-    fits_admission: bool
-
-    def solve(self, start: Sequence[float]) -> tuple[Floats, float]:
-        """The numbers with the least mean squared error, and that error."""
-        numbers = np.array(start, np.float64)
-        told = self._told(numbers)
-        loss = _loss(told)
-        for _ in range(_ROUNDS):
-            candidate = self._step(numbers, told)
-            improved = False
-            for share in (1.0, 0.5, 0.2, 0.05):
-                tried = numbers + share * (candidate - numbers)
-                tried_told = self._told(tried)
-                if _loss(tried_told) < loss * (1 - 1e-4):
-                    numbers, told, improved = tried, tried_told, True
-                    break
-            if not improved:
+    `told` gives predicted over measured, of every measurement; `least` is what no number goes below; the last numbers,
+    from `free` on, stay. `first_guess` tells how large the numbers are: what the measurements say nothing about stays
+    near where it is, and a number at 0 is nudged by a part of its guess.
+    """
+    numbers, ratios = start, told(start)
+    loss = _loss(ratios)
+    for _ in range(_ROUNDS):
+        candidate = _gauss_newton(told, numbers, ratios, first_guess[:free])
+        candidate = np.maximum(candidate, least)
+        improved = False
+        for share in (1.0, 0.5, 0.2, 0.05):
+            tried = numbers + share * (candidate - numbers)
+            tried_ratios = told(tried)
+            if _loss(tried_ratios) < loss * (1 - 1e-4):
+                numbers, ratios, improved = tried, tried_ratios, True
                 break
-            before, loss = loss, _loss(told)
-            if loss > before * 0.999:
-                break
-        return numbers, loss
+        if not improved:
+            break
+        before, loss = loss, _loss(ratios)
+        if loss > before * 0.999:
+            break
+    return numbers, loss
 
-    def _step(self, numbers: Floats, told: Floats) -> Floats:
-        """Where the errors would be least if they were linear. Numbers at 0 are nudged by a part of the first guess."""
-        nudges = np.maximum(numbers, np.array(_FIRST_GUESS) * 0.01) * _NUDGE
-        free = range(6 if self.fits_admission else 5)
-        slopes = np.zeros((len(told), len(free)))
-        for place in free:
-            nudged = numbers.copy()
-            nudged[place] += nudges[place]
-            slopes[:, place] = (self._told(nudged) - told) / nudges[place]
-        at = numbers[: len(free)]
-        scale = np.maximum(at, np.array(_FIRST_GUESS)[: len(free)] * 0.01)
-        held = np.diag(_DAMPING * math.sqrt(len(told)) / scale)  # keeps what the points say nothing about
-        rows = np.vstack([slopes, held])
-        target = np.concatenate([1.0 - told + slopes @ at, held @ at])
-        found = numbers.copy()
-        found[: len(free)] = non_negative_least_squares(rows, target)
-        # A step without time is none: the linear guess may go there, the engine never does.
-        found[0] = max(found[0], 1e-7)
-        found[1] = max(found[1], 1e-9)
-        return found
 
-    def _told(self, numbers: Floats) -> Floats:
-        """Predicted over measured, of every point and statistic that was measured."""
-        tried = step_time(numbers, provenance="measured", source="")
-        limits = replace(self.limits, admission_seconds=float(numbers[5]))
-        ratios = []
-        for point in self.points:
-            measured, told = point.statistics(), predicted_statistics(point, tried, limits)
-            known = (name for name in self.statistics if not math.isnan(measured[name]))
-            ratios += [told[name] / measured[name] for name in known]
-        return np.array(ratios)
+def _gauss_newton(told: Callable[[Floats], Floats], numbers: Floats, ratios: Floats, first_guess: Floats) -> Floats:
+    """Where the errors would be least if they were linear in the first numbers, none below 0."""
+    free = len(first_guess)
+    at = numbers[:free]
+    scale = np.maximum(at, first_guess * 0.01)
+    slopes = np.zeros((len(ratios), free))
+    for place in range(free):
+        nudged = numbers.copy()
+        nudged[place] += scale[place] * _NUDGE
+        slopes[:, place] = (told(nudged) - ratios) / (scale[place] * _NUDGE)
+    held = np.diag(_DAMPING * math.sqrt(len(ratios)) / scale)
+    rows = np.vstack([slopes, held])
+    target = np.concatenate([1.0 - ratios + slopes @ at, held @ at])
+    found = numbers.copy()
+    found[:free] = non_negative_least_squares(rows, target)
+    return found
 
 
 def step_time(coefficients: Floats, *, provenance: Provenance, source: str) -> StepTime:
