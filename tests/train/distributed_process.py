@@ -15,7 +15,7 @@ from nexus_llm.errors import NexusError
 from nexus_llm.recipe import TrainRecipe
 from nexus_llm.train import checkpoint
 from nexus_llm.train.distributed.build import build
-from nexus_llm.train.distributed.launch import leave_last_words
+from nexus_llm.train.distributed.launch import end_rank, leave_last_words
 from nexus_llm.train.distributed.process_group import TorchRanks, joined, place
 from nexus_llm.train.loop import Surroundings, Training, share_of_rank
 from nexus_llm.train.packing import PackedRows, pack
@@ -153,7 +153,8 @@ def main() -> None:
     except NexusError as error:
         leave_last_words(error, os.environ)
         print(f"{error.what}\n{error.fix}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        end_rank(error.exit_code)
+    end_rank(0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,20 @@ def test_the_end_of_a_run_is_that_of_the_process_that_failed_first(tmp_path):
 def deepspeed_recipe(**changes: Any) -> TrainRecipe:
     distributed = {"strategy": "deepspeed", "num_processes": 2} | changes.pop("distributed", {})
     return TrainRecipe.model_validate({"implementation": "transformers", "distributed": distributed} | changes)
+
+
+@pytest.mark.parametrize(
+    ("program", "exit_code"),
+    [
+        ("from nexus_llm.cli import train_rank as it; it._train = lambda path: print('done')", 0),
+        ("from nexus_llm.cli import train_job as it; it.run = lambda words: print('done') or 1", 1),
+    ],
+)
+def test_a_rank_that_is_done_does_not_fail_in_what_the_interpreter_does_at_its_end(program, exit_code):
+    aborts = "import atexit, os; atexit.register(os.abort)"  # as a thread of Gloo's may
+    command = [sys.executable, "-c", f"{aborts}\n{program}\nit.main()", "job"]
+    ended = subprocess.run(command, env=os.environ | {"LOCAL_RANK": "1"}, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, "done" in ended.stdout + ended.stderr) == (exit_code, True)
 
 
 def test_deepspeeds_configuration_follows_from_the_recipe():

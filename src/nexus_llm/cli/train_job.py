@@ -43,7 +43,12 @@ counts a container that ends before it as failed."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ends the process with the exit code of the job."""
-    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+    from nexus_llm.train.distributed.launch import end_rank
+
+    exit_code = run(sys.argv[1:] if arguments is None else list(arguments))
+    if _is_worker():
+        end_rank(exit_code)
+    sys.exit(exit_code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ ARGUMENTS = ("-m", "nexus_llm.cli.train_rank")
 
 def main() -> None:
     """Ends the process with the exit code of its part of the run; torchrun gets the words."""
-    from nexus_llm.train.distributed.launch import leave_last_words
+    from nexus_llm.train.distributed.launch import end_rank, leave_last_words
 
     # stdout belongs to the command's own answer; DeepSpeed and accelerate print there.
     os.dup2(2, 1)
@@ -23,7 +23,8 @@ def main() -> None:
         _train(Path(sys.argv[1]))
     except NexusError as error:
         leave_last_words(error, os.environ)
-        sys.exit(error.exit_code)
+        end_rank(error.exit_code)
+    end_rank(0)
 
 
 def _train(path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nexus_llm.errors import NexusError, TrainingError, TryAgainError, UsageError
 
@@ -70,6 +71,18 @@ def leave_last_words(error: NexusError, environment: Mapping[str, str]) -> None:
         extra = {"what": error.what, "fix": error.fix, "exit_code": error.exit_code, "timestamp": str(int(time.time()))}
         words = {"message": {"message": f"{error.what}: {error.fix}", "extraInfo": extra}}
         Path(path).write_text(json.dumps(words), encoding="utf-8")
+
+
+def end_rank(exit_code: int) -> NoReturn:
+    """Ends this process at once, its own files written, without the interpreter's long goodbye.
+
+    Where DDP held a Gloo group, its threads outlive it. One that gives back a tensor while the interpreter ends aborts
+    the process ("terminate called without an active exception"; pytorch/pytorch pull request 179291, 2026-04), and
+    torchrun would call a run failed that has succeeded.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def outcome(return_code: int, log_folder: Path, standard_error: str = "") -> NexusError | None:
