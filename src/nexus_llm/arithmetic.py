@@ -7,7 +7,7 @@ Phi-3, SmolLM3 and Gemma (1, 2, and 3 without images). `tests/test_arithmetic.py
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from nexus_llm.errors import ModelError
@@ -114,7 +114,7 @@ def shape(config: Mapping[str, Any]) -> Shape:
         )
     try:
         heads = int(config["num_attention_heads"])
-        return Shape(
+        found = Shape(
             layers=int(config["num_hidden_layers"]),
             channels=int(config["hidden_size"]),
             heads=heads,
@@ -133,6 +133,14 @@ def shape(config: Mapping[str, Any]) -> Shape:
         raise ModelError(
             f"the config.json of this {kind} model has no {error.args[0]}", fix="fetch the model again"
         ) from error
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"a size in the config.json of this {kind} model is none ({error})", fix="fetch the model again"
+        ) from error
+    sizes = {name: value for name, value in asdict(found).items() if type(value) is int}
+    if wrong := [f"{name} {value}" for name, value in sizes.items() if value < 1]:
+        raise ModelError(f"the config.json of this {kind} model makes {', '.join(wrong)}", fix="fetch the model again")
+    return found
 
 
 def parameters(model: Shape) -> Parameters:

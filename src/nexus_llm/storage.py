@@ -92,6 +92,8 @@ def write_atomically(target: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def atomically(target: Path) -> Iterator[IO[bytes]]:
     """A stream whose content is at `target`, whole, when the block ends well, and nowhere before or otherwise."""
+    if target.is_dir():
+        raise StorageError(f"{target} is a folder, not a file", fix="name a file in it")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with explained(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)

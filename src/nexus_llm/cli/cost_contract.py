@@ -63,12 +63,13 @@ def check(
     as_json: AsJson = False,
 ) -> int:
     """Compare with the lock: exit 5 where something costs more or runs slower, and say which factor moved."""
-    from nexus_llm.cost.lock import lock_document, measured_regression, moved, read_lock, regressions
+    from nexus_llm.cost.lock import check_same, lock_document, measured_regression, moved, read_lock, regressions
 
     locked = read_lock(read_text(file, fix="make it first: nexus cost lock RECIPE"), place=str(file))
     now = lock_document(
         _planned(recipe, prices, overrides, measured, is_quick=quick), tolerance_share=locked["tolerance_share"]
     )
+    check_same(locked, now, place=str(file))
     found = list(regressions(locked, now))
     if bench is not None:
         slower = measured_regression(locked, _json(bench))
@@ -129,7 +130,7 @@ def _planned(
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON ({error})", fix="give the file that the command printed") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} is no JSON object", fix="give the file that the command printed")

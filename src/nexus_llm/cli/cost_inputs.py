@@ -126,6 +126,8 @@ def _of_trace(recipe: Recipe, trace: Demand) -> tuple[Recipe, str]:
 
 def _measured(given: str) -> tuple[str, tuple[StepTime, EngineLimits]]:
     """`g6.xlarge=calibration.json` as the machine and what was found there."""
+    from pydantic import ValidationError
+
     from nexus_llm.cost.capacity.calibration import engine_from_json
     from nexus_llm.cost.hardware import machine
 
@@ -135,10 +137,14 @@ def _measured(given: str) -> tuple[str, tuple[StepTime, EngineLimits]]:
         raise UsageError(f"--measured {given} is not of the form MACHINE=FILE", fix=fix)
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = document.get("calibration", document)  # as benchmarks/cost_calibration.py stores it
         engine = engine_from_json(document)
         if not document["is_trustworthy"]:
             warn([f"{path}: the calibration missed its targets, so what is planned with it is no better"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--measured {given}: {'.'.join(map(str, first['loc']))}: {first['msg']}", fix=fix) from error
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(f"--measured {given} is no machine with its calibration ({error})", fix=fix) from error
     return machine(name).name, engine
 
@@ -162,7 +168,7 @@ def read_text(path: Path, *, fix: str = "check the path") -> str:
         UsageError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Excel begins a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error})", fix=fix) from error
 
@@ -190,7 +196,7 @@ def _config(path: str | None) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CostError(
             f"cost.model_config_path: {path} cannot be read ({error})", fix="give the model's config.json"
         ) from error

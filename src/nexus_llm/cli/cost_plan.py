@@ -208,6 +208,8 @@ def _print_upfront(document: dict[str, Any]) -> None:
             f"{training['billed_hours']:.1f} h for {training['tokens'] / 1e6:,.0f} M tokens, speed not measured; "
             f"{training['interruptions']:.1f} restarts ({training['basis']}); price: {training['bill'][0]['source']}"
         )
+        for note in training["notes"]:
+            print(f"    note: {note}")
     else:
         print("    training: on a machine that is not rented; not on the bill")
     if data:
@@ -237,10 +239,19 @@ def _print_sensitivity(scenario: dict[str, Any], changes: list[dict[str, Any]]) 
 
 def _evaluation(run: str, root: Path) -> dict[str, Any] | None:
     """A run's `report.json`; None where it was not evaluated."""
+    from nexus_llm.cost.break_even import quality_beside
+
     place = workspace(root)
     for folder in (Path(run), place.root / "runs" / run):
         path = folder / "report.json"
         if path.exists():
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                quality_beside(dict(content))  # reads all that the plan will
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise UsageError(
+                    f"{path} is no report of an evaluation ({type(error).__name__}: {error})",
+                    fix="make it again: nexus evaluate RECIPE",
+                ) from error
             return content
     return None

@@ -24,6 +24,8 @@ _CUR_COLUMNS = {
     "service": ("lineItem/ProductCode", "line_item_product_code"),
     "usd": ("lineItem/UnblendedCost", "line_item_unblended_cost"),
 }
+MOST_USD, MOST_TOKENS = 1e12, 10**12
+"""Of a line of a bill, and of a request: beyond them a file is broken."""
 # Whose bills are machines: what idle hours waste.
 _MACHINES = ("Elastic Compute Cloud", "AmazonEC2", "SageMaker")
 
@@ -86,7 +88,7 @@ def report_rows(text: str, *, place: str) -> list[Spent]:
     Raises:
         CostError: a column is missing, or a row is no bill, or one in another currency than the prices.
     """
-    lines = csv.DictReader(io.StringIO(text))
+    lines = csv.DictReader(io.StringIO(text, newline=""))
     names: dict[str, str] = {}
     for field, choices in _CUR_COLUMNS.items():
         found = next((name for name in choices if name in (lines.fieldnames or ())), None)
@@ -94,15 +96,26 @@ def report_rows(text: str, *, place: str) -> list[Spent]:
             raise CostError(f"{place} has no column {choices[0]}", fix="export the report with its line items, as CSV")
         names[field] = found
     summed: dict[tuple[date, str], float] = defaultdict(float)
-    for number, row in enumerate(lines, start=2):
+    rows, number = iter(lines), 1
+    while True:
+        number += 1
         try:
+            if (row := next(rows, None)) is None:
+                break
             day = date.fromisoformat(row[names["day"]][:10])
             currency = row.get("lineItem/CurrencyCode") or row.get("line_item_currency_code") or "USD"
             _check_currency(currency, place=f"{place}:{number}")
-            summed[day, row[names["service"]]] += float(row[names["usd"]])
-        except (TypeError, ValueError) as error:
+            summed[day, row[names["service"]]] += _amount(row[names["usd"]])
+        except (TypeError, ValueError, csv.Error) as error:
             raise CostError(f"{place}:{number}: {error}", fix="export the report again: it is cut off") from error
     return [Spent(day, service, usd) for (day, service), usd in sorted(summed.items())]
+
+
+def _amount(text: str) -> float:
+    usd = float(text)
+    if not abs(usd) <= MOST_USD:
+        raise ValueError(f"{text} USD is no amount of a bill")
+    return usd
 
 
 def _check_currency(currency: str, *, place: str) -> None:
@@ -127,7 +140,7 @@ def usage_rows(text: str, *, place: str) -> Usage:
             at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
             found.append(Used(at.date(), str(row["key"]), str(row["model"]), 1, *_counts(row)))
             hours.add(at.replace(minute=0, second=0, microsecond=0))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise CostError(
                 f"{place}:{number}: no usage row ({error})",
                 fix="each line is one JSON object with time, key, model, input_tokens and output_tokens",
@@ -266,6 +279,6 @@ def _summed(rows: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
 
 def _counts(row: Mapping[str, Any]) -> tuple[int, int]:
     counts = int(row["input_tokens"]), int(row["output_tokens"])
-    if min(counts) < 0:
-        raise ValueError("tokens below 0")
+    if not 0 <= min(counts) <= max(counts) <= MOST_TOKENS:
+        raise ValueError(f"{min(counts)} and {max(counts)} tokens in one request")
     return counts

@@ -66,6 +66,7 @@ class BreakEven:
             f"{self.requests_per_month:,.0f} it costs {self.own_usd_per_month:,.0f} USD instead of "
             f"{self.api_usd_per_month:,.0f}"
             + (f"; the {self.upfront_usd:,.0f} USD upfront are back after {days}." if count else ".")
+            + (" Over 3 years the API costs less in all." if self.own_usd_3_years > self.api_usd_3_years else "")
         )
 
 

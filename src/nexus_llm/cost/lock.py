@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nexus_llm.cost.money import cents
 from nexus_llm.cost.recipe_plan import RecipePlan
@@ -15,6 +17,51 @@ from nexus_llm.errors import CostError
 VERSION = 1
 TOLERANCE_SHARE = 0.05
 _FIX = "make it again: nexus cost lock RECIPE"
+
+
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Traffic(_Strict):
+    requests_per_month: _Amount
+    input_tokens: _Amount
+    output_tokens: _Amount
+    peak_ratio: _Amount
+
+
+class _Engines(_Strict):
+    machine: str
+    purchase: str
+    precision: str
+    machines: int
+    throughput_provenance: str
+    capacity_model: str
+
+
+class _Price(_Strict):
+    usd: _Amount
+    as_of: str
+
+
+class _Lock(_Strict):
+    """What `lock_document` makes."""
+
+    version: Literal[1]
+    recipe: str
+    tolerance_share: Annotated[float, Field(ge=0, le=1)]
+    usd_per_month: _Amount
+    usd_per_million_tokens: _Amount
+    training_usd: _Amount | None
+    tokens_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    traffic: _Traffic
+    engines: _Engines
+    bill: dict[str, _Amount]
+    prices: dict[str, _Price]
+    training_hours: _Amount | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +118,43 @@ def read_lock(text: str, *, place: str) -> dict[str, Any]:
     """The document of a lock file.
 
     Raises:
-        CostError: it is none, of another version, or half of one.
+        CostError: it is none, of another version, half of one, or has a value that none has.
     """
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CostError(f"{place} is no JSON ({error})", fix=_FIX) from error
     if not isinstance(document, dict) or document.get("version") != VERSION:
         raise CostError(f"{place} is no cost.lock of version {VERSION}", fix=_FIX)
-    needed = {"usd_per_month", "usd_per_million_tokens", "training_usd", "tokens_per_second", "tolerance_share"}
-    missing = sorted((needed | {"traffic", "engines", "bill", "prices"}) - document.keys())
-    if missing:
-        raise CostError(f"{place} has no {', '.join(missing)}", fix=_FIX)
+    try:
+        _Lock.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "missing":
+            missing = ", ".join(".".join(map(str, one["loc"])) for one in error.errors() if one["type"] == "missing")
+            raise CostError(f"{place} has no {missing}", fix=_FIX) from error
+        where = ".".join(map(str, first["loc"]))
+        raise CostError(f"{place}: {where} is {first['input']!r:.60}: {first['msg']}", fix=_FIX) from error
     return document
+
+
+def check_same(locked: Mapping[str, Any], now: Mapping[str, Any], *, place: str) -> None:
+    """Refuses to compare what cannot be compared.
+
+    Raises:
+        CostError: the lock is another recipe's, or its throughput was found in another way.
+    """
+    if locked["recipe"] != now["recipe"]:
+        raise CostError(
+            f"{place} is the lock of recipe {locked['recipe']!r}, and this is {now['recipe']!r}",
+            fix="name this recipe's lock with --lock, or make one: nexus cost lock RECIPE --lock FILE",
+        )
+    before, after = (one["engines"]["capacity_model"] for one in (locked, now))
+    if before.startswith("closed form") != after.startswith("closed form"):
+        raise CostError(
+            f"{place} was made with another capacity model ({before}) than this check's ({after})",
+            fix="give --quick to both or to neither",
+        )
 
 
 def regressions(locked: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Regression, ...]:
@@ -140,7 +211,7 @@ def moved(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _prices(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     changes = {
-        name: after[name]["usd"] / row["usd"] - 1
+        name: after[name]["usd"] / row["usd"] - 1 if row["usd"] else math.inf
         for name, row in before.items()
         if name in after and after[name]["usd"] != row["usd"]
     }

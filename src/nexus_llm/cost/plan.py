@@ -298,6 +298,11 @@ def _missed(found: list[tuple[Machine, Precision, LoadPoint]], objective: Latenc
     """By how much the nearest of these misses which bounds, and bounds that it would keep."""
     place, precision, load = min(found, key=lambda one: (_excess(one[2], objective), one[0].name))
     missed = objective.missed(load)
+    if not missed:  # it is fast enough, and takes nobody: what was measured there says so
+        return CostError(
+            f"{place.name}, {precision}, takes no request at all as it was measured or published",
+            fix="look into what --measured names, or shorten prompts and answers",
+        )
     told = ", ".join(f"{name}_seconds {seconds:.3g} instead of {bound:g}" for name, bound, seconds in missed)
     raised = " ".join(f"--set cost.objective.{name}_seconds={_above(seconds)}" for name, _, seconds in missed)
     return CostError(

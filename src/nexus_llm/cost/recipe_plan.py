@@ -15,7 +15,7 @@ from nexus_llm.cost.prices import PriceTable, age_days, age_warnings
 from nexus_llm.cost.quantities import LatencyObjective
 from nexus_llm.cost.sensitivity import Change, sensitivity
 from nexus_llm.cost.service_bill import Pricing
-from nexus_llm.cost.shapes import model_size
+from nexus_llm.cost.shapes import context_tokens, model_size
 from nexus_llm.cost.training import INTERRUPTIONS_PER_HOUR, SpotTrace, TrainingPlan, training_plan
 from nexus_llm.errors import CostError
 from nexus_llm.recipe import CostRecipe, Recipe
@@ -62,9 +62,16 @@ def planner_for(
     """The planner of a recipe. `config` is the model's config.json, where its size is not known by name.
 
     Raises:
-        CostError: the model's size is not known.
+        CostError: the model's size is not known, or the mean request does not fit into its context.
     """
     name, sizes = model_size(recipe.model.base, config)
+    asked, context = recipe.cost.traffic, context_tokens(name, config)
+    if context and asked.input_tokens + asked.output_tokens > context:
+        raise CostError(
+            f"cost.traffic: {asked.input_tokens:,.0f} tokens of a prompt and {asked.output_tokens:,.0f} of an answer "
+            f"are more than the {context:,} that {name} can read",
+            fix="shorten them, or take a model with a longer context",
+        )
     return Planner(recipe.cost, name, sizes, table, capacity, recipe.seed)
 
 
@@ -273,9 +280,9 @@ def _scaling(option: Option, simulated: Scaled | None) -> dict[str, Any]:
 
 def _scaling_notes(option: Option, simulated: Scaled | None, objective: LatencyObjective) -> list[str]:
     found = []
-    if option.day.cold_share:
+    if option.day.cold_share >= 0.0005:
         found.append(
-            f"{option.day.cold_share:.0%} of the requests find no machine and wait for one to start: the objective is "
+            f"{option.day.cold_share:.1%} of the requests find no machine and wait for one to start: the objective is "
             "kept for the others only"
         )
     if simulated is None:
@@ -317,6 +324,7 @@ def _training(training: TrainingPlan | None, runs: int) -> dict[str, Any] | None
         "billed_hours": round(training.billed_hours, 3),
         "interruptions": round(training.interruptions, 2),
         "basis": training.basis,
+        "notes": training.notes,
         "usd": cents(training.usd),
         "runs": runs,
         "bill": bill_rows(training.bill),

@@ -21,6 +21,15 @@ def known_shapes() -> Mapping[str, Shape]:
     return {name: shape(config) for name, config in json.loads(text).items()}
 
 
+def context_tokens(name: str, config: Mapping[str, Any] | None = None) -> int | None:
+    """How many tokens the model that `model_size` names reads; None where nothing says it."""
+    if config is None:
+        text = resources.files("nexus_llm.cost").joinpath("shapes.json").read_text(encoding="utf-8")
+        config = json.loads(text).get(name, {})
+    found = config.get("max_position_embeddings")
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def model_size(base: str, config: Mapping[str, Any] | None = None) -> tuple[str, Shape]:
     """The name and the sizes of the model that a recipe's `model.base` names; `config` is its config.json if at hand.
 

@@ -62,7 +62,7 @@ class PlanDiff:
     resources: tuple[ResourceCost, ...]
     """Those that have a price, the largest change first."""
     not_priced: tuple[str, ...]
-    """Addresses of kinds that are not known here: their cost is missing, not 0."""
+    """Addresses of kinds or sizes that are not known here: their cost is missing, not 0."""
 
     @property
     def before_usd(self) -> float:
@@ -99,21 +99,31 @@ def plan_diff(plan: Values, pricing: Pricing) -> PlanDiff:
     changes = plan.get("resource_changes")
     if not isinstance(changes, list):
         raise CostError("the file has no resource_changes", fix="make it with: terraform show -json PLANFILE")
-    managed = [change for change in changes if change.get("mode", "managed") == "managed"]
     sides: dict[str, dict[str, Values]] = {"before": {}, "after": {}}
-    for change in managed:
-        for side, found in sides.items():
-            if (values := change["change"].get(side)) is not None:
-                found[str(change["address"])] = values
+    try:
+        managed = [change for change in changes if change.get("mode", "managed") == "managed"]
+        for change in managed:
+            for side, found in sides.items():
+                if (values := change["change"].get(side)) is not None:
+                    found[str(change["address"])] = dict(values)
+        kinds = [(str(change["type"]), str(change["address"])) for change in managed]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CostError(
+            f"one of the file's resource_changes is none ({type(error).__name__}: {error})",
+            fix="make it with: terraform show -json PLANFILE",
+        ) from error
     rows, unknown = [], []
-    for change in managed:
-        kind, address = str(change["type"]), str(change["address"])
+    for kind, address in kinds:
         if not _is_known(kind):
             unknown.append(address)
             continue
-        before, after = (
-            _usd(kind, found[address], pricing, found) if address in found else 0.0 for found in sides.values()
-        )
+        try:
+            before, after = (
+                _usd(kind, found[address], pricing, found) if address in found else 0.0 for found in sides.values()
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            unknown.append(address)  # a size that is known only when it is applied
+            continue
         if before or after:
             rows.append(ResourceCost(address, kind, before, after))
     rows.sort(key=lambda one: (-abs(one.change_usd), one.address))
@@ -154,7 +164,7 @@ def _scaling_group(values: Values, pricing: Pricing, others: Others) -> list[Bil
     count = values.get("desired_capacity")
     count = values.get("min_size") or 0 if count is None else count
     wanted = {str(one.get("name") or one.get("id")) for one in _templates(values)}
-    known = [one for address, one in others.items() if address.split(".")[-2].startswith("aws_launch_template")]
+    known = [one for address, one in others.items() if _kind(address).startswith("aws_launch_template")]
     named = [one for one in known if str(one.get("name")) in wanted or str(one.get("id")) in wanted]
     # Ids of templates that the same plan makes are not known yet: with one template there is no doubt.
     template = (named or known if len(known) <= 1 else named)[:1]
@@ -165,6 +175,11 @@ def _scaling_group(values: Values, pricing: Pricing, others: Others) -> list[Bil
         )
     purchase = "spot" if template[0].get("instance_market_options") else "on-demand"
     return [_machine(str(template[0]["instance_type"]), float(count), pricing, purchase=purchase)]
+
+
+def _kind(address: str) -> str:
+    """`aws_subnet` of `module.network.aws_subnet.private[0]`."""
+    return ".".join(address.split(".")[-2:-1])
 
 
 def _templates(values: Values) -> list[Values]:
@@ -181,7 +196,7 @@ def _ecs_service(values: Values, pricing: Pricing, others: Others) -> list[BillL
     if values.get("launch_type") != "FARGATE" and not providers & {"FARGATE", "FARGATE_SPOT"}:
         return []
     wanted = str(values.get("task_definition") or "")
-    known = [one for address, one in others.items() if address.split(".")[-2].endswith("aws_ecs_task_definition")]
+    known = [one for address, one in others.items() if _kind(address).endswith("aws_ecs_task_definition")]
     family = wanted.rsplit("/", maxsplit=1)[-1].split(":", maxsplit=1)[0]
     named = [one for one in known if one.get("family") == family] or (known if len(known) == 1 else [])
     if not named:
@@ -219,7 +234,7 @@ def _database(values: Values, pricing: Pricing, others: Others) -> list[BillLine
     kind = str(values.get("instance_class"))
     if kind != "db.serverless":
         return [pricing.line(kind, "aurora", kind, HOURS_PER_MONTH, Unit.HOUR)]
-    known = [one for address, one in others.items() if address.split(".")[-2].endswith("aws_rds_cluster")]
+    known = [one for address, one in others.items() if _kind(address).endswith("aws_rds_cluster")]
     named = [one for one in known if one.get("cluster_identifier") == values.get("cluster_identifier")] or known
     if len(named) != 1:  # the id of a cluster that the same plan makes is not known yet: with one there is no doubt
         raise CostError(
@@ -234,7 +249,7 @@ def _endpoint(values: Values, pricing: Pricing, others: Others) -> list[BillLine
     """Hours in each zone; the ids of subnets that the same plan makes are not known: then in all of their zones."""
     if values.get("vpc_endpoint_type") != "Interface":
         return []  # gateway endpoints cost nothing
-    subnets = [one for address, one in others.items() if address.split(".")[-2:-1] == ["aws_subnet"]]
+    subnets = [one for address, one in others.items() if _kind(address) == "aws_subnet"]
     zones = len(values.get("subnet_ids") or []) or len({one.get("availability_zone") for one in subnets}) or 1
     return [pricing.line("interface endpoint", "vpc-endpoint", "hour", zones * HOURS_PER_MONTH, Unit.HOUR)]
 

@@ -40,6 +40,8 @@ class TrainingPlan:
     bill: Bill
     basis: str
     """What the hours on spot rest on."""
+    most_hours: float
+    """After which the recipe lets SageMaker end the job."""
 
     @property
     def usd(self) -> float:
@@ -48,6 +50,16 @@ class TrainingPlan:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / (self.work_hours * 3600)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before starting it."""
+        if self.billed_hours <= self.most_hours:
+            return []
+        return [
+            f"training takes {self.billed_hours:.1f} h, and train.sagemaker.max_run_hours ends it after "
+            f"{self.most_hours:g}: the same command then continues from the last checkpoint"
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,11 @@ def training_plan(
         CostError: the machine, its price, or its price on spot is not known.
     """
     job = train.sagemaker
+    if job.spot and not job.checkpoints:
+        raise CostError(
+            "train.sagemaker: spot without checkpoints starts from zero after every interruption, and is refused",
+            fix="--set train.sagemaker.checkpoints=true, or --set train.sagemaker.spot=false",
+        )
     name = job.instance_type.removeprefix("ml.")
     place = machine(name)
     tokens = training_tokens(train)
@@ -106,7 +123,7 @@ def training_plan(
     bill = Bill((BillLine(words, amount, listed, discount),))
     return TrainingPlan(
         job.instance_type, job.instance_count, tokens, work_hours, found.billed_hours, found.interruptions, job.spot,
-        bill, basis,
+        bill, basis, job.max_run_hours,
     )  # fmt: skip
 
 

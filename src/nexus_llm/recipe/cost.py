@@ -52,25 +52,25 @@ class ServiceRecipe(Section):
     """PostgreSQL for keys, limits and usage: Aurora at its smallest capacity. 2 as in environment `standard`, one of
     them in another zone; `small` has 1. 0: none, and the API is open to whoever reaches it."""
     nat_gateways: Annotated[int, Field(ge=0, le=6)] = 2
-    nat_gb: Annotated[float, Field(ge=0)] = 20
+    nat_gb: Annotated[float, Field(ge=0, le=1e9)] = 20
     """Through them in a month: images, packages."""
     interface_endpoints: Annotated[int, Field(ge=0, le=50)] = 5
     """In every zone: ecr.api, ecr.dkr, logs, monitoring, secretsmanager."""
-    disk_gb: Annotated[float, Field(ge=0)] = 100
+    disk_gb: Annotated[float, Field(ge=0, le=1e9)] = 100
     """EBS volume of one machine."""
-    stored_gb: Annotated[float, Field(ge=0)] = 100
+    stored_gb: Annotated[float, Field(ge=0, le=1e9)] = 100
     """In S3: data, checkpoints, model versions."""
-    images_gb: Annotated[float, Field(ge=0)] = 15
+    images_gb: Annotated[float, Field(ge=0, le=1e9)] = 15
     """In ECR."""
-    log_bytes_per_request: Annotated[float, Field(ge=0)] = 2_000
-    metrics: Annotated[int, Field(ge=0)] = 20
-    alarms: Annotated[int, Field(ge=0)] = 39
+    log_bytes_per_request: Annotated[float, Field(ge=0, le=1e9)] = 2_000
+    metrics: Annotated[int, Field(ge=0, le=1_000_000)] = 20
+    alarms: Annotated[int, Field(ge=0, le=1_000_000)] = 39
     """As environment `standard` has them; so are the composite ones."""
-    composite_alarms: Annotated[int, Field(ge=0)] = 6
-    dashboards: Annotated[int, Field(ge=0)] = 1
-    kms_keys: Annotated[int, Field(ge=0)] = 2
-    secrets: Annotated[int, Field(ge=0)] = 2
-    bytes_per_output_token: Annotated[float, Field(ge=0)] = 250
+    composite_alarms: Annotated[int, Field(ge=0, le=1_000_000)] = 6
+    dashboards: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    kms_keys: Annotated[int, Field(ge=0, le=1_000_000)] = 2
+    secrets: Annotated[int, Field(ge=0, le=1_000_000)] = 2
+    bytes_per_output_token: Annotated[float, Field(ge=0, le=1e9)] = 250
     """On the wire, streamed: one JSON event a token."""
 
 
@@ -126,7 +126,7 @@ class CostRecipe(Section):
     discount_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Negotiated, off AWS's list prices."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
-    currency_per_usd: Annotated[float, Field(gt=0)] = 1.0
+    currency_per_usd: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     """Rate of the day; nothing fetches it."""
     compare_with: tuple[str, ...] = ("gpt-4o-mini", "gpt-4.1", "deepinfra/meta-llama/Meta-Llama-3.1-8B-Instruct")
     """API models, as litellm names them."""

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, StrictBool
 
 from nexus_llm.cost.capacity.calibrate import (
     STATISTICS,
@@ -187,6 +188,14 @@ class Calibration:
         }
 
 
+class _Engine(BaseModel):
+    """The part of a calibration that plans read."""
+
+    step_time: StepTime
+    limits: EngineLimits
+    is_trustworthy: StrictBool
+
+
 def calibrate(
     measure: Measure,
     experiment: Experiment,
@@ -237,8 +246,18 @@ def compared(test: LoadTest, repeats: Sequence[Observed], engine: FittedEngine) 
 
 
 def engine_from_json(document: Mapping[str, Any]) -> tuple[StepTime, EngineLimits]:
-    """What `Calibration.as_json` wrote."""
-    return StepTime(**document["step_time"]), EngineLimits(**document["limits"])
+    """What `Calibration.as_json` wrote.
+
+    Raises:
+        ValueError: it did not write this; the text says where.
+        UsageError: limits that no engine has.
+    """
+    found = _Engine.model_validate(dict(document)).model_dump()
+    step, limits = StepTime(**found["step_time"]), EngineLimits(**found["limits"])
+    if not (min(step.numbers) >= 0 and step.fixed_seconds > 0 and math.isfinite(sum(step.numbers))):
+        raise ValueError(f"a step of {step.numbers} seconds")
+    check_limits(limits)
+    return step, limits
 
 
 def _round(

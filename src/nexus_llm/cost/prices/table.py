@@ -46,7 +46,7 @@ class PriceTable:
             CostError: it cannot be read, is cut off, or has a row that is no price.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise CostError(f"{path} cannot be read ({error})", fix="check the path, or leave --prices out") from error
         return cls.parse(text, place=str(path))
@@ -54,7 +54,10 @@ class PriceTable:
     @classmethod
     def parse(cls, text: str, *, place: str) -> PriceTable:
         """As `load`, from text; `place` names it in errors."""
-        lines = csv.reader(io.StringIO(text))
+        try:
+            lines = iter([cells for cells in csv.reader(io.StringIO(text)) if cells])
+        except csv.Error as error:
+            raise CostError(f"{place} is no table ({error})", fix=_REFRESH) from error
         if tuple(next(lines, ())) != COLUMNS:
             raise CostError(f"{place}: the first line is not {','.join(COLUMNS)}", fix=_REFRESH)
         rows: dict[Key, Price] = {}

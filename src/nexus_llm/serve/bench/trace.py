@@ -19,6 +19,7 @@ import orjson
 from nexus_llm.errors import DataError
 
 AZURE_HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+MOST_TOKENS = 10_000_000  # of a request; beyond it a file is broken
 TRACE_BLOCK_TOKENS = 512  # Mooncake's README, read 2026-11
 
 
@@ -65,7 +66,7 @@ def _rows(path: Path, lines: Iterable[str]) -> Iterator[TraceRow]:
     for number, row in numbered:
         try:
             yield parse(row)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise DataError(
                 f"{path}:{number} is no request ({type(error).__name__}: {error})", fix="repair the row or remove it"
             ) from error
@@ -73,14 +74,21 @@ def _rows(path: Path, lines: Iterable[str]) -> Iterator[TraceRow]:
 
 def _azure(row: list[str]) -> TraceRow:
     when, given, generated = row
-    return TraceRow(datetime.fromisoformat(when).timestamp(), int(given), int(generated))
+    return TraceRow(datetime.fromisoformat(when).timestamp(), _tokens(given), _tokens(generated))
+
+
+def _tokens(value: str | int) -> int:
+    count = int(value)
+    if not 0 <= count <= MOST_TOKENS:
+        raise ValueError(f"{count} tokens")
+    return count
 
 
 def _mooncake(line: list[str]) -> TraceRow:
     row = orjson.loads(line[0])
     return TraceRow(
         float(row["timestamp"]) / 1000,
-        int(row["input_length"]),
-        int(row["output_length"]),
+        _tokens(row["input_length"]),
+        _tokens(row["output_length"]),
         tuple(int(block) for block in row.get("hash_ids") or ()),
     )
