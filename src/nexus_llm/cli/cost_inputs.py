@@ -187,7 +187,10 @@ def _volume(text: str) -> float:
     except (ValueError, KeyError):
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UsageError(f"--requests {text!r} is no number of requests a month", fix="for example: --requests 100K,1M")
+        raise UsageError(
+            f"--requests {text!r} is no number of requests a month",
+            fix="for example: --requests 100K,1M (a comma is between two volumes)",
+        )
     return value
 
 
