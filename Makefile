@@ -14,7 +14,7 @@ PLATFORM    ?= nexus-$(ENVIRONMENT)
 RATE        ?= 2
 -include build/image.env
 
-.PHONY: demo test check docs bench rehearse proof-serve proof-vllm proof-aws proof-operate checkov controls clean help
+.PHONY: demo test check docs bench bench-cost bench-data rehearse proof-serve proof-vllm proof-aws proof-operate checkov controls clean help
 .PHONY: reference gate slo plan-check image scan deploy
 .DEFAULT_GOAL := help
 
@@ -80,6 +80,12 @@ proof-aws: $(VENV)/.installed-dev ## proves the life of the whole platform on an
 proof-operate: $(VENV)/.installed-dev ## proves operating: swap and rollback, every alarm fired, a restore drill (minutes); stores JSON and a page
 	$(NEXUS) model pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/proof_operate.py
+
+bench-cost: $(VENV)/.installed-bench ## measures how far the capacity model is off on this machine (25 minutes of quiet cores; ROWS=published load tests)
+	$(NEXUS) package recipes/quickstart.yaml
+	$(BIN)/python benchmarks/cost_calibration.py --model $(call artifact,package)
+	$(BIN)/python benchmarks/cost_month.py
+	$(if $(ROWS),$(BIN)/python benchmarks/cost_published.py --rows $(ROWS))
 
 bench-data: $(VENV)/.installed-bench ## measures the data engine beside its peers; PEER=a Python with datatrove, DATA=the folder of real data sets
 	$(NEXUS) model pull smollm2-135m-instruct

@@ -11,7 +11,8 @@ One round is every point once, about 5 minutes on two cores: the saturated serve
 loops, the grid (24 closed loops). The result is written after each round. The claim needs five: up to the fourth the
 errors are told and the verdict is "inconclusive". `--minutes` begins no round that would not end in time. Every load
 test is kept in `--kept` as soon as it has ended, so a run that was stopped, or given few minutes at a time, goes on
-where it was: the same five rounds, whenever they were measured.
+where it was: the same five rounds, whenever they were measured. When all have ended they are deleted, unless `--kept`
+says where they are.
 Another machine or model needs another folder.
 
 The machine's speed is not the same from test to test, and no model of an engine knows that. It is watched beside every
@@ -28,6 +29,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -142,6 +144,8 @@ def main() -> None:
             told = {name: result[name] for name in ("repeats", "verdict", "hardware", "wrong_scheduler")}
             told |= {"errors": result["calibration"]["errors"], "at_the_speed_beside": result["at_the_speed_beside"]}
             print(json.dumps(told, indent=2), flush=True)
+            if repeats == arguments.repeats and arguments.kept is None:
+                shutil.rmtree(kept)  # the next run measures anew
             now = time.monotonic()
             if now - began + (now - round_began) > arguments.minutes * 60:
                 break

@@ -89,6 +89,10 @@ def report_rows(text: str, *, place: str) -> list[Spent]:
         CostError: a column is missing, or a row is no bill, or one in another currency than the prices.
     """
     lines = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows = list(lines)
+    except csv.Error as error:
+        raise CostError(f"{place}:{lines.line_num + 1}: {error}", fix="export the report again: it is cut off") from error
     names: dict[str, str] = {}
     for field, choices in _CUR_COLUMNS.items():
         found = next((name for name in choices if name in (lines.fieldnames or ())), None)
@@ -96,17 +100,13 @@ def report_rows(text: str, *, place: str) -> list[Spent]:
             raise CostError(f"{place} has no column {choices[0]}", fix="export the report with its line items, as CSV")
         names[field] = found
     summed: dict[tuple[date, str], float] = defaultdict(float)
-    rows, number = iter(lines), 1
-    while True:
-        number += 1
+    for number, row in enumerate(rows, start=2):
         try:
-            if (row := next(rows, None)) is None:
-                break
             day = date.fromisoformat(row[names["day"]][:10])
             currency = row.get("lineItem/CurrencyCode") or row.get("line_item_currency_code") or "USD"
             _check_currency(currency, place=f"{place}:{number}")
             summed[day, row[names["service"]]] += _amount(row[names["usd"]])
-        except (TypeError, ValueError, csv.Error) as error:
+        except (TypeError, ValueError) as error:
             raise CostError(f"{place}:{number}: {error}", fix="export the report again: it is cut off") from error
     return [Spent(day, service, usd) for (day, service), usd in sorted(summed.items())]
 
