@@ -92,7 +92,9 @@ def report_rows(text: str, *, place: str) -> list[Spent]:
     try:
         rows = list(lines)
     except csv.Error as error:
-        raise CostError(f"{place}:{lines.line_num + 1}: {error}", fix="export the report again: it is cut off") from error
+        raise CostError(
+            f"{place}:{lines.line_num + 1}: {error}", fix="export the report again: it is cut off"
+        ) from error
     names: dict[str, str] = {}
     for field, choices in _CUR_COLUMNS.items():
         found = next((name for name in choices if name in (lines.fieldnames or ())), None)
