@@ -197,6 +197,12 @@ def test_a_calibration_that_none_is_is_refused(refused, where, value, quick):
     refused("plan", DOMAIN, *FEW[1:], *quick, "--measured", "g6.xlarge=step.json")
 
 
+@pytest.mark.parametrize("text", ["5", "[]", '"x"', '{"calibration": 5}', '{"calibration": [1]}'])
+def test_a_file_that_is_no_calibration_at_all_is_refused(refused, text):
+    Path("step.json").write_text(text)
+    assert "--measured g6.xlarge=step.json" in refused("plan", DOMAIN, *FEW, "--measured", "g6.xlarge=step.json")
+
+
 def test_a_calibration_that_a_benchmark_has_stored_is_read():
     Path("step.json").write_text(json.dumps({"date": "2026-11-23", "calibration": ENGINE}))
     words = ["cost", "plan", DOMAIN, *FEW, "--measured", "g6.xlarge=step.json"]

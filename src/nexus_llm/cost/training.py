@@ -58,7 +58,7 @@ class TrainingPlan:
             return []
         return [
             f"training takes {self.billed_hours:.1f} h, and train.sagemaker.max_run_hours ends it after "
-            f"{self.most_hours:g}: the same command then continues from the last checkpoint"
+            f"{self.most_hours:g}: what was not saved by then is lost"
         ]
 
 

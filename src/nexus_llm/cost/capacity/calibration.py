@@ -252,7 +252,7 @@ def engine_from_json(document: Mapping[str, Any]) -> tuple[StepTime, EngineLimit
         ValueError: it did not write this; the text says where.
         UsageError: limits that no engine has.
     """
-    found = _Engine.model_validate(dict(document)).model_dump()
+    found = _Engine.model_validate(document).model_dump()
     step, limits = StepTime(**found["step_time"]), EngineLimits(**found["limits"])
     if not (min(step.numbers) >= 0 and step.fixed_seconds > 0 and math.isfinite(sum(step.numbers))):
         raise ValueError(f"a step of {step.numbers} seconds")
